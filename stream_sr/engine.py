@@ -1,0 +1,64 @@
+"""Contract of an inference engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from stream_sr.frame import Frame
+from stream_sr.ring import Allocate, Slot
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineOptions:
+    """How an engine is opened."""
+
+    backend: str = "auto"  # auto, bicubic, openvino, torch, tensorrt
+    precision: str = "auto"  # auto, fp32, fp16, bf16
+    device: int = 0  # GPU number
+    threads: int | None = None  # CPU threads; None: all cores
+    depth: int = 1  # frames in flight: 1 for the lowest latency, 2 for throughput
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSpec:
+    """What an engine is, as reported to the user."""
+
+    backend: str  # bicubic, openvino, torch, tensorrt
+    model: str  # name of the model; "bicubic" where there is none
+    scale: int
+    width: int  # of the input
+    height: int
+    precision: str  # fp32, fp16, bf16, int8; uint8 for swscale
+    device: str  # "CPU: AMD EPYC", "GPU 0: NVIDIA L4"
+    head: str = ""  # "deconvolution" or "convolution + depth-to-space"
+    notes: tuple[str, ...] = field(default_factory=tuple)  # fallbacks taken, each with its reason
+
+
+class Pending(Protocol):
+    """A frame that is being computed."""
+
+    def wait(self) -> Frame:
+        """The result, once; raises EngineRunError. The input frame may be released afterwards."""
+        ...
+
+
+class Engine(Protocol):
+    """A model compiled for one input size, ready to run. Used by one thread at a time."""
+
+    spec: EngineSpec
+    depth: int  # most submissions in flight; `submit` beyond it raises EngineRunError
+    allocate: Allocate | None  # memory that suits the engine's transfers (pinned); None: any
+
+    def submit(self, frame: Frame, slot: Slot | None = None) -> Pending:
+        """Start one frame. The result lies in ``slot`` (held by the caller, of the output's size) or in fresh memory.
+
+        Results come in the order of submission. The result has the frame's pts, number, colour and so on, planes of
+        scale times its size (chroma: scale times, cut to ``ceil(scale*W/2)``), left-sited unless the colour says otherwise.
+        Raises EngineRunError for another size than ``spec`` says.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free device and library objects. Safe to call twice."""
+        ...

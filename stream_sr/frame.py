@@ -1,0 +1,110 @@
+"""A frame is an immutable value that says everything about itself; a stream's description is another."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from stream_sr.color import ColorInfo
+
+if TYPE_CHECKING:
+    from stream_sr.ring import Slot
+
+Plane = npt.NDArray[np.uint8]
+Planes = tuple[Plane, Plane, Plane]
+
+
+def chroma_shape(width: int, height: int) -> tuple[int, int]:
+    """(height, width) of a 4:2:0 chroma plane; odd luma sizes round up."""
+    return (height + 1) // 2, (width + 1) // 2
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Frame:
+    """One picture, planar YUV 4:2:0, 8 bits.
+
+    ``planes`` are luma ``[H, W]``, U and V ``[ceil(H/2), ceil(W/2)]``, uint8, read-only, rows possibly strided. They are
+    valid as long as the ``slot`` is held: who takes a frame out of a ring, or keeps it, calls `release` once when done.
+    A frame without a slot owns its memory and both calls do nothing.
+    """
+
+    planes: Planes
+    pts: int  # in time_base units
+    time_base: Fraction  # seconds
+    duration: int = 0  # in time_base units; 0 is unknown
+    number: int = 0  # counts from 0 in the source, with gaps where frames were dropped
+    captured_ns: int = 0  # time.monotonic_ns() when the picture was there to be decoded
+    color: ColorInfo = field(default_factory=ColorInfo)
+    sample_aspect: Fraction = Fraction(1)
+    slot: Slot | None = None
+
+    @property
+    def width(self) -> int:
+        return self.planes[0].shape[1]
+
+    @property
+    def height(self) -> int:
+        return self.planes[0].shape[0]
+
+    @property
+    def seconds(self) -> float:
+        """Presentation time."""
+        return float(self.pts * self.time_base)
+
+    def retain(self) -> Frame:
+        """Hold the memory once more; returns self."""
+        if self.slot is not None:
+            self.slot.retain()
+        return self
+
+    def release(self) -> None:
+        """Give one hold back."""
+        if self.slot is not None:
+            self.slot.release()
+
+    def with_planes(self, planes: Planes, slot: Slot | None = None) -> Frame:
+        """The same moment with other pixels (and size)."""
+        return replace(self, planes=read_only(planes), slot=slot)
+
+    def __repr__(self) -> str:
+        return f"Frame({self.number}, {self.width}x{self.height}, pts={self.pts}*{self.time_base})"
+
+
+@dataclass(frozen=True, slots=True)
+class StreamInfo:
+    """What is known of a stream before its first frame. Every frame of it has this size."""
+
+    width: int
+    height: int
+    time_base: Fraction
+    fps: Fraction | None = None  # nominal; None where frames come as they come
+    color: ColorInfo = field(default_factory=ColorInfo)
+    sample_aspect: Fraction = Fraction(1)
+    rotation: int = 0  # degrees clockwise that a player turns the picture: 0, 90, 180 or 270
+    live: bool = False  # frames come by the clock and are lost if nobody takes them
+    frame_count: int | None = None  # as far as the container tells
+    duration_seconds: float | None = None
+    codec: str = ""
+    name: str = ""  # the address without credentials
+
+    def scaled(self, width: int, height: int) -> StreamInfo:
+        """The same stream at another size."""
+        return replace(self, width=width, height=height)
+
+
+def read_only(planes: Planes) -> Planes:
+    """Views on the planes that cannot be written through."""
+    views = tuple(plane.view() for plane in planes)
+    for view in views:
+        view.flags.writeable = False
+    return views[0], views[1], views[2]
+
+
+def empty_planes(width: int, height: int) -> Planes:
+    """Fresh, uninitialised, writable planes of a frame."""
+    chroma = chroma_shape(width, height)
+    return np.empty((height, width), np.uint8), np.empty(chroma, np.uint8), np.empty(chroma, np.uint8)

@@ -1,0 +1,215 @@
+"""Contracts of inputs and outputs, and what travels between them besides frames."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any, Protocol, runtime_checkable
+
+from stream_sr.color import ColorInfo
+from stream_sr.frame import Frame, StreamInfo
+from stream_sr.ring import FramePool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceOptions:
+    """How an input is opened. What does not apply to it is refused by `open_source` if it is set."""
+
+    rtsp_transport: str = "tcp"
+    read_timeout: float = 5.0  # seconds without data after which a live source is lost
+    start: float | None = None  # seconds; files only
+    duration: float | None = None  # seconds of presentation time after which the source ends
+    capture_size: tuple[int, int] | None = None  # webcam: width, height
+    capture_fps: float | None = None
+    fourcc: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SinkOptions:
+    """How an output is opened."""
+
+    overwrite: bool = False
+    audio: str = "copy"  # or "none"
+    source: str = ""  # address of the input, which is never overwritten without `overwrite`
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncoderOptions:
+    """How pictures are encoded. None is chosen for the use: quality for files, low delay and VBV for live outputs."""
+
+    encoder: str = "auto"  # auto, libx264, h264_nvenc, hevc_nvenc
+    crf: float | None = None
+    bitrate: int | None = None  # bit/s
+    preset: str | None = None
+    gop: int | None = None  # frames between key pictures
+
+
+class Source(Protocol):
+    """An open input. Opening raises SourceOpenError; one thread reads."""
+
+    info: StreamInfo
+    lane: Lane | None  # pass-through tracks; None where there are none
+
+    def frames(self, pool: FramePool | None = None) -> Iterator[Frame]:
+        """Yield the frames in presentation order, until the end or `stop`.
+
+        With a pool the pixels are copied once into a leased slot, which the receiver releases; without one every frame
+        owns its memory. A live source that is not read loses frames inside itself and counts them in `counters`.
+        Raises SourceLost, DecodeError.
+        """
+        ...
+
+    def stop(self) -> None:
+        """Make `frames` end soon, within a second, from any thread, also while it waits for the network."""
+        ...
+
+    def counters(self) -> dict[str, int]:
+        """What went wrong so far without being an error: ``corrupt_packets``, ``dropped_packets``..."""
+        ...
+
+    def close(self) -> None:
+        """Free everything; joins its threads. Safe to call twice."""
+        ...
+
+
+class FrameSink(Protocol):
+    """An output that takes pictures: a window, y4m, null. `write` is called from one thread."""
+
+    name: str
+    paced: bool  # frames are to be handed over at their presentation time
+    needs_main_thread: bool
+
+    def open(self, info: StreamInfo) -> None:
+        """Called once, before the first frame, with the size and colour of what comes. Raises SinkOpenError."""
+        ...
+
+    def write(self, frame: Frame) -> bool:
+        """Take a frame (borrowed: the caller releases it). False when the user has closed the output: not an error.
+
+        Raises SinkWriteError.
+        """
+        ...
+
+    def close(self) -> None:
+        """Finish and free. Safe to call twice, also after a failure."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Packet:
+    """One encoded picture: an access unit in Annex B form, whole, with no access unit delimiter."""
+
+    data: bytes
+    pts: int
+    dts: int
+    duration: int
+    time_base: Fraction
+    key: bool  # an IDR picture, with its parameter sets in front
+    captured_ns: int
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedStream:
+    """What a packet sink is told before the first packet."""
+
+    codec: str  # "h264"
+    extradata: bytes  # parameter sets in Annex B form
+    info: StreamInfo  # size, fps, colour, aspect and rotation of the encoded picture; time_base of the packets
+    lane: Lane | None = None  # pass-through tracks of the source, for sinks that take them
+
+
+class PacketSink(Protocol):
+    """An output that takes encoded packets: a file, an RTSP server. `write` is called from one thread."""
+
+    name: str
+    paced: bool
+
+    def open(self, stream: EncodedStream) -> None:
+        """Called once before the first packet. Raises SinkOpenError."""
+        ...
+
+    def write(self, packet: Packet) -> None:
+        """Take a packet. Raises SinkWriteError."""
+        ...
+
+    def wants_key(self) -> bool:
+        """Whether a key picture is wanted now (a viewer joined); asking clears the wish."""
+        ...
+
+    def close(self) -> None:
+        """Finish the file or tell the peers; free everything, join threads. Safe to call twice and after a failure."""
+        ...
+
+
+@runtime_checkable
+class EarlyOpen(Protocol):
+    """A sink that can refuse before any work is done (output exists, port taken, no display)."""
+
+    def check(self) -> None:
+        """Raises SinkOpenError."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Track:
+    """A stream that is handed through untouched: audio or subtitles. ``template`` is the library's own stream object."""
+
+    index: int
+    kind: str  # "audio", "subtitle"
+    codec: str
+    template: Any
+
+
+@dataclass(slots=True)
+class Lane:
+    """Pass-through packets beside the frames: bounded in bytes, in the order they were read. Thread-safe.
+
+    The source puts, one sink takes. It never blocks the source (a blocked demuxer could not deliver the video that the
+    sink waits for): a lane that overflows says so once in ``overflowed`` and the source raises.
+    """
+
+    tracks: tuple[Track, ...]
+    limit_bytes: int = 256 << 20
+    bytes_held: int = 0
+    overflowed: bool = False
+    _items: deque[tuple[int, int, Any]] = field(default_factory=deque)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def put(self, track: int, packet: Any, size: int) -> bool:
+        """Add a packet of ``tracks[track]``; False when the lane is full."""
+        with self._lock:
+            if self.bytes_held + size > self.limit_bytes:
+                self.overflowed = True
+                return False
+            self._items.append((track, size, packet))
+            self.bytes_held += size
+            return True
+
+    def take(self) -> Iterator[tuple[int, Any]]:
+        """All packets that are there now, as (track number, packet)."""
+        while True:
+            with self._lock:
+                if not self._items:
+                    return
+                track, size, packet = self._items.popleft()
+                self.bytes_held -= size
+            yield track, packet
+
+
+def redact(url: str) -> str:
+    """A URL without user and password, for printing."""
+    head, mark, rest = url.partition("://")
+    if not mark:
+        return url
+    host, slash, path = rest.partition("/")
+    user, at, bare = host.rpartition("@")
+    return f"{head}://{bare if user else at + bare}{slash}{path}"
+
+
+__all__ = [
+    "ColorInfo", "EarlyOpen", "EncodedStream", "FrameSink", "Lane", "Packet", "PacketSink", "Source", "Track", "redact",
+]  # fmt: skip

@@ -1,0 +1,115 @@
+"""Models: what lies in ``engines/``, how a name becomes one, and the key of what is compiled from it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from stream_sr.errors import ModelError
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """One ONNX graph, luma uint8 ``[1,1,H,W]`` to ``[1,1,sH,sW]``, dynamic H and W, and what is known about it.
+
+    ``network`` is ``{"kind": ..., arguments}`` for `networks.build_network`, empty for a bare ONNX file. ``scale`` is 0 where
+    only a trial run can tell (a bare file).
+    """
+
+    name: str
+    scale: int
+    onnx: Path
+    network: Mapping[str, Any] = field(default_factory=dict)
+    parameters: int = 0
+    macs_per_pixel: int = 0  # multiplications per input pixel, of the lowered graph's useful taps
+    psnr_y: Mapping[str, float] = field(default_factory=dict)  # per set, dB
+    default: bool = False
+
+    def sha256(self) -> str:
+        """Of the ONNX file."""
+        return hashlib.sha256(self.onnx.read_bytes()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class BuildKey:
+    """All that makes a compiled engine stale. Its digest names the cache file."""
+
+    onnx_sha256: str
+    backend: str
+    backend_version: str
+    device: str
+    compute_capability: str
+    driver: str
+    precision: str
+    profile: str  # smallest, usual and largest input, "64x64 640x360 3840x2160"
+    head: str = "deconvolution"
+
+    def digest(self) -> str:
+        """32 hexadecimal digits."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:32]
+
+
+def engines_folder() -> Path:
+    """Where the shipped models lie: in the package when installed as a wheel, beside it in a checkout."""
+    package = Path(__file__).parent
+    inside = package / "engines"
+    return inside if inside.is_dir() else package.parent / "engines"
+
+
+def list_models(folder: Path | None = None) -> list[ModelSpec]:
+    """All shipped models, by name and scale."""
+    found = [read_model(path) for path in sorted((folder or engines_folder()).glob("*/model.toml"))]
+    return sorted(found, key=lambda model: (model.name, model.scale))
+
+
+def read_model(path: Path) -> ModelSpec:
+    """Read a ``model.toml``; ``model.onnx`` lies beside it. Raises ModelError."""
+    try:
+        raw = tomllib.loads(path.read_text())
+        onnx = path.with_name("model.onnx")
+        if not onnx.is_file():
+            raise ModelError(f"{onnx} is missing; restore it, or export the model again with `stream-sr export`")
+        return ModelSpec(
+            name=raw["name"], scale=raw["scale"], onnx=onnx, network=raw["network"],
+            parameters=raw["parameters"], macs_per_pixel=raw["macs_per_pixel"],
+            psnr_y=raw.get("psnr_y", {}), default=raw.get("default", False),
+        )  # fmt: skip
+    except (OSError, tomllib.TOMLDecodeError, KeyError) as error:
+        raise ModelError(f"{path} cannot be used: {error!r}; export the model again") from error
+
+
+def find_model(name: str, scale: int | None, *, folder: Path | None = None) -> ModelSpec:
+    """The model of this name and scale, or a bare ``FILE.onnx`` (with ``model.toml`` beside it, or without).
+
+    ``scale`` None is 2, or a file's own. Raises ModelError that lists what there is.
+    """
+    if name.endswith(".onnx"):
+        return _from_file(Path(name), scale)
+    models = list_models(folder)
+    named = [model for model in models if model.name == name]
+    if not named:
+        known = ", ".join(sorted({model.name for model in models})) or "none"
+        raise ModelError(f"no model '{name}'; there are {known}, or give a FILE.onnx (`stream-sr models` lists them)")
+    wanted = 2 if scale is None else scale
+    for model in named:
+        if model.scale == wanted:
+            return model
+    scales = ", ".join(f"x{model.scale}" for model in named)
+    raise ModelError(f"model '{name}' is not trained for x{wanted}; there is {scales}")
+
+
+def _from_file(path: Path, scale: int | None) -> ModelSpec:
+    if not path.is_file():
+        raise ModelError(f"no model file {path}")
+    beside = path.with_name("model.toml")
+    if path.name == "model.onnx" and beside.is_file():
+        model = read_model(beside)
+        if scale is not None and scale != model.scale:
+            raise ModelError(f"{path} is a x{model.scale} model, x{scale} was asked for")
+        return model
+    return ModelSpec(name=path.stem, scale=scale or 0, onnx=path)

@@ -1,0 +1,1 @@
+"""Training, export and evaluation of the networks. Needs torch (``pip install stream-sr[train]``), never av or cv2."""

@@ -1,0 +1,103 @@
+"""Pictures for training and measuring: luma, reduced by the MATLAB-style antialiased bicubic of the literature."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, UnidentifiedImageError
+
+from stream_sr.errors import SourceOpenError
+from stream_sr.quality import rgb_to_luma
+
+Plane = npt.NDArray[np.uint8]
+ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"}
+
+
+def find_images(folders: Iterable[Path]) -> list[Path]:
+    """All picture files below the folders, sorted by path. Raises SourceOpenError if a folder is missing or empty."""
+    found: list[Path] = []
+    for folder in folders:
+        if not folder.is_dir():
+            raise SourceOpenError(f"no folder {folder}; give a folder of pictures ({', '.join(sorted(ENDINGS))})")
+        images = [path for path in folder.rglob("*") if path.suffix.lower() in ENDINGS]
+        if not images:
+            raise SourceOpenError(f"no pictures in {folder}; looked for {', '.join(sorted(ENDINGS))}")
+        found += images
+    return sorted(found)
+
+
+def load_luma(path: Path) -> npt.NDArray[np.float64]:
+    """Luma of a picture, ``[H, W]`` float. A grey file is taken as luma as it is; others by BT.601, limited range."""
+    try:
+        with Image.open(path) as image:
+            if image.mode in ("L", "1", "LA"):
+                return np.asarray(image.convert("L"), np.float64)
+            return rgb_to_luma(np.asarray(image.convert("RGB")))
+    except (OSError, UnidentifiedImageError) as error:
+        raise SourceOpenError(f"{path} cannot be read as a picture: {error}") from error
+
+
+def to_uint8(plane: npt.NDArray[np.floating]) -> Plane:
+    """Rounded to nearest (half up, as MATLAB does) and clamped to 0..255."""
+    return np.clip(np.floor(plane + 0.5), 0, 255).astype(np.uint8)
+
+
+def bicubic(plane: npt.NDArray[np.floating], size: tuple[int, int]) -> npt.NDArray[np.float64]:
+    """Resize to ``size`` = (height, width) by cubic convolution with a = -0.5, antialiased when it reduces.
+
+    Keys, "Cubic convolution interpolation", IEEE TASSP 1981; the same filter as MATLAB's imresize but for the border,
+    where Pillow renormalises instead of mirroring.
+    """
+    image = Image.fromarray(np.ascontiguousarray(plane, np.float32))
+    return np.asarray(image.resize((size[1], size[0]), Image.Resampling.BICUBIC), np.float64)
+
+
+def make_pair(luma: npt.NDArray[np.floating], scale: int) -> tuple[Plane, Plane]:
+    """(low resolution, truth), both uint8, the truth cropped to a multiple of ``scale``."""
+    height, width = (side // scale * scale for side in luma.shape)
+    truth = luma[:height, :width]
+    return to_uint8(bicubic(truth, (height // scale, width // scale))), to_uint8(truth)
+
+
+class Patches:
+    """Random patches from pictures held in memory, one of the eight flips and rotations each. Seeded, endless."""
+
+    def __init__(
+        self, paths: Sequence[Path], *, scale: int, patch: int, shrinks: Sequence[float], seed: int
+    ) -> None:
+        self.scale, self.patch = scale, patch
+        self.random = np.random.default_rng(seed)
+        self.pairs: list[tuple[Plane, Plane]] = []
+        for path in paths:
+            luma = load_luma(path)
+            for shrink in shrinks:
+                size = tuple(round(side * shrink) for side in luma.shape)
+                smaller = luma if shrink == 1 else bicubic(luma, (size[0], size[1]))
+                low, truth = make_pair(smaller, scale)
+                if min(low.shape) >= patch:
+                    self.pairs.append((low, truth))
+        if not self.pairs:
+            raise SourceOpenError(f"no picture is large enough for {patch * scale}x{patch * scale} patches")
+        areas = np.array([low.size for low, _ in self.pairs], np.float64)
+        self.chance = np.cumsum(areas / areas.sum())
+
+    def batch(self, count: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+        """``[count, 1, p, p]`` low-resolution patches and ``[count, 1, s*p, s*p]`` truths, uint8."""
+        p, s = self.patch, self.scale
+        lows = np.empty((count, 1, p, p), np.uint8)
+        truths = np.empty((count, 1, s * p, s * p), np.uint8)
+        for n in range(count):
+            which = min(int(np.searchsorted(self.chance, self.random.random())), len(self.pairs) - 1)
+            low, truth = self.pairs[which]
+            y = int(self.random.integers(low.shape[0] - p + 1))
+            x = int(self.random.integers(low.shape[1] - p + 1))
+            turns, flip = int(self.random.integers(4)), bool(self.random.integers(2))
+            lows[n, 0] = _turn(low[y : y + p, x : x + p], turns, flip)
+            truths[n, 0] = _turn(truth[s * y : s * (y + p), s * x : s * (x + p)], turns, flip)
+        return lows, truths
+
+
+def _turn(plane: Plane, turns: int, flip: bool) -> Plane:
+    plane = np.rot90(plane, turns)
+    return plane[:, ::-1] if flip else plane

@@ -1,0 +1,162 @@
+"""The training loop: flat, seeded, resumable. Needs torch and Pillow."""
+
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from stream_sr.errors import ConfigError
+from stream_sr.networks import build_network, transfer
+from stream_sr.quality import psnr
+from stream_sr.train.data import Patches, Plane, find_images, load_luma, make_pair
+from stream_sr.train.recipe import Recipe
+
+CHECKPOINT = "checkpoint.pt"
+
+
+def train(
+    recipe: Recipe,
+    *,
+    folders: Sequence[Path],
+    out: Path,
+    resume: bool = False,
+    start_from: Path | None = None,
+    threads: int | None = None,
+    stop: Callable[[], bool] = lambda: False,
+    report: Callable[[dict[str, Any]], None] = lambda _: None,
+) -> Path:
+    """Train a network and return the path of its checkpoint, ``out/checkpoint.pt``.
+
+    ``folders`` hold the pictures; those named in the recipe's validation list choose the best weights and are left out
+    of training. ``start_from`` is the checkpoint of another scale to start from (needed where the recipe says
+    ``from_scale``). ``stop()`` is asked after every iteration: when true, the state is written and the run can go on
+    with ``resume``, to the same weights as an uninterrupted one on the same machine. ``report`` is handed each
+    validation's figures. Raises ConfigError for a missing or unwanted checkpoint, SourceOpenError for bad folders.
+    """
+    if threads:
+        torch.set_num_threads(threads)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    checkpoint = out / CHECKPOINT
+    if checkpoint.exists() and not resume:
+        raise ConfigError(f"{checkpoint} exists; go on with --resume, or give another --out")
+    out.mkdir(parents=True, exist_ok=True)
+
+    images = find_images(folders)
+    held_back = [path for path in images if path.stem in recipe.validation_images]
+    missing = set(recipe.validation_images) - {path.stem for path in held_back}
+    if missing:
+        raise ConfigError(f"validation pictures not found in the folders: {', '.join(sorted(missing))}")
+    patches = Patches(
+        [path for path in images if path not in held_back],
+        scale=recipe.scale, patch=recipe.patch, shrinks=recipe.shrinks, seed=recipe.seed,
+    )  # fmt: skip
+    validation = [make_pair(load_luma(path), recipe.scale) for path in held_back]
+
+    torch.manual_seed(recipe.seed)
+    kind, arguments = recipe.network["kind"], {k: v for k, v in recipe.network.items() if k != "kind"}
+    network = build_network(kind, scale=recipe.scale, **arguments)
+    if recipe.from_scale is not None and not checkpoint.exists():
+        if start_from is None:
+            raise ConfigError(f"x{recipe.scale} starts from x{recipe.from_scale}; give its checkpoint with --from")
+        body = build_network(kind, scale=recipe.from_scale, **arguments)
+        body.load_state_dict(torch.load(start_from, weights_only=True)["best"])
+        transfer(body, network)
+    network = network.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    average = {name: value.detach().clone() for name, value in network.state_dict().items()}
+    optimizer = torch.optim.Adam(network.parameters(), lr=recipe.learning_rate)
+    first, best_psnr, best = 0, -math.inf, average
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        network.load_state_dict(state["network"])
+        optimizer.load_state_dict(state["optimizer"])
+        average, best = state["average"], state["best"]
+        first, best_psnr = state["iteration"], state["best_psnr"]
+        patches.random.bit_generator.state = json.loads(state["random"])
+
+    parameters = sum(p.numel() for p in network.parameters())
+    settings = asdict(recipe) | {
+        "parameters": parameters, "pictures": len(images) - len(held_back), "pairs": len(patches.pairs),
+        "device": str(device), "first_iteration": first,
+    }  # fmt: skip
+    report({"event": "start"} | settings)
+
+    def save(iteration: int) -> None:
+        state = {
+            "recipe": {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(recipe).items()},
+            "network": network.state_dict(), "optimizer": optimizer.state_dict(), "average": average,
+            "best": best, "best_psnr": best_psnr, "iteration": iteration,
+            "random": json.dumps(patches.random.bit_generator.state),
+        }  # fmt: skip
+        partial = checkpoint.with_suffix(".partial")
+        torch.save(state, partial)
+        partial.replace(checkpoint)
+
+    began, losses = time.monotonic(), []
+    for iteration in range(first + 1, recipe.iterations + 1):
+        rate = learning_rate(recipe, iteration)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        low, truth = (torch.from_numpy(a).to(device, torch.float32) / 255 for a in patches.batch(recipe.batch))
+        output = network(low.contiguous(memory_format=torch.channels_last))
+        squared = iteration > recipe.l2_from * recipe.iterations
+        loss = F.mse_loss(output, truth) if squared else F.l1_loss(output, truth)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        with torch.no_grad():
+            decay = min(recipe.ema, (1 + iteration) / (10 + iteration))
+            for name, value in network.state_dict().items():
+                average[name].lerp_(value, 1 - decay)
+        losses.append(loss.detach())
+
+        last = iteration == recipe.iterations
+        stopping = stop()
+        if last or iteration % recipe.validation_every == 0:
+            quality = measure(build_network(kind, scale=recipe.scale, **arguments).to(device), average, validation)
+            if quality > best_psnr:
+                best_psnr, best = quality, {name: value.clone() for name, value in average.items()}
+            row = {
+                "event": "validation", "iteration": iteration, "of": recipe.iterations, "learning_rate": rate,
+                "loss": float(torch.stack(losses).mean()), "loss_kind": "l2" if squared else "l1",
+                "psnr": quality, "best_psnr": best_psnr, "seconds": time.monotonic() - began,
+            }  # fmt: skip
+            losses.clear()
+            with (out / "log.jsonl").open("a") as log:
+                log.write(json.dumps(row) + "\n")
+            report(row)
+            save(iteration)
+        elif stopping:
+            save(iteration)
+        if stopping and not last:
+            report({"event": "stopped", "iteration": iteration})
+            break
+    return checkpoint
+
+
+def learning_rate(recipe: Recipe, iteration: int) -> float:
+    """Linear warm-up, then cosine from the recipe's rate to 1e-6 at the last iteration."""
+    if iteration <= recipe.warmup:
+        return recipe.learning_rate * iteration / recipe.warmup
+    part = (iteration - recipe.warmup) / max(1, recipe.iterations - recipe.warmup)
+    return 1e-6 + (recipe.learning_rate - 1e-6) * 0.5 * (1 + math.cos(math.pi * part))
+
+
+@torch.no_grad()
+def measure(network: torch.nn.Module, weights: dict[str, Any], pairs: Sequence[tuple[Plane, Plane]]) -> float:
+    """Mean PSNR in dB over (low, truth) pairs, output rounded to uint8, border cut by the scale."""
+    network.load_state_dict(weights)
+    network.eval()
+    device = next(network.parameters()).device
+    total = 0.0
+    for low, truth in pairs:
+        x = torch.from_numpy(low)[None, None].to(device, torch.float32) / 255
+        output = (network(x)[0, 0] * 255).clamp(0, 255).round().to(torch.uint8).cpu().numpy()
+        total += psnr(np.asarray(output), truth, border=truth.shape[0] // low.shape[0])
+    return total / len(pairs)

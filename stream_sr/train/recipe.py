@@ -1,0 +1,64 @@
+"""A recipe: the TOML file that says how one network is trained. Packaged ones lie in ``recipes/``."""
+
+import tomllib
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from stream_sr.errors import ConfigError
+
+RECIPES = Path(__file__).parent / "recipes"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Everything that decides the weights, but for the pictures and the machine."""
+
+    name: str
+    scale: int
+    network: dict[str, Any]  # `kind`, a name of `networks.NETWORKS`, and its arguments
+    iterations: int
+    batch: int
+    patch: int  # low-resolution pixels
+    learning_rate: float
+    warmup: int  # iterations
+    l2_from: float  # share of the run
+    ema: float
+    seed: int
+    shrinks: tuple[float, ...]
+    validation_every: int  # iterations
+    validation_images: tuple[str, ...]  # file stems
+    from_scale: int | None = None  # start from this scale's checkpoint of the same recipe
+
+
+def recipe_names() -> list[str]:
+    """Names of the packaged recipes."""
+    return sorted(path.stem for path in RECIPES.glob("*.toml"))
+
+
+def load_recipe(name: str, *, scale: int, **overrides: Any) -> Recipe:
+    """Read a packaged recipe, or a file if ``name`` ends in ``.toml``.
+
+    ``overrides`` replace single fields (None is ignored). Raises ConfigError for an unknown name, a bad file, or a
+    scale outside 1 to 4.
+    """
+    path = Path(name) if name.endswith(".toml") else RECIPES / f"{name}.toml"
+    if not path.is_file():
+        raise ConfigError(f"no recipe '{name}'; packaged are {', '.join(recipe_names())}, or give a FILE.toml")
+    if scale not in (1, 2, 3, 4):
+        raise ConfigError(f"scale {scale} is not trained; it is 1, 2, 3 or 4")
+    try:
+        raw = tomllib.loads(path.read_text())
+        train = dict(raw["train"]) | raw.get("scale", {}).get(str(scale), {})
+        train |= {key: value for key, value in overrides.items() if value is not None}
+        return Recipe(
+            name=path.stem,
+            scale=scale,
+            network=dict(raw["network"]),
+            validation_every=raw["validation"]["every"],
+            validation_images=tuple(raw["validation"]["images"]),
+            **(train | {"shrinks": tuple(train["shrinks"])}),
+        )
+    except (tomllib.TOMLDecodeError, KeyError, TypeError) as error:
+        known = ", ".join(field.name for field in fields(Recipe))
+        raise ConfigError(f"{path}: {error}; a recipe has [network], [train] and [validation] with: {known}") from error
