@@ -43,7 +43,7 @@ class Siting(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class ColorInfo:
-    """Colour of one stream. ``primaries`` and ``transfer`` are H.273 code points (2 is unknown) that are only handed on."""
+    """Colour of one stream. ``primaries`` and ``transfer`` (H.273 code points, 2 is unknown) are only handed on."""
 
     matrix: int = Matrix.UNKNOWN
     range: int = Range.UNKNOWN

@@ -54,7 +54,7 @@ class Engine(Protocol):
         """Start one frame. The result lies in ``slot`` (held by the caller, of the output's size) or in fresh memory.
 
         Results come in the order of submission. The result has the frame's pts, number, colour and so on, planes of
-        scale times its size (chroma: scale times, cut to ``ceil(scale*W/2)``), left-sited unless the colour says otherwise.
+        scale times its size (chroma: scale times, cut to ``ceil(scale*W/2)``), the chroma siting kept.
         Raises EngineRunError for another size than ``spec`` says.
         """
         ...

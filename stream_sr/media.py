@@ -156,7 +156,7 @@ class EarlyOpen(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Track:
-    """A stream that is handed through untouched: audio or subtitles. ``template`` is the library's own stream object."""
+    """A stream handed through untouched: audio or subtitles. ``template`` is the library's own stream object."""
 
     index: int
     kind: str  # "audio", "subtitle"

@@ -17,8 +17,8 @@ from stream_sr.errors import ModelError
 class ModelSpec:
     """One ONNX graph, luma uint8 ``[1,1,H,W]`` to ``[1,1,sH,sW]``, dynamic H and W, and what is known about it.
 
-    ``network`` is ``{"kind": ..., arguments}`` for `networks.build_network`, empty for a bare ONNX file. ``scale`` is 0 where
-    only a trial run can tell (a bare file).
+    ``network`` is ``{"kind": ..., arguments}`` for `networks.build_network`, empty for a bare ONNX file. ``scale`` is 0
+    where only a trial run can tell (a bare file).
     """
 
     name: str

@@ -46,7 +46,7 @@ class Deconvolution(nn.ConvTranspose2d):
 
     @torch.no_grad()
     def sample_kernel(self, u: Tensor) -> Tensor:
-        """The kernel at offsets ``u`` (in input pixels, along both axes), linearly interpolated: [C_in, C_out, n, n]."""
+        """The kernel at offsets ``u`` (input pixels, along both axes), linearly interpolated: [C_in, C_out, n, n]."""
         s, p, k = self.stride[0], int(self.padding[0]), self.kernel_size[0]
         position = (u + 0.5) * s - 0.5 + p  # kernel index, fractional
         low = position.floor().long()
@@ -67,8 +67,8 @@ class Deconvolution(nn.ConvTranspose2d):
 class FSRCNN(nn.Module):
     """Dong, Loy and Tang, "Accelerating the Super-Resolution Convolutional Neural Network", ECCV 2016.
 
-    5x5 feature extraction (d channels), 1x1 shrinking (s), m 3x3 mapping layers, 1x1 expanding (d), 9x9 deconvolution;
-    PReLU after each but the last. (56, 12, 4) is the paper's FSRCNN (12.5 K parameters), (32, 5, 1) its FSRCNN-s (3.9 K).
+    5x5 feature extraction (d channels), 1x1 shrinking (s), m 3x3 mapping layers, 1x1 expanding (d), 9x9
+    deconvolution; PReLU after each but the last. (56, 12, 4) is the paper's FSRCNN, (32, 5, 1) its FSRCNN-s.
     Started as bilinear interpolation: channel 0 hands the luma through, which saves the first epochs.
     """
 
@@ -140,7 +140,8 @@ def transfer(source: nn.Module, target: nn.Module) -> None:
     body = {name: value for name, value in source.state_dict().items() if not name.startswith("head.")}
     target.load_state_dict(body, strict=False)
     old, new = source.get_submodule("head"), target.get_submodule("head")
-    assert isinstance(old, Deconvolution) and isinstance(new, Deconvolution)
+    if not (isinstance(old, Deconvolution) and isinstance(new, Deconvolution)):
+        raise TypeError("only networks whose head is a Deconvolution can hand their body on")
     new.weight.copy_(old.sample_kernel(new.offsets()))
     if new.bias is not None and old.bias is not None:
         new.bias.copy_(old.bias)

@@ -9,7 +9,7 @@ Plane = npt.NDArray[np.uint8]
 
 
 def rgb_to_luma(rgb: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
-    """BT.601 limited-range luma of an RGB picture ``[H, W, 3]`` uint8: ``[H, W]`` float, 16 to 235 (MATLAB rgb2ycbcr)."""
+    """BT.601 limited-range luma of RGB ``[H, W, 3]`` uint8: ``[H, W]`` float, 16 to 235 (MATLAB's rgb2ycbcr)."""
     r, g, b = (rgb[..., n].astype(np.float64) for n in range(3))
     return 16 + (65.481 * r + 128.553 * g + 24.966 * b) / 255
 

@@ -54,8 +54,8 @@ class FramePool:
     """A fixed number of slots for frames of one size.
 
     ``count`` must cover ring capacity + frames in flight + what the producer and the consumers hold; `lease` raises
-    RuntimeError beyond it, because that is a leak and waiting would hide it. ``allocate(nbytes)`` returns a 1-D uint8 array
-    (pinned memory for a GPU). ``poison`` overwrites returned slots, for tests. Thread-safe.
+    RuntimeError beyond it, because that is a leak and waiting would hide it. ``allocate(nbytes)`` returns a 1-D uint8
+    array (pinned memory for a GPU). ``poison`` overwrites returned slots, for tests. Thread-safe.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class RingBuffer(Generic[T]):
     """A bounded queue for one producer and one consumer, with two endings.
 
     `end`: no more comes, the consumer still gets what is there. `abort`: everything is dropped, both sides wake.
-    Dropped items are handed to ``discard`` (which gives their memory back) and counted in ``dropped`` when the ring was full.
+    Dropped items are handed to ``discard`` (which gives their memory back); ``dropped`` counts those of a full ring.
     ``is_key`` tells key packets apart (SKIP_TO_KEY only).
     """
 

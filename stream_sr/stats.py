@@ -54,8 +54,8 @@ class Histogram:
 class Stats:
     """All that is counted in one run. Thread-safe.
 
-    Stages are named by their users: ``decode``, ``wait`` (in ring A), ``infer``, ``encode``, and so on. ``latency`` is from
-    ``captured_ns`` to the moment the frame was handed to the output.
+    Stages are named by their users: ``decode``, ``wait`` (in ring A), ``infer``, ``encode``, and so on. ``latency`` is
+    from ``captured_ns`` to the moment the frame was handed to the output.
     """
 
     def __init__(self) -> None:

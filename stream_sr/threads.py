@@ -1,6 +1,7 @@
 """The only place that starts threads. Every thread has a name, an owner that joins it, and is not a daemon."""
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
@@ -61,10 +62,8 @@ class LoopThread:
         """Cancel what still runs, stop the loop and join. Raises PipelineStalled if the thread does not end."""
         if self.loop.is_closed():
             return
-        try:
+        with contextlib.suppress(TimeoutError):
             self.submit(self._cancel_all()).result(timeout)
-        except TimeoutError:
-            pass
         self.loop.call_soon_threadsafe(self.loop.stop)
         if not self._worker.join(timeout):
             raise PipelineStalled(f"the thread '{self._worker.name}' did not end within {timeout:g} s")

@@ -63,9 +63,7 @@ def make_pair(luma: npt.NDArray[np.floating], scale: int) -> tuple[Plane, Plane]
 class Patches:
     """Random patches from pictures held in memory, one of the eight flips and rotations each. Seeded, endless."""
 
-    def __init__(
-        self, paths: Sequence[Path], *, scale: int, patch: int, shrinks: Sequence[float], seed: int
-    ) -> None:
+    def __init__(self, paths: Sequence[Path], *, scale: int, patch: int, shrinks: Sequence[float], seed: int) -> None:
         self.scale, self.patch = scale, patch
         self.random = np.random.default_rng(seed)
         self.pairs: list[tuple[Plane, Plane]] = []

@@ -108,7 +108,7 @@ def train(
         squared = iteration > recipe.l2_from * recipe.iterations
         loss = F.mse_loss(output, truth) if squared else F.l1_loss(output, truth)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         with torch.no_grad():
             decay = min(recipe.ema, (1 + iteration) / (10 + iteration))
