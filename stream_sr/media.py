@@ -5,11 +5,10 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any, Protocol, runtime_checkable
 
-from stream_sr.color import ColorInfo
 from stream_sr.frame import Frame, StreamInfo
 from stream_sr.ring import FramePool
 
@@ -119,11 +118,36 @@ class EncodedStream:
     codec: str  # "h264"
     extradata: bytes  # parameter sets in Annex B form
     info: StreamInfo  # size, fps, colour, aspect and rotation of the encoded picture; time_base of the packets
-    lane: Lane | None = None  # pass-through tracks of the source, for sinks that take them
+    lane: Lane | None = None  # pass-through tracks of the source, for the one sink that takes them
+
+    def with_lane(self, lane: Lane | None) -> EncodedStream:
+        """The same stream beside these tracks."""
+        return replace(self, lane=lane)
+
+
+class PictureEncoder(Protocol):
+    """Turns frames of one size into packets for every packet sink. Used by one thread."""
+
+    stream: EncodedStream
+
+    def encode(self, frame: Frame, *, key: bool = False) -> list[Packet]:
+        """Packets that are ready now, possibly of earlier frames; ``key`` asks for an IDR. Raises SinkWriteError."""
+        ...
+
+    def flush(self) -> list[Packet]:
+        """The packets still inside; nothing can be encoded afterwards."""
+        ...
+
+    def close(self) -> None:
+        """Free the encoder. Safe to call twice."""
+        ...
 
 
 class PacketSink(Protocol):
-    """An output that takes encoded packets: a file, an RTSP server. `write` is called from one thread."""
+    """An output that takes encoded packets: a file, an RTSP server. `write` is called from one thread.
+
+    A sink that muxes pass-through tracks has an attribute ``takes_lane = True``.
+    """
 
     name: str
     paced: bool
@@ -142,6 +166,15 @@ class PacketSink(Protocol):
 
     def close(self) -> None:
         """Finish the file or tell the peers; free everything, join threads. Safe to call twice and after a failure."""
+        ...
+
+
+@runtime_checkable
+class Interactive(Protocol):
+    """A frame sink with a user in front of it, who is listened to also while no frame comes."""
+
+    def idle(self) -> bool:
+        """Handle the user's input; False when the user has closed the output. Called on the main thread, often."""
         ...
 
 
@@ -176,18 +209,28 @@ class Lane:
     limit_bytes: int = 256 << 20
     bytes_held: int = 0
     overflowed: bool = False
+    unwanted: bool = False
     _items: deque[tuple[int, int, Any]] = field(default_factory=deque)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def put(self, track: int, packet: Any, size: int) -> bool:
         """Add a packet of ``tracks[track]``; False when the lane is full."""
         with self._lock:
+            if self.unwanted:
+                return True
             if self.bytes_held + size > self.limit_bytes:
                 self.overflowed = True
                 return False
             self._items.append((track, size, packet))
             self.bytes_held += size
             return True
+
+    def shut(self) -> None:
+        """Nobody takes the packets (any more): those here and those to come are dropped."""
+        with self._lock:
+            self.unwanted = True
+            self._items.clear()
+            self.bytes_held = 0
 
     def take(self) -> Iterator[tuple[int, Any]]:
         """All packets that are there now, as (track number, packet)."""
@@ -208,8 +251,3 @@ def redact(url: str) -> str:
     host, slash, path = rest.partition("/")
     user, at, bare = host.rpartition("@")
     return f"{head}://{bare if user else at + bare}{slash}{path}"
-
-
-__all__ = [
-    "ColorInfo", "EarlyOpen", "EncodedStream", "FrameSink", "Lane", "Packet", "PacketSink", "Source", "Track", "redact",
-]  # fmt: skip

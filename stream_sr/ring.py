@@ -163,11 +163,15 @@ class RingBuffer(Generic[T]):
             lost.append(item)
         return lost
 
-    def get(self) -> T | None:
-        """The oldest item, waiting for one; None when the ring is ended and empty, or aborted."""
+    def get(self, timeout: float | None = None) -> T | None:
+        """The oldest item, waiting for one; None when the ring is ended and empty, or aborted.
+
+        Raises TimeoutError after ``timeout`` seconds without one.
+        """
         with self._changed:
             while not self._items and not (self._ended or self._aborted):
-                self._changed.wait()
+                if not self._changed.wait(timeout):
+                    raise TimeoutError
             if not self._items:
                 return None
             item = self._items.popleft()
