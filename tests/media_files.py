@@ -1,0 +1,137 @@
+"""Small clips that tests make for themselves with PyAV."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import numpy.typing as npt
+
+TIME_BASE = Fraction(1, 12800)
+
+Picture = npt.NDArray[np.uint8]
+
+
+def test_picture(index: int, width: int, height: int) -> tuple[Picture, Picture, Picture]:
+    """4:2:0 planes of a moving gradient with some detail; the mean of luma tells neighbours apart."""
+    y, x = np.mgrid[0:height, 0:width]
+    luma = 64 + (x * 3 + y * 2 + index * 5) % 96 + 40 * (((x - 4 * index) // 8 + y // 8) % 2)
+    rows, columns = (height + 1) // 2, (width + 1) // 2
+    v, u = np.mgrid[0:rows, 0:columns]
+    return luma.astype(np.uint8), (96 + u % 64).astype(np.uint8), (96 + v % 64).astype(np.uint8)
+
+
+test_picture.__test__ = False  # type: ignore[attr-defined]
+
+
+def video_frame(planes: Sequence[Picture], fmt: str = "yuv420p") -> av.VideoFrame:
+    """Planes as a picture of PyAV, padded as it wants them."""
+    frame = av.VideoFrame(planes[0].shape[1], planes[0].shape[0], fmt)
+    for plane, samples in zip(frame.planes, planes, strict=True):
+        rows = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)  # type: ignore[call-overload]
+        rows[: samples.shape[0], : samples.shape[1]] = samples
+    return frame
+
+
+def write_video(
+    path: Path | str,
+    *,
+    width: int = 64,
+    height: int = 48,
+    pts: Sequence[int] | None = None,
+    count: int = 10,
+    fps: Fraction | int = 25,
+    time_base: Fraction = TIME_BASE,
+    codec: str = "libx264",
+    pix_fmt: str = "yuv420p",
+    options: dict[str, str] | None = None,
+    container_options: dict[str, str] | None = None,
+    sample_aspect: Fraction | None = None,
+    rotation: int = 0,
+    interlaced: bool = False,
+    color: tuple[int, int, int, int] | None = None,
+    audio_seconds: float = 0.0,
+    subtitles: Sequence[tuple[int, int, str]] = (),
+    picture: Callable[[int, int, int], tuple[Picture, Picture, Picture]] = test_picture,
+    format: str | None = None,
+) -> list[int]:
+    """Write a clip; return its presentation times, in ``time_base`` units.
+
+    ``pts`` gives variable frame rates; ``rotation`` is clockwise degrees of the display matrix; ``color`` is (matrix,
+    range, primaries, transfer); ``subtitles`` are (start ms, duration ms, text), for .mkv. x264 writes a key picture
+    every 10 frames and two B-frames between, so that decoding order is not presentation order.
+    """
+    step = round(1 / fps / time_base)
+    times = list(pts) if pts is not None else [i * step for i in range(count)]
+    with av.open(str(path), "w", format=format, options=container_options or {}) as container:
+        stream: Any = container.add_stream(codec, rate=Fraction(fps))
+        stream.width, stream.height, stream.pix_fmt = width, height, pix_fmt
+        stream.codec_context.time_base = time_base
+        stream.time_base = time_base
+        stream.options = ({"preset": "ultrafast", "g": "10", "bf": "2"} if codec == "libx264" else {}) | (options or {})
+        if sample_aspect is not None:
+            stream.codec_context.sample_aspect_ratio = sample_aspect
+        if color is not None:
+            context = stream.codec_context
+            context.colorspace, context.color_range, context.color_primaries, context.color_trc = color
+        if interlaced:
+            stream.options = {**stream.options, "x264-params": "tff=1"}
+        if rotation:
+            stream.set_display_rotation(-rotation)
+        sound = container.add_stream("aac", rate=48000) if audio_seconds else None
+        _write_subtitles(container, subtitles)
+        _write_sound(container, sound, audio_seconds)
+        for number, moment in enumerate(times):
+            frame = video_frame(picture(number, width, height), "yuv420p")
+            if pix_fmt != "yuv420p":
+                frame = frame.reformat(format=pix_fmt)
+            frame.pts, frame.time_base = moment, time_base
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return times
+
+
+def _write_sound(container: Any, stream: Any, seconds: float) -> None:
+    if stream is None:
+        return
+    rate = stream.codec_context.sample_rate
+    for start in range(0, round(seconds * rate), 1024):
+        wave = 0.2 * np.sin(2 * np.pi * (300 + start / 400) * (start + np.arange(1024)) / rate)
+        frame = av.AudioFrame.from_ndarray(np.tile(wave.astype(np.float32), (2, 1)), format="fltp", layout="stereo")
+        frame.sample_rate, frame.pts, frame.time_base = rate, start, Fraction(1, rate)
+        container.mux(stream.encode(frame))
+    container.mux(stream.encode(None))
+
+
+def _write_subtitles(container: Any, subtitles: Sequence[tuple[int, int, str]]) -> None:
+    if not subtitles:
+        return
+    lines = [f"{i}\n{_clock(at)} --> {_clock(at + ms)}\n{text}\n\n" for i, (at, ms, text) in enumerate(subtitles, 1)]
+    text: Any = io.BytesIO("".join(lines).encode())
+    with av.open(text, "r", format="srt") as source:
+        target = container.add_stream_from_template(source.streams[0])
+        for packet in source.demux():
+            if packet.dts is not None:
+                packet.stream = target
+                container.mux(packet)
+
+
+def _clock(ms: int) -> str:
+    return f"{ms // 3600000:02}:{ms // 60000 % 60:02}:{ms // 1000 % 60:02},{ms % 1000:03}"
+
+
+def write_y4m(
+    path: Path | str, *, width: int = 64, height: int = 48, count: int = 5, header: str = "F25:1 Ip A1:1 C420jpeg"
+) -> list[tuple[Picture, Picture, Picture]]:
+    """Write an 8-bit 4:2:0 y4m file; return its pictures."""
+    pictures = [test_picture(i, width, height) for i in range(count)]
+    with open(path, "wb") as file:
+        file.write(f"YUV4MPEG2 W{width} H{height} {header}\n".encode())
+        for planes in pictures:
+            file.write(b"FRAME\n" + b"".join(plane.tobytes() for plane in planes))
+    return pictures
