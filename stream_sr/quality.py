@@ -15,8 +15,11 @@ def rgb_to_luma(rgb: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
 
 
 def psnr(a: Plane, b: Plane, *, border: int = 0) -> float:
-    """Peak signal-to-noise ratio in dB (peak 255) of two planes ``[H, W]`` with ``border`` pixels cut; inf if equal."""
-    x, y = _cut(a, border), _cut(b, border)
+    """Peak signal-to-noise ratio in dB (peak 255) of two planes ``[H, W]`` with ``border`` pixels cut; inf if equal.
+
+    Raises ValueError for planes of different size.
+    """
+    x, y = _cut(a, b, border)
     error = float(np.mean((x - y) ** 2))
     return math.inf if error == 0 else 10 * math.log10(255**2 / error)
 
@@ -24,9 +27,12 @@ def psnr(a: Plane, b: Plane, *, border: int = 0) -> float:
 def ssim(a: Plane, b: Plane, *, border: int = 0) -> float:
     """Structural similarity of two planes ``[H, W]`` (Wang et al., IEEE TIP 2004).
 
-    11x11 Gaussian window of sigma 1.5, valid positions only, K1 = 0.01, K2 = 0.03, L = 255.
+    11x11 Gaussian window of sigma 1.5, valid positions only, K1 = 0.01, K2 = 0.03, L = 255. Raises ValueError for
+    planes of different size, or smaller than the window once the border is cut.
     """
-    x, y = _cut(a, border), _cut(b, border)
+    x, y = _cut(a, b, border)
+    if min(x.shape) < 11:
+        raise ValueError(f"{x.shape[1]}x{x.shape[0]} pixels are left of the planes; SSIM needs at least 11x11")
     c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
     mean_x, mean_y = _window(x), _window(y)
     var_x = _window(x * x) - mean_x**2
@@ -37,10 +43,11 @@ def ssim(a: Plane, b: Plane, *, border: int = 0) -> float:
     return float(np.mean(top / bottom))
 
 
-def _cut(plane: Plane, border: int) -> npt.NDArray[np.float64]:
-    if border:
-        plane = plane[border:-border, border:-border]
-    return plane.astype(np.float64)
+def _cut(a: Plane, b: Plane, border: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    if a.shape != b.shape:
+        raise ValueError(f"the planes are {a.shape[1]}x{a.shape[0]} and {b.shape[1]}x{b.shape[0]}; they must be equal")
+    inner = slice(border, -border or None)
+    return a[inner, inner].astype(np.float64), b[inner, inner].astype(np.float64)
 
 
 def _window(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

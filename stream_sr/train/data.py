@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from stream_sr.errors import SourceOpenError
 from stream_sr.quality import rgb_to_luma
@@ -28,13 +28,19 @@ def find_images(folders: Iterable[Path]) -> list[Path]:
 
 
 def load_luma(path: Path) -> npt.NDArray[np.float64]:
-    """Luma of a picture, ``[H, W]`` float. A grey file is taken as luma as it is; others by BT.601, limited range."""
+    """Luma of a picture, ``[H, W]`` float. A grey file is taken as luma as it is; others by BT.601, limited range.
+
+    Raises SourceOpenError for a file that is no picture, is damaged, or has more than 8 bits per channel (Pillow would
+    clip those).
+    """
     try:
         with Image.open(path) as image:
+            if image.mode.startswith(("I", "F")):
+                raise SourceOpenError(f"{path} has more than 8 bits per channel; convert it to 8 bits")
             if image.mode in ("L", "1", "LA"):
                 return np.asarray(image.convert("L"), np.float64)
             return rgb_to_luma(np.asarray(image.convert("RGB")))
-    except (OSError, UnidentifiedImageError) as error:
+    except (OSError, SyntaxError, ValueError) as error:
         raise SourceOpenError(f"{path} cannot be read as a picture: {error}") from error
 
 
@@ -54,7 +60,12 @@ def bicubic(plane: npt.NDArray[np.floating], size: tuple[int, int]) -> npt.NDArr
 
 
 def make_pair(luma: npt.NDArray[np.floating], scale: int) -> tuple[Plane, Plane]:
-    """(low resolution, truth), both uint8, the truth cropped to a multiple of ``scale``."""
+    """(low resolution, truth), both uint8, the truth cropped to a multiple of ``scale``.
+
+    A picture with a side shorter than ``scale`` raises ValueError.
+    """
+    if min(luma.shape) < scale:
+        raise ValueError(f"a {luma.shape[1]}x{luma.shape[0]} picture cannot be reduced by {scale}")
     height, width = (side // scale * scale for side in luma.shape)
     truth = luma[:height, :width]
     return to_uint8(bicubic(truth, (height // scale, width // scale))), to_uint8(truth)

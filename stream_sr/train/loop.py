@@ -38,7 +38,8 @@ def train(
     of training. ``start_from`` is the checkpoint of another scale to start from (needed where the recipe says
     ``from_scale``). ``stop()`` is asked after every iteration: when true, the state is written and the run can go on
     with ``resume``, to the same weights as an uninterrupted one on the same machine. ``report`` is handed each
-    validation's figures. Raises ConfigError for a missing or unwanted checkpoint, SourceOpenError for bad folders.
+    validation's figures. Raises ConfigError for a missing or unwanted checkpoint or one of another network,
+    SourceOpenError for bad folders.
     """
     if threads:
         torch.set_num_threads(threads)
@@ -46,6 +47,8 @@ def train(
     checkpoint = out / CHECKPOINT
     if checkpoint.exists() and not resume:
         raise ConfigError(f"{checkpoint} exists; go on with --resume, or give another --out")
+    if resume and not checkpoint.exists():
+        raise ConfigError(f"there is no {checkpoint} to go on from; start without --resume")
     out.mkdir(parents=True, exist_ok=True)
 
     images = find_images(folders)
@@ -66,14 +69,15 @@ def train(
         if start_from is None:
             raise ConfigError(f"x{recipe.scale} starts from x{recipe.from_scale}; give its checkpoint with --from")
         body = build_network(kind, scale=recipe.from_scale, **arguments)
-        body.load_state_dict(torch.load(start_from, weights_only=True)["best"])
+        body.load_state_dict(torch.load(start_from, weights_only=True, map_location="cpu")["best"])
         transfer(body, network)
     network = network.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     average = {name: value.detach().clone() for name, value in network.state_dict().items()}
     optimizer = torch.optim.Adam(network.parameters(), lr=recipe.learning_rate)
     first, best_psnr, best = 0, -math.inf, average
     if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
+        state = torch.load(checkpoint, weights_only=True, map_location=device)
+        _check_same(state["recipe"], recipe, checkpoint)
         network.load_state_dict(state["network"])
         optimizer.load_state_dict(state["optimizer"])
         average, best = state["average"], state["best"]
@@ -138,6 +142,15 @@ def train(
             report({"event": "stopped", "iteration": iteration})
             break
     return checkpoint
+
+
+def _check_same(saved: dict[str, Any], recipe: Recipe, checkpoint: Path) -> None:
+    """Refuse to go on from a checkpoint whose weights mean something else."""
+    for key in ("scale", "network", "validation_images"):
+        now = asdict(recipe)[key]
+        now = list(now) if isinstance(now, tuple) else now
+        if saved[key] != now:
+            raise ConfigError(f"{checkpoint} was trained with {key} {saved[key]}, the recipe says {now}")
 
 
 def learning_rate(recipe: Recipe, iteration: int) -> float:

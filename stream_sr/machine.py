@@ -1,0 +1,176 @@
+"""What a figure was measured on: processor, memory, system, library versions and GPUs, for reports. Standard library.
+
+Nothing in it names the machine or its user: no host name, no paths, no addresses.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import shlex
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from stream_sr.media import redact
+
+LIBRARIES = (
+    "stream-sr", "numpy", "av", "openvino", "opencv-python", "aiortsp", "pillow", "platformdirs", "tqdm",
+    "scikit-image", "torch", "onnx", "matplotlib", "tensorrt", "tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu13-libs",
+    "pycuda", "cuda-bindings",
+)  # fmt: skip
+FEATURES = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "amx_tile")
+ARM_FEATURES = ("asimd", "asimddp", "i8mm", "bf16", "sve")
+NVML = "libnvidia-ml.so.1"
+
+
+def describe() -> dict[str, Any]:
+    """The machine as it is now.
+
+    ``cpu``, ``cores`` (those that this process may use), ``cpu_features``, ``memory_gib``, ``os``, ``kernel``,
+    ``python``, ``libraries`` (name to version, the installed ones) and ``gpus``. What cannot be found out is "unknown",
+    0 or empty; nothing is raised and no library is imported.
+    """
+    info = _cpuinfo()
+    return {
+        "cpu": cpu_name(info),
+        "cores": cores(),
+        "cpu_features": cpu_features(info),
+        "memory_gib": memory_gib(),
+        "os": _os_name(),
+        "kernel": f"{platform.system()} {platform.release().split('-')[0]}",
+        "python": platform.python_version(),
+        "libraries": libraries(),
+        "gpus": gpus(),
+    }
+
+
+def format_line(machine: dict[str, Any]) -> str:
+    """The machine in one line, for the head of a table."""
+    parts = [f"{machine['cpu']}, {machine['cores']} cores", f"{machine['memory_gib']:g} GiB"]
+    parts += [gpu["name"] for gpu in machine["gpus"]]
+    return ", ".join([*parts, machine["os"], f"Python {machine['python']}"])
+
+
+def command_line(arguments: Sequence[str]) -> str:
+    """The command as one would type it, without the passwords in its addresses."""
+    return shlex.join(["stream-sr", *(redact(argument) for argument in arguments)])
+
+
+def cpu_name(info: dict[str, str] | None = None) -> str:
+    """What the processor calls itself."""
+    info = _cpuinfo() if info is None else info
+    return info.get("model name") or info.get("Model") or platform.processor() or platform.machine() or "unknown"
+
+
+def cpu_features(info: dict[str, str] | None = None) -> list[str]:
+    """The instruction sets that decide how fast a network runs, as the kernel names them."""
+    info = _cpuinfo() if info is None else info
+    flags = set(info.get("flags", info.get("Features", "")).split())
+    wanted = FEATURES if "flags" in info else ARM_FEATURES
+    return [name for name in wanted if name in flags]
+
+
+def cores() -> int:
+    """Cores that this process may use: its affinity, and the container's quota rounded up."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = _cgroup_quota(_read("/sys/fs/cgroup/cpu.max"))
+    return count if quota is None else max(1, min(count, quota))
+
+
+def memory_gib() -> float:
+    """Main memory, or the container's limit where that is lower."""
+    try:
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError, AttributeError):
+        return 0.0
+    limit = _read("/sys/fs/cgroup/memory.max").strip()
+    if limit.isdigit():
+        total = min(total, int(limit))
+    return round(total / 2**30, 1)
+
+
+def libraries() -> dict[str, str]:
+    """Name and version of each library of ours that is installed, from the package metadata."""
+    found = {}
+    for name in LIBRARIES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def gpus() -> list[dict[str, Any]]:
+    """NVIDIA GPUs through NVML: ``name``, ``memory_gib``, ``compute_capability`` and ``driver``."""
+    try:
+        nvml = ctypes.CDLL(NVML)
+    except OSError:
+        return []
+    if nvml.nvmlInit_v2() != 0:
+        return []
+    try:
+        count = ctypes.c_uint()
+        if nvml.nvmlDeviceGetCount_v2(ctypes.byref(count)) != 0:
+            return []
+        driver = ctypes.create_string_buffer(96)
+        nvml.nvmlSystemGetDriverVersion(driver, ctypes.c_uint(96))
+        return [_gpu(nvml, index) | {"driver": driver.value.decode()} for index in range(count.value)]
+    finally:
+        nvml.nvmlShutdown()
+
+
+class _Memory(ctypes.Structure):
+    """nvmlMemory_t."""
+
+    _fields_ = [("total", ctypes.c_ulonglong), ("free", ctypes.c_ulonglong), ("used", ctypes.c_ulonglong)]
+
+
+def _gpu(nvml: ctypes.CDLL, index: int) -> dict[str, Any]:
+    handle = ctypes.c_void_p()
+    name = ctypes.create_string_buffer(96)
+    memory = _Memory()
+    major, minor = ctypes.c_int(), ctypes.c_int()
+    nvml.nvmlDeviceGetHandleByIndex_v2(ctypes.c_uint(index), ctypes.byref(handle))
+    nvml.nvmlDeviceGetName(handle, name, ctypes.c_uint(96))
+    nvml.nvmlDeviceGetMemoryInfo(handle, ctypes.byref(memory))
+    nvml.nvmlDeviceGetCudaComputeCapability(handle, ctypes.byref(major), ctypes.byref(minor))
+    return {
+        "name": name.value.decode() or "unknown",
+        "memory_gib": round(memory.total / 2**30, 1),
+        "compute_capability": f"{major.value}.{minor.value}",
+    }
+
+
+def _cpuinfo() -> dict[str, str]:
+    """The first processor's entries of /proc/cpuinfo."""
+    found: dict[str, str] = {}
+    for line in _read("/proc/cpuinfo").splitlines():
+        key, mark, value = line.partition(":")
+        if mark:
+            found.setdefault(key.strip(), value.strip())
+    return found
+
+
+def _cgroup_quota(text: str) -> int | None:
+    """Cores of a cgroup's ``cpu.max`` ("200000 100000"), rounded up; None without a limit."""
+    parts = text.split()
+    if len(parts) != 2 or not parts[0].isdigit() or not parts[1].isdigit() or parts[1] == "0":
+        return None
+    return -(-int(parts[0]) // int(parts[1]))
+
+
+def _os_name() -> str:
+    try:
+        return platform.freedesktop_os_release()["PRETTY_NAME"]
+    except (OSError, KeyError):
+        return platform.system() or "unknown"
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text()
+    except OSError:
+        return ""

@@ -1,0 +1,146 @@
+"""The training loop: seeded, resumable to the bit, refusing what would be overwritten; the validation is held back."""
+
+import json
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from stream_sr.errors import ConfigError
+from stream_sr.networks import build_network
+from stream_sr.train.data import Patches, load_luma, make_pair
+from stream_sr.train.loop import CHECKPOINT, learning_rate, measure, train
+from stream_sr.train.recipe import Recipe
+
+RECIPE = Recipe(
+    name="tiny", scale=2, network={"kind": "FSRCNN", "d": 4, "s": 2, "m": 1, "kernel": 5}, iterations=12, batch=2,
+    patch=8, learning_rate=1e-3, warmup=2, l2_from=0.5, ema=0.9, seed=1, shrinks=(1.0,), validation_every=4,
+    validation_images=("held",),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pictures")
+    y, x = np.mgrid[:40, :44]
+    for name, period in (("one", 5), ("two", 7), ("held", 9)):
+        wave = 128 + 100 * np.sin(x / period) * np.cos(y / period)
+        Image.fromarray(wave.astype(np.uint8)).save(folder / f"{name}.png")
+    return folder
+
+
+def run(folder: Path, out: Path, recipe: Recipe = RECIPE, **options: Any) -> tuple[dict[str, Any], list[Any]]:
+    """Train and give back the checkpoint's content and the events."""
+    events: list[Any] = []
+    path = train(recipe, folders=[folder], out=out, threads=1, report=events.append, **options)
+    return torch.load(path, weights_only=True), events
+
+
+def same(a: Any, b: Any) -> bool:
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    return bool(a == b)
+
+
+def stop_after(count: int) -> Any:
+    calls = iter(range(1, 1000))
+    return lambda: next(calls) >= count
+
+
+@pytest.fixture(scope="module")
+def whole(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The checkpoint of an uninterrupted run."""
+    return run(folder, tmp_path_factory.mktemp("whole"))[0]
+
+
+@pytest.mark.parametrize("interruptions", [(4,), (5, 2), (1, 1, 1)])
+def test_a_resumed_run_ends_with_the_same_bits(
+    folder: Path, whole: dict[str, Any], tmp_path: Path, interruptions: tuple[int, ...]
+) -> None:
+    done = 0
+    for n, count in enumerate(interruptions):
+        state, events = run(folder, tmp_path, resume=n > 0, stop=stop_after(count))
+        done += count
+        assert state["iteration"] == done
+        assert events[-1] == {"event": "stopped", "iteration": done}
+    state, _ = run(folder, tmp_path, resume=True)
+    assert same(state, whole)
+    logged = [json.loads(line)["iteration"] for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert logged == [4, 8, 12]
+
+
+def test_training_moves_the_weights_and_another_seed_moves_them_elsewhere(
+    folder: Path, whole: dict[str, Any], tmp_path: Path
+) -> None:
+    other, _ = run(folder, tmp_path, replace(RECIPE, seed=2))
+    assert not same(whole["network"], whole["average"])
+    assert not same(other["network"], whole["network"])
+
+
+def test_the_best_weights_are_those_of_the_best_validation(folder: Path, whole: dict[str, Any], tmp_path: Path) -> None:
+    network = build_network("FSRCNN", scale=2, d=4, s=2, m=1, kernel=5)
+    pair = make_pair(load_luma(folder / "held.png"), 2)
+    assert measure(network, whole["best"], [pair]) == whole["best_psnr"]
+    _, events = run(folder, tmp_path)
+    rows = [event for event in events if event["event"] == "validation"]
+    assert max(row["psnr"] for row in rows) == whole["best_psnr"]
+    assert [row["loss_kind"] for row in rows] == ["l1", "l2", "l2"]
+
+
+def test_the_validation_is_left_out_of_training(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+
+    def spy(paths: list[Path], **options: Any) -> Patches:
+        seen.extend(path.stem for path in paths)
+        return Patches(paths, **options)
+
+    monkeypatch.setattr("stream_sr.train.loop.Patches", spy)
+    _, events = run(folder, tmp_path)
+    assert seen == ["one", "two"]
+    assert (events[0]["pictures"], events[0]["pairs"]) == (2, 2)
+
+
+def test_a_checkpoint_is_neither_overwritten_nor_missed_nor_mistaken(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="start without --resume"):
+        run(folder, tmp_path, resume=True)
+    run(folder, tmp_path, stop=stop_after(1))
+    before = (tmp_path / CHECKPOINT).read_bytes()
+    with pytest.raises(ConfigError, match="--resume"):
+        run(folder, tmp_path)
+    other = replace(RECIPE, network=RECIPE.network | {"d": 6})
+    with pytest.raises(ConfigError, match="trained with network"):
+        run(folder, tmp_path, other, resume=True)
+    assert (tmp_path / CHECKPOINT).read_bytes() == before
+
+
+def test_missing_validation_pictures_are_named(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="absent"):
+        run(folder, tmp_path, replace(RECIPE, validation_images=("held", "absent")))
+
+
+def test_x3_starts_from_x2(folder: Path, whole: dict[str, Any], tmp_path: Path) -> None:
+    recipe = replace(RECIPE, scale=3, from_scale=2, iterations=1)
+    with pytest.raises(ConfigError, match="--from"):
+        run(folder, tmp_path / "a", recipe)
+    torch.save(whole, tmp_path / "x2.pt")
+    state, _ = run(folder, tmp_path / "b", replace(recipe, learning_rate=0.0, warmup=1), start_from=tmp_path / "x2.pt")
+    for name, value in whole["best"].items():
+        if not name.startswith("head."):
+            assert torch.equal(state["network"][name], value)
+
+
+def test_the_learning_rate_rises_then_falls_to_its_end() -> None:
+    recipe = replace(RECIPE, iterations=100, warmup=10)
+    rates = [learning_rate(recipe, n) for n in range(1, 101)]
+    assert rates[:10] == pytest.approx([recipe.learning_rate * n / 10 for n in range(1, 11)])
+    assert all(a > b for a, b in pairwise(rates[9:]))
+    assert rates[-1] == pytest.approx(1e-6)

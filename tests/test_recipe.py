@@ -1,0 +1,83 @@
+"""Recipes: the packaged ones are whole, overrides apply, nonsense is refused with one line."""
+
+from pathlib import Path
+
+import pytest
+
+from stream_sr.errors import ConfigError
+from stream_sr.train.recipe import load_recipe, recipe_names
+
+SMALL = """
+[network]
+kind = "FSRCNN"
+[train]
+iterations = 10
+batch = 2
+patch = 8
+learning_rate = 1e-3
+warmup = 1
+l2_from = 1.0
+ema = 0.9
+seed = 1
+shrinks = [1.0]
+[validation]
+every = 5
+images = ["a"]
+[scale.3]
+from_scale = 2
+iterations = 4
+"""
+
+
+def test_the_packaged_recipes() -> None:
+    assert {"fsrcnn", "fsrcnn-s"} <= set(recipe_names())
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+@pytest.mark.parametrize("name", recipe_names())
+def test_a_packaged_recipe_is_whole_and_holds_ten_pictures_back(name: str, scale: int) -> None:
+    recipe = load_recipe(name, scale=scale)
+    assert (recipe.name, recipe.scale) == (name, scale)
+    assert recipe.iterations > recipe.warmup
+    assert len(set(recipe.validation_images)) == 10
+    assert recipe.from_scale == (None if scale == 2 else 2)
+
+
+def test_the_paper_s_networks() -> None:
+    big, small = (load_recipe(name, scale=2).network for name in ("fsrcnn", "fsrcnn-s"))
+    assert [big[k] for k in ("kind", "d", "s", "m")] == ["FSRCNN", 56, 12, 4]
+    assert [small[k] for k in ("kind", "d", "s", "m")] == ["FSRCNN", 32, 5, 1]
+
+
+def test_a_file_with_a_table_of_its_scale_and_overrides(tmp_path: Path) -> None:
+    path = tmp_path / "small.toml"
+    path.write_text(SMALL)
+    two, three = (load_recipe(str(path), scale=scale) for scale in (2, 3))
+    assert (two.name, two.iterations, two.from_scale) == ("small", 10, None)
+    assert (three.iterations, three.from_scale) == (4, 2)
+    assert two.shrinks == (1.0,)
+    override = load_recipe(str(path), scale=3, iterations=7, seed=None)
+    assert (override.iterations, override.seed) == (7, 1)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("batch = 2", "", "batch"),
+        ("batch = 2", "batch = 2\nlearnrate = 1", "learnrate"),
+        ("[validation]", "[validatio", "small.toml"),
+        ('[network]\nkind = "FSRCNN"', "", "network"),
+    ],
+)
+def test_a_bad_file_is_refused_and_named(tmp_path: Path, old: str, new: str, message: str) -> None:
+    path = tmp_path / "small.toml"
+    path.write_text(SMALL.replace(old, new))
+    with pytest.raises(ConfigError, match=message):
+        load_recipe(str(path), scale=2)
+
+
+def test_unknown_names_and_scales_are_refused_with_what_there_is() -> None:
+    with pytest.raises(ConfigError, match="fsrcnn-s"):
+        load_recipe("nothing", scale=2)
+    with pytest.raises(ConfigError, match="1, 2, 3 or 4"):
+        load_recipe("fsrcnn", scale=5)

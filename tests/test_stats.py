@@ -1,0 +1,82 @@
+"""Histograms hold percentiles to half a percent in constant memory; the summary adds up."""
+
+import json
+import math
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stream_sr.stats import BUCKETS, Histogram, Stats
+
+
+@given(st.lists(st.integers(1_000, 10**12), min_size=1, max_size=200), st.sampled_from([1, 50, 95, 99, 100]))
+def test_percentiles_are_nearest_rank_within_half_a_percent(durations: list[int], percent: int) -> None:
+    histogram = Histogram()
+    for ns in durations:
+        histogram.record(ns)
+    exact = sorted(durations)[max(1, math.ceil(percent / 100 * len(durations))) - 1]
+    assert histogram.percentile_ms(percent) == pytest.approx(exact / 1e6, rel=0.0051)
+
+
+@given(st.lists(st.integers(0, 10**13), min_size=1, max_size=50))
+def test_any_duration_is_counted_and_the_order_of_percentiles_holds(durations: list[int]) -> None:
+    histogram = Histogram()
+    for ns in durations:
+        histogram.record(ns)
+    assert int(histogram.counts.sum()) == histogram.count == len(durations)
+    assert len(histogram.counts) == BUCKETS
+    summary = histogram.summary()
+    assert summary["p50"] <= summary["p95"] <= summary["p99"]
+    assert summary["max"] == pytest.approx(max(durations) / 1e6, abs=1e-3)
+    assert summary["mean"] == pytest.approx(np.mean(durations) / 1e6, rel=1e-6, abs=1e-3)
+
+
+def test_an_empty_histogram_has_no_percentiles() -> None:
+    assert math.isnan(Histogram().percentile_ms(50))
+    assert Histogram().summary() == {"count": 0}
+
+
+def test_summary_of_a_run() -> None:
+    stats = Stats()
+    stats.count("frames_in", 4)
+    stats.count("corrupt_packets")
+    stats.drop("late")
+    stats.drop("ring full", 2)
+    for n in range(3):
+        stats.stage("infer", 20_000_000)
+        stats.output(captured_ns=n * 10**9, now_ns=n * 10**9 + 50_000_000)
+    summary = stats.summary()
+    assert (summary["frames_in"], summary["frames_out"], summary["corrupt_packets"]) == (4, 3, 1)
+    assert summary["dropped"] == {"late": 1, "ring full": 2}
+    assert summary["fps"] == 1.0
+    assert summary["latency_ms"]["p99"] == pytest.approx(50, rel=0.006)
+    assert summary["stages_ms"]["infer"]["count"] == 3
+    json.dumps(summary, allow_nan=False)
+
+
+@pytest.mark.parametrize("outputs", [0, 1])
+def test_a_run_of_no_frame_or_one_has_no_rate(outputs: int) -> None:
+    stats = Stats()
+    for _ in range(outputs):
+        stats.output(0, 5)
+    assert stats.summary()["fps"] == 0.0
+    json.dumps(stats.summary(), allow_nan=False)
+
+
+def test_threads_lose_no_count() -> None:
+    stats = Stats()
+
+    def work() -> None:
+        for _ in range(500):
+            stats.count("frames_in")
+            stats.stage("decode", 1_000_000)
+            stats.drop("late")
+
+    with ThreadPoolExecutor(4) as pool:
+        for future in [pool.submit(work) for _ in range(4)]:
+            future.result()
+    summary = stats.summary()
+    assert summary["frames_in"] == summary["dropped"]["late"] == summary["stages_ms"]["decode"]["count"] == 2000
