@@ -100,7 +100,7 @@ def count_parameters(network: nn.Module) -> int:
 
 @torch.no_grad()
 def count_macs(network: nn.Module) -> int:
-    """Multiplications per input pixel in the convolutions; of a deconvolution its k*k taps, whichever form it runs in."""
+    """Multiplications per input pixel in the convolutions; of a deconvolution its k*k taps, in either form."""
     side, total = 48, 0
 
     def count(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:

@@ -1,0 +1,93 @@
+"""Backends: what runs a model. `open_engine` opens one; `choose_backend` says what ``auto`` means on this machine.
+
+Each adapter is a module of this package with ``PRECISIONS``, ``availability()`` and ``open_model(...)``, imported only
+when it is asked for, so that a missing library harms nobody else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from importlib import import_module
+from typing import Any
+
+from stream_sr.backends.output import Availability
+from stream_sr.engine import Engine, EngineOptions
+from stream_sr.errors import ConfigError, EngineUnavailable, ModelError
+from stream_sr.frame import StreamInfo
+from stream_sr.model import ModelSpec
+
+__all__ = ["BACKENDS", "Availability", "Choice", "backends", "choose_backend", "open_engine"]
+
+BACKENDS = ("openvino", "tensorrt", "torch", "bicubic")
+SCALES = (1, 2, 3, 4)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The backend that ``auto`` means here, and why."""
+
+    name: str
+    reason: str
+
+
+def backends() -> dict[str, Availability]:
+    """Every backend and whether it can run here."""
+    return {name: _adapter(name).availability() for name in BACKENDS}
+
+
+def choose_backend() -> Choice:
+    """OpenVINO where it is installed, else torch. Raises EngineUnavailable when neither is.
+
+    TensorRT is not chosen: this version builds its engines and does not run them. Bicubic is no network: it is used
+    when it is asked for, never instead of one.
+    """
+    openvino = _adapter("openvino").availability()
+    if openvino.usable:
+        return Choice("openvino", f"the fastest that runs here: {openvino.reason}")
+    torch = _adapter("torch").availability()
+    if torch.usable:
+        return Choice("torch", f"OpenVINO cannot be used ({openvino.reason}; {openvino.mend}); torch is slower")
+    raise EngineUnavailable(f"no backend runs networks here: {openvino.reason}; {openvino.mend}")
+
+
+def open_engine(
+    model: ModelSpec | None, info: StreamInfo, options: EngineOptions, *, scale: int | None = None
+) -> Engine:
+    """Compile ``model`` for frames of ``info``'s size and chroma siting.
+
+    ``model`` may be None for the backend ``bicubic`` only, which then needs ``scale`` (1 to 4); for a network a scale
+    is checked against the model's. Raises ConfigError for an unknown backend or precision or a combination that cannot
+    be, ModelError, EngineUnavailable, EngineBuildError.
+    """
+    if options.backend not in ("auto", *BACKENDS):
+        raise ConfigError(f"no backend '{options.backend}'; there are auto, {', '.join(BACKENDS)}")
+    if options.backend == "auto":
+        options = replace(options, backend=choose_backend().name)
+    adapter = _adapter(options.backend)
+    if options.precision not in ("auto", *adapter.PRECISIONS):
+        known = ", ".join(("auto", *adapter.PRECISIONS))
+        raise ConfigError(f"backend {options.backend} has no precision '{options.precision}'; it has {known}")
+    if info.width < 1 or info.height < 1:
+        raise ConfigError(f"an engine cannot be made for frames of {info.width}x{info.height}")
+    if options.backend == "bicubic":
+        return _open_bicubic(adapter, model, info, options, scale)
+    if model is None:
+        raise ConfigError(f"backend {options.backend} needs a model; without one only --backend bicubic works")
+    if scale is not None and model.scale not in (0, scale):
+        raise ModelError(f"model '{model.name}' is trained for x{model.scale}, x{scale} was asked for")
+    if scale is not None and model.scale == 0:
+        model = replace(model, scale=scale)
+    return adapter.open_model(model, info, options)
+
+
+def _open_bicubic(
+    adapter: Any, model: ModelSpec | None, info: StreamInfo, options: EngineOptions, scale: int | None
+) -> Engine:
+    chosen = scale if scale is not None else (model.scale if model is not None else None)
+    if chosen not in SCALES:
+        raise ConfigError(f"scale {chosen} is not possible with bicubic; it is {', '.join(map(str, SCALES))}")
+    return adapter.open_scale(chosen, info, options)
+
+
+def _adapter(name: str) -> Any:
+    return import_module(f"stream_sr.backends.{name}")
