@@ -1,0 +1,507 @@
+"""Whatever FFmpeg can open: files, and URLs as the fallback of the low-delay RTSP reader.
+
+A file gives every picture it holds with its exact pts, and beside them its audio and subtitle packets untouched. Its
+pictures are not turned: the rotation goes into `StreamInfo` and on to the output, like the sample aspect ratio.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+import socket
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+from urllib.parse import urlsplit
+
+import av
+from av.container import InputContainer
+
+from stream_sr.codec.decode import PictureReader
+from stream_sr.codec.extent import is_truncated, lacks_index
+from stream_sr.errors import DecodeError, SourceError, SourceLost, SourceOpenError
+from stream_sr.frame import Frame, StreamInfo
+from stream_sr.media import Lane, SourceOptions, Track, redact
+from stream_sr.ring import FramePool
+from stream_sr.timing import rescale
+
+logger = logging.getLogger(__name__)
+
+PORTS = {"rtsp": 554, "rtsps": 322, "http": 80, "https": 443, "rtmp": 1935, "rtmps": 443}
+LIVE_SCHEMES = {"rtsp", "rtsps", "rtmp", "rtmps", "srt", "udp", "rtp", "tcp"}
+TEXT_CODECS = {"ansi", "bintext", "xbin", "idf"}  # FFmpeg paints a text file as a terminal would
+FAILURES_IN_A_ROW = 50
+TRAILING_SECONDS = 2  # how far other tracks may lie behind the video in a file
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """When a picture is shown, and when its packet was read."""
+
+    pts: int  # in the stream's time base
+    duration: int
+    captured_ns: int
+
+
+class AvSource:
+    """An open file or URL. One thread reads; `stop` may be called from any.
+
+    A truncated file delivers what it holds and then raises DecodeError, so that the output is complete up to the
+    break and the user hears of it. A live input that ends or falls silent raises SourceLost.
+    With ``options.start`` the file is decoded from the key picture before, earlier pictures are dropped, and the pts
+    of all tracks count from that moment; without it they are exactly those of the file.
+    """
+
+    def __init__(self, address: str, options: SourceOptions | None = None) -> None:
+        options = options or SourceOptions()
+        scheme = address.partition("://")[0] if "://" in address else ""
+        self._address, self._name = address, redact(address)
+        self._live = scheme in LIVE_SCHEMES
+        self._options = options
+        self._counts: Counter[str] = Counter()
+        self._stopping = threading.Event()
+        self._open()
+        try:
+            self._truncated = not scheme and os.path.isfile(address) and is_truncated(address, self._container)
+            self._first: tuple[av.VideoFrame, Stamp] | None = self._open_pictures()
+            self.info = self._describe(self._first[0])
+        except BaseException as error:
+            self.close()
+            if isinstance(error, DecodeError):
+                raise SourceOpenError(f"{self._name}: {error}") from error
+            raise
+
+    def _open(self) -> None:
+        self._container, self._sockets = _open_container(self._address, self._options, self._name)
+        try:
+            self._stream = _video_stream(self._container, self._name)
+            self._prepare(self._options)
+        except BaseException:
+            self._container.close()
+            raise
+
+    def _prepare(self, options: SourceOptions) -> None:
+        stream = self._stream
+        codec = stream.codec_context
+        codec.copy_opaque = True  # carries the time of arrival from the packet to its picture
+        stream.thread_type = "SLICE" if self._live else "AUTO"  # frame threads delay by a picture each
+        self._reader = PictureReader(codec=codec.name)
+        self._deinterlacer: Deinterlacer | None = None
+        self._base = stream.time_base or Fraction(1, 90_000)
+        rate = stream.average_rate or stream.guessed_rate
+        self._fps = Fraction(rate) if rate else None
+        passed = [s for s in self._container.streams if s.type in ("audio", "subtitle") and s.codec_context is not None]
+        tracks = tuple(Track(i, s.type, s.codec_context.name, s) for i, s in enumerate(passed))
+        self._tracks = {s.index: i for i, s in enumerate(passed)}
+        self.lane: Lane | None = Lane(tracks) if tracks else None
+        starts = [s.start_time * s.time_base for s in (stream, *passed) if s.start_time is not None and s.time_base]
+        self._origin = min(starts, default=Fraction(0))
+        self._start = _seconds(options.start)
+        length = _seconds(options.duration)
+        self._end = None if length is None else (self._start or 0) + length
+        self._previous: Stamp | None = None
+
+    def _open_pictures(self) -> tuple[av.VideoFrame, Stamp]:
+        """The first picture that is wanted; `_pictures` goes on behind it."""
+        if self._start and not self._live and not self._seek(self._start):
+            logger.info("%s cannot be searched exactly: decoding from its beginning", self._name)
+            self._container.close()
+            self._open()
+        self._pictures = self._wanted()
+        first = next(self._pictures, None)
+        if first is None and self._start:
+            raise SourceOpenError(f"{self._name} has no picture at or after the start, {float(self._start):g} s")
+        if first is None:
+            raise SourceOpenError(f"{self._name} holds no picture that can be decoded")
+        return first
+
+    def _seek(self, start: Fraction) -> bool:
+        """Go to the key picture before the start; whether it is certain that it lies there."""
+        target = math.floor((self._origin + start) / self._base)
+        try:
+            self._container.seek(target, stream=self._stream, backward=True)
+            packet = next(iter(self._container.demux(self._stream)), None)
+            if packet is None or not packet.is_keyframe or packet.pts is None or packet.pts > target:
+                return False
+            self._container.seek(target, stream=self._stream, backward=True)
+        except av.FFmpegError:
+            return False
+        return True
+
+    def _describe(self, picture: av.VideoFrame) -> StreamInfo:
+        stream, container = self._stream, self._container
+        seconds = None if self._live or not container.duration else container.duration / av.time_base
+        if seconds is not None and self._start:
+            seconds = max(0.0, seconds - float(self._start))
+        if self._options.duration is not None:
+            seconds = min(self._options.duration, seconds if seconds is not None else math.inf)
+        whole = self._start is None and self._end is None
+        return StreamInfo(
+            width=picture.width,
+            height=picture.height,
+            time_base=self._base,
+            fps=self._fps,
+            color=self._reader.color(picture),
+            sample_aspect=_aspect(stream),
+            rotation=_rotation(picture, self._name),
+            live=self._live,
+            frame_count=stream.frames if stream.frames and whole and not self._live else None,
+            duration_seconds=seconds,
+            codec=stream.codec_context.name,
+            name=self._name,
+        )
+
+    def frames(self, pool: FramePool | None = None) -> Iterator[Frame]:
+        """See `Source.frames`. A picture that changes its size in mid-stream is a DecodeError."""
+        first, self._first = self._first, None
+        number = 0
+        while not self._stopping.is_set():
+            item = first or next(self._pictures, None)
+            first = None
+            if item is None:
+                return
+            picture, stamp = item
+            planes, slot = self._reader.read(picture, pool)
+            color = self._reader.color(picture)
+            yield Frame(
+                planes,
+                pts=stamp.pts,
+                time_base=self._base,
+                duration=stamp.duration,
+                number=number,
+                captured_ns=stamp.captured_ns,
+                color=color,
+                sample_aspect=self.info.sample_aspect,
+                slot=slot,
+            )
+            number += 1
+
+    def stop(self) -> None:
+        """See `Source.stop`. A read that waits for the network is freed by shutting its socket down (Linux)."""
+        self._stopping.set()
+        for descriptor, identity in _open_sockets().items():
+            if self._sockets.get(descriptor) == identity:
+                _shut_down(descriptor)
+
+    def counters(self) -> dict[str, int]:
+        """``corrupt_packets`` (skipped), ``corrupt_pictures`` (shown as the decoder mended them), ``repaired_pts``."""
+        return dict(+self._counts)
+
+    def close(self) -> None:
+        """See `Source.close`."""
+        self._stopping.set()
+        self._sockets = {}
+        self._container.close()
+
+    # The way of a picture: packets -> decoded -> stamped, progressive -> cut to start and end.
+
+    def _wanted(self) -> Iterator[tuple[av.VideoFrame, Stamp]]:
+        shift = self._shift(self._base)
+        begin = None if self._start is None else self._origin + self._start
+        end = None if self._end is None else self._origin + self._end
+        first_pts: int | None = None
+        for picture, stamp in self._progressive():
+            if begin is not None and stamp.pts * self._base < begin:
+                continue
+            if first_pts is None:
+                first_pts = stamp.pts
+                if end is not None and self._live:
+                    end += stamp.pts * self._base - self._origin
+            if end is not None and stamp.pts * self._base >= end:
+                self._pass_on_until(end)
+                return
+            yield picture, Stamp(stamp.pts - shift, stamp.duration, stamp.captured_ns)
+
+    def _shift(self, base: Fraction) -> int:
+        """What is taken from the pts of a track, in its time base; nothing without a start."""
+        return 0 if self._start is None else math.floor((self._origin + self._start) / base)
+
+    def _progressive(self) -> Iterator[tuple[av.VideoFrame, Stamp]]:
+        for picture in self._decoded():
+            self._reader.check(picture)
+            stamp = self._stamp(picture)
+            if self._deinterlacer is None and picture.interlaced_frame:
+                logger.info("%s is interlaced: deinterlacing with bwdif, one picture out for each in", self._name)
+                self._deinterlacer = Deinterlacer(picture, self._base)
+            if self._deinterlacer is None:
+                yield picture, stamp
+            else:
+                yield from self._deinterlacer.put(picture, stamp)
+        if self._deinterlacer is not None:
+            yield from self._deinterlacer.flush()
+        self._check_end()
+
+    def _check_end(self) -> None:
+        if self._stopping.is_set():
+            return
+        if self._live:
+            raise SourceLost(f"{self._name} ended: the other side closed the stream")
+        if self._truncated:
+            at = 0.0 if self._previous is None else float(self._previous.pts * self._base - self._origin)
+            total = self._container.duration
+            of = f" of {total / av.time_base:.2f} s" if total else ""
+            raise DecodeError(
+                f"{self._name} is truncated: it breaks off after {at:.2f} s{of}. The pictures up to there were "
+                "delivered; get the whole file for the rest"
+            )
+
+    def _decoded(self) -> Iterator[av.VideoFrame]:
+        """All pictures in presentation order, with the last ones that the decoder holds back."""
+        failures = 0
+        for packet in self._packets():
+            if packet.stream.index != self._stream.index:
+                self._pass_on(packet)
+                continue
+            try:
+                pictures = self._decode(packet)
+            except av.FFmpegError as error:
+                failures += 1
+                self._counts["corrupt_packets"] += 1
+                if failures >= FAILURES_IN_A_ROW:
+                    raise DecodeError(f"{failures} packets in a row cannot be decoded ({error.strerror})") from error
+                continue
+            if pictures:
+                failures = 0
+            yield from pictures
+        if not self._stopping.is_set():
+            yield from self._drained()
+
+    def _decode(self, packet: Any) -> list[av.VideoFrame]:
+        if packet.is_corrupt:
+            self._counts["corrupt_packets"] += 1
+            if self._truncated:
+                return []  # the half packet at the break
+        packet.opaque = time.monotonic_ns()
+        pictures: list[av.VideoFrame] = self._stream.decode(packet)
+        self._counts["corrupt_pictures"] += sum(picture.is_corrupt for picture in pictures)
+        return pictures
+
+    def _drained(self) -> list[av.VideoFrame]:
+        try:
+            return list(self._stream.decode(None))
+        except av.EOFError:
+            return []
+        except av.FFmpegError:
+            self._counts["corrupt_packets"] += 1
+            return []
+
+    def _packets(self) -> Iterator[Any]:
+        """Packets of the picture and of the passed tracks, as they lie in the file. Ends at the end or on `stop`."""
+        wanted = [s for s in self._container.streams if s.index in self._tracks or s.index == self._stream.index]
+        failures = 0
+        while not self._stopping.is_set():
+            try:
+                for packet in self._container.demux(wanted):
+                    if self._stopping.is_set():
+                        return
+                    if packet.size:  # the empty ones mark the end
+                        failures = 0
+                        yield packet
+                return
+            except av.EOFError:
+                return
+            except av.FFmpegError as error:
+                if self._stopping.is_set():
+                    return
+                if self._live:
+                    raise self._lost(error) from error
+                failures += 1
+                self._counts["corrupt_packets"] += 1
+                if failures >= FAILURES_IN_A_ROW:
+                    raise DecodeError(f"{self._name} cannot be read any further ({error.strerror})") from error
+
+    def _lost(self, error: av.FFmpegError) -> SourceLost:
+        if isinstance(error, (av.error.ExitError, av.error.TimeoutError)):
+            return SourceLost(f"{self._name} fell silent for {self._options.read_timeout:g} s")
+        return SourceLost(f"{self._name} was lost: {error.strerror}")
+
+    def _pass_on(self, packet: Any) -> None:
+        """Put an audio or subtitle packet into the lane, unless it lies outside the wanted part."""
+        assert self.lane is not None
+        at = packet.pts if packet.pts is not None else packet.dts
+        if at is not None:
+            seconds = at * packet.time_base - self._origin
+            if self._start is not None and seconds < self._start:
+                return
+            if self._end is not None and seconds >= self._end:
+                return
+        shift = self._shift(packet.time_base)
+        if shift:
+            packet.pts = None if packet.pts is None else packet.pts - shift
+            packet.dts = None if packet.dts is None else packet.dts - shift
+        if not self.lane.put(self._tracks[packet.stream.index], packet, packet.size):
+            raise SourceError(
+                f"{self._name}: audio and subtitles ran more than {self.lane.limit_bytes >> 20} MiB ahead of the "
+                "pictures; leave them out with --audio none"
+            )
+
+    def _pass_on_until(self, end: Fraction) -> None:
+        """After the last wanted picture: the packets of the other tracks that lie behind it in the file."""
+        if not self._tracks or self._live:
+            return
+        for packet in self._packets():
+            at = packet.pts if packet.pts is not None else packet.dts
+            if packet.stream.index == self._stream.index:
+                if at is not None and at * packet.time_base > end + TRAILING_SECONDS:
+                    return
+            else:
+                self._pass_on(packet)
+
+    def _stamp(self, picture: av.VideoFrame) -> Stamp:
+        """Its pts in the stream's time base, made up where there is none, and always behind the one before."""
+        old = self._previous
+        base = picture.time_base or self._base
+        duration = rescale(picture.duration or 0, base, self._base)
+        step = round(1 / self._fps / self._base) if self._fps else 0
+        if picture.pts is not None:
+            pts = rescale(picture.pts, base, self._base)
+        elif old is None:
+            pts = math.floor(self._origin / self._base)
+        else:
+            pts = old.pts + (old.duration or step or 1)
+        if old is not None and pts <= old.pts:
+            self._counts["repaired_pts"] += 1
+            pts = old.pts + 1
+        captured = picture.opaque if isinstance(picture.opaque, int) else time.monotonic_ns()
+        self._previous = Stamp(pts, duration or (0 if picture.pts is not None else step), captured)
+        return self._previous
+
+
+class Deinterlacer:
+    """bwdif over the frames marked as interlaced: as many pictures out as in, each with its own stamp."""
+
+    def __init__(self, picture: av.VideoFrame, time_base: Fraction) -> None:
+        self._stamps: deque[Stamp] = deque()
+        self._base = time_base
+        self._graph = av.filter.Graph()
+        source = self._graph.add(
+            "buffer",
+            f"video_size={picture.width}x{picture.height}:pix_fmt={picture.format.name}:time_base={time_base}:"
+            f"colorspace={int(picture.colorspace)}:range={int(picture.color_range)}",
+        )
+        bwdif = self._graph.add("bwdif", "mode=send_frame:deint=interlaced")
+        sink = self._graph.add("buffersink")
+        source.link_to(bwdif)
+        bwdif.link_to(sink)
+        self._graph.configure()
+
+    def put(self, picture: av.VideoFrame, stamp: Stamp) -> Iterator[tuple[av.VideoFrame, Stamp]]:
+        """Push one picture; yields those that are ready (one picture later)."""
+        self._stamps.append(stamp)
+        picture.pts, picture.time_base = stamp.pts, self._base
+        self._graph.vpush(picture)
+        yield from self._ready()
+
+    def flush(self) -> Iterator[tuple[av.VideoFrame, Stamp]]:
+        """The last pictures."""
+        self._graph.vpush(None)
+        yield from self._ready()
+
+    def _ready(self) -> Iterator[tuple[av.VideoFrame, Stamp]]:
+        while self._stamps:
+            try:
+                picture = self._graph.vpull()
+            except (av.BlockingIOError, av.EOFError):
+                return
+            yield picture, self._stamps.popleft()
+
+
+def _open_container(address: str, options: SourceOptions, name: str) -> tuple[InputContainer, dict[int, str]]:
+    """The open container, and the sockets that it opened (descriptor to identity)."""
+    remote = "://" in address
+    settings: dict[str, str] = {}
+    timeout: tuple[float, float] | None = None
+    if remote:
+        timeout = (options.read_timeout, options.read_timeout / 2)  # FFmpeg gives up after twice the read timeout
+        if address.startswith("rtsp"):
+            settings = {"rtsp_transport": options.rtsp_transport, "analyzeduration": "0", "probesize": "32"}
+    before = _open_sockets() if remote else {}
+    try:
+        container = av.open(address, "r", options=settings, timeout=timeout)
+    except (av.FFmpegError, OSError, ValueError) as error:
+        raise SourceOpenError(_why_not(address, name, error)) from error
+    after = _open_sockets() if remote else {}
+    port = (urlsplit(address).port or PORTS.get(address.partition("://")[0])) if remote else None
+    mine = {fd: link for fd, link in after.items() if before.get(fd) != link and _peer_port(fd) == port}
+    return container, mine
+
+
+def _why_not(address: str, name: str, error: Exception) -> str:
+    reason = getattr(error, "strerror", None) or type(error).__name__
+    if isinstance(error, FileNotFoundError):
+        return f"no such file: {name}"
+    if "://" in address:
+        if isinstance(error, (av.error.ExitError, av.error.TimeoutError)):
+            return f"{name} does not answer"
+        return f"cannot open {name}: {reason}"
+    with contextlib.suppress(OSError):
+        if os.path.getsize(address) == 0:
+            return f"{name} is empty"
+        if lacks_index(address):
+            return f"{name} has no index (moov): it is truncated, or its recording was never finished"
+    return f"{name} is not a video that can be read ({reason})"
+
+
+def _video_stream(container: InputContainer, name: str) -> Any:
+    """The best video stream that is not a cover picture."""
+    streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
+    if not streams:
+        kinds = ", ".join(sorted({s.type for s in container.streams})) or "nothing"
+        raise SourceOpenError(f"{name} has no video stream (it holds: {kinds})")
+    stream = next((s for s in streams if s.disposition & av.stream.Disposition.default), streams[0])
+    if stream.codec_context is None:
+        raise SourceOpenError(f"{name}: its video codec is not known to this FFmpeg")
+    if stream.codec_context.name in TEXT_CODECS:
+        raise SourceOpenError(f"{name} is a text file, not a video")
+    return stream
+
+
+def _aspect(stream: Any) -> Fraction:
+    ratio = stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio
+    return Fraction(ratio) if ratio and ratio > 0 else Fraction(1)
+
+
+def _rotation(picture: av.VideoFrame, name: str) -> int:
+    """Clockwise degrees; FFmpeg counts the other way. Only quarter turns can be handed on."""
+    degrees = -picture.rotation % 360
+    if degrees % 90:
+        logger.warning("%s asks to be turned by %d degrees; only quarter turns are kept", name, degrees)
+        return 0
+    return degrees
+
+
+def _seconds(value: float | None) -> Fraction | None:
+    """As the decimal that the user wrote: 0.4 is two fifths, so that the frame at 0.4 s is met."""
+    return None if value is None else Fraction(value).limit_denominator(1_000_000)
+
+
+def _open_sockets() -> dict[int, str]:
+    """Descriptors of this process that are sockets, with their identity. Empty where there is no /proc."""
+    found = {}
+    with contextlib.suppress(OSError):
+        for entry in os.listdir("/proc/self/fd"):
+            with contextlib.suppress(OSError):
+                link = os.readlink(f"/proc/self/fd/{entry}")
+                if link.startswith("socket:"):
+                    found[int(entry)] = link
+    return found
+
+
+def _peer_port(descriptor: int) -> int | None:
+    try:
+        with socket.socket(fileno=os.dup(descriptor)) as peer:
+            name = peer.getpeername()
+    except OSError:
+        return None
+    return name[1] if isinstance(name, tuple) else None
+
+
+def _shut_down(descriptor: int) -> None:
+    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as peer:
+        peer.shutdown(socket.SHUT_RDWR)
