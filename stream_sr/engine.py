@@ -33,6 +33,12 @@ class EngineSpec:
     device: str  # "CPU: AMD EPYC", "GPU 0: NVIDIA L4"
     head: str = ""  # "deconvolution" or "convolution + depth-to-space"
     notes: tuple[str, ...] = field(default_factory=tuple)  # fallbacks taken, each with its reason
+    fit: tuple[int, int] | None = None  # output resampled to this width and height
+
+    @property
+    def output_size(self) -> tuple[int, int]:
+        """Width and height of the results."""
+        return self.fit or (self.width * self.scale, self.height * self.scale)
 
 
 class Pending(Protocol):

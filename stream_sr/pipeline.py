@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TypeGuard
 
@@ -45,15 +46,16 @@ class Plan:
     make_encoder: Callable[[StreamInfo], PictureEncoder] | None = None  # needed by packet sinks
     max_latency_ns: int | None = None  # live frames older than this are dropped before inference
     read_barcodes: bool = False
+    seen: Callable[[Frame, Frame], None] = lambda before, after: None  # shown each pair, both borrowed
     clock: Clock = field(default_factory=MonotonicClock)
     poison: bool = False  # overwrite returned frame memory, for tests
 
     @property
     def output(self) -> StreamInfo:
         """Size and colour of what the sinks get. What the source leaves unsaid is guessed from *its* size."""
-        info, spec = self.source.info, self.engine.spec
+        info, (width, height) = self.source.info, self.engine.spec.output_size
         color = guess_unknown(info.color, width=info.width, height=info.height)
-        return replace(info, width=spec.width * spec.scale, height=spec.height * spec.scale, color=color)
+        return replace(info, width=width, height=height, color=color)
 
 
 class Pipeline:
@@ -66,7 +68,7 @@ class Pipeline:
         self._lock = threading.Lock()
         self._wake = threading.Event()  # a worker has ended
         self._stopping = threading.Event()
-        self._aborting = threading.Event()
+        self._stop_wanted = self._abort_wanted = False
         self._rings: list[RingBuffer[Queued] | RingBuffer[Packet]] = []
         self._workers: list[Worker] = []
         self._cleanup: list[Callable[[], None]] = []
@@ -74,14 +76,16 @@ class Pipeline:
     # -- from any thread, also from a signal handler -------------------------------------------------------------
 
     def stop(self) -> None:
-        """Pretend that the stream ended: what was captured is still processed and written. Returns at once."""
-        self._stopping.set()
-        self._wake.set()
+        """Pretend that the stream ended: what was captured is still processed and written. Returns at once.
+
+        Only a flag is set (a signal handler must take no lock); `run` looks at it 20 times a second.
+        """
+        self._stop_wanted = True
 
     def abort(self) -> None:
         """Drop everything and end. Returns at once."""
-        self._aborting.set()
-        self.stop()
+        self._abort_wanted = True
+        self._stop_wanted = True
 
     # -- the run -------------------------------------------------------------------------------------------------
 
@@ -208,7 +212,7 @@ class Pipeline:
             frames = drop_late(frames, limit_ns=plan.max_latency_ns, clock=clock, stats=self.stats)
         if plan.read_barcodes:
             frames = measure(frames, clock=clock, stats=self.stats)
-        results = upscale(frames, plan.engine, clock=clock, stats=self.stats, lease=pool.lease)
+        results = upscale(frames, plan.engine, clock=clock, stats=self.stats, lease=pool.lease, seen=plan.seen)
         try:
             for result in results:
                 now = clock.now_ns()
@@ -230,11 +234,20 @@ class Pipeline:
         return pace(frames, Pacer(), clock=self.plan.clock, stop=self._stopping)
 
     def _show(self, sink: FrameSink, ring: RingBuffer[Queued], primary: bool) -> None:
-        try:
+        with self._finishing(sink, ring):
             for frame in self._paced(self._queued(ring, "wait output"), [sink]):
                 if not self._write(sink, frame, primary):
                     self.stop()
                     break
+
+    @contextmanager
+    def _finishing(self, sink: FrameSink | PacketSink, ring: RingBuffer[Queued] | RingBuffer[Packet]) -> Iterator[None]:
+        """However the block ends, the ring before the sink is aborted and the sink closed; its failure counts first."""
+        try:
+            yield
+        except BaseException as error:
+            self._fail(sink.name, error)
+            raise
         finally:
             ring.abort()
             sink.close()
@@ -310,7 +323,7 @@ class Pipeline:
                     frame.release()
                 self.stats.stage("encode", clock.now_ns() - began)
                 hand_out(packets)
-                if self._aborting.is_set():
+                if self._abort_wanted:
                     return
             hand_out(encoder.flush())
         finally:
@@ -320,7 +333,7 @@ class Pipeline:
             encoder.close()
 
     def _send(self, sink: PacketSink, ring: RingBuffer[Packet], primary: bool) -> None:
-        try:
+        with self._finishing(sink, ring):
             for packet in ring:
                 began = self.plan.clock.now_ns()
                 sink.write(packet)
@@ -328,9 +341,6 @@ class Pipeline:
                     now = self.plan.clock.now_ns()
                     self.stats.stage("write", now - began)
                     self.stats.output(packet.captured_ns, now)
-        finally:
-            ring.abort()
-            sink.close()
 
     # -- the calling thread --------------------------------------------------------------------------------------
 
@@ -347,15 +357,15 @@ class Pipeline:
             if now >= due:
                 tick(self.stats)
                 due = now + period
-            if self._stopping.is_set():
-                if deadline is None:
-                    self.plan.source.stop()
-                    deadline = now + round(patience * 1e9)
-                if self._aborting.is_set():
-                    return
-                if now > deadline:
-                    names = ", ".join(worker.name for worker in self._workers if not worker.join(0))
-                    raise PipelineStalled(f"still running {patience:g} s after the stop: {names}")
+            if self._abort_wanted:
+                return
+            if self._stop_wanted and deadline is None:
+                self._stopping.set()
+                self.plan.source.stop()
+                deadline = now + round(patience * 1e9)
+            if deadline is not None and now > deadline:
+                names = ", ".join(worker.name for worker in self._workers if not worker.join(0))
+                raise PipelineStalled(f"still running {patience:g} s after the stop: {names}")
         for _ in main:
             pass
         tick(self.stats)
@@ -379,7 +389,7 @@ class Pipeline:
                 return
 
         pacer, paced = Pacer(), sink.paced and not self.plan.source.info.live
-        try:
+        with self._finishing(sink, ring):
             while not ended:
                 open_still = True
                 source = frames()
@@ -393,17 +403,15 @@ class Pipeline:
                     self.stop()
                     return
                 yield True
-        finally:
-            ring.abort()
-            sink.close()
 
     def _finish(self, patience: float) -> None:
         """End every thread and close everything that this run opened."""
         self.plan.source.stop()
-        if self._aborting.is_set():
+        self._stopping.set()
+        if self._abort_wanted:
             for ring in self._rings:
                 ring.abort()
-        limit = 5.0 if self._aborting.is_set() else patience
+        limit = 5.0 if self._abort_wanted else patience
         stuck = [worker.name for worker in self._workers if not worker.join(limit)]
         for close in self._cleanup:
             try:

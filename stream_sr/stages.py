@@ -37,12 +37,14 @@ def upscale(
     clock: Clock,
     stats: Stats,
     lease: Callable[[], Slot] | None = None,
+    seen: Callable[[Frame, Frame], None] = lambda before, after: None,
 ) -> Iterator[Frame]:
     """Run every frame through the engine, in order, with up to ``engine.depth`` in flight.
 
     ``lease`` gives the memory of each result; without it every result owns its own. At depth 1 a frame is handed on
-    before the next is asked for; at depth n it leaves when n - 1 later ones were submitted. Records the stage ``infer``,
-    from submission to result. Raises EngineRunError.
+    before the next is asked for; at depth n it leaves when n - 1 later ones were submitted. Records the stage
+    ``infer``, from submission to result. ``seen`` is shown each pair of input and result, both
+    borrowed. Raises EngineRunError.
     """
     flying: deque[tuple[Frame, Slot | None, Pending, int]] = deque()
 
@@ -59,6 +61,7 @@ def upscale(
             give_back(frame, slot)
             raise
         stats.stage("infer", clock.now_ns() - began)
+        seen(frame, result)
         frame.release()
         return result
 

@@ -1,0 +1,48 @@
+# make demo: the main job, on a fresh machine.   make test: all tests.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO_SECONDS ?= 20
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+
+.PHONY: demo test check bench quality readme clean
+
+demo: $(VENV)/.demo
+	$(BIN)/stream-sr demo --seconds $(DEMO_SECONDS) --out out
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "stream_sr needs Python 3.11 or newer; $(PYTHON) is older. Try: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { echo "venv is missing; on Debian: apt-get install python3-venv"; exit 1; }
+
+# The demo installs no torch.
+$(VENV)/.demo: pyproject.toml | $(BIN)/python
+	@echo "setting up $(VENV) (once)"
+	$(PIP) --editable '.[demo]'
+	@touch $@
+
+# torch is pinned: any other request may bring several gigabytes of CUDA libraries.
+$(VENV)/.test: pyproject.toml | $(BIN)/python
+	@echo "setting up $(VENV) (once)"
+	$(PIP) torch==2.13.0
+	$(PIP) --editable '.[demo,train]' --group test
+	-$(PIP) --group tensorrt-build
+	@touch $@
+
+# Figures: each writes JSON under benchmarks/results, `make readme` renders it.
+quality: $(VENV)/.test
+	$(BIN)/python benchmarks/quality.py --data $(DATA)
+
+readme: $(VENV)/.test
+	$(BIN)/python benchmarks/render.py
+
+clean:
+	rm -rf $(VENV) out dist .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,512 @@
+"""The command line: the only place that knows everybody, handles signals and turns errors into exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+from types import FrameType
+from typing import Any, TypeVar
+
+from stream_sr.config import ENGINE_OPTIONS, OUTPUT_OPTIONS, RUN_OPTIONS, SOURCE_OPTIONS, Config, Option, make_config
+from stream_sr.errors import ConfigError, PipelineStalled, StreamSRError
+
+EXIT_ABORTED = 130
+PROGRAM = "stream-sr"
+T = TypeVar("T")
+
+SOURCES = """\
+SOURCE is one of
+  0, /dev/video0            a webcam
+  rtsp://host/path          a camera
+  FILE                      a video, a picture, or a folder of pictures
+  -                         y4m on standard input
+  synthetic:[photos,]WxH@FPS   a moving test picture with a clock in it
+"""
+SINKS = """\
+SINK is one of
+  FILE                      a video file (mp4, mkv, mov)
+  rtsp://@:8654/path        served here, to any RTSP client
+  rtsp://host/path          published to a server there
+  window:                   a window
+  -                         y4m on standard output
+  null:                     nowhere (counted)
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; the exit code. ``arguments`` are those of the process when None."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    parser = _parser()
+    try:
+        _answer_choices(words)
+        parsed = parser.parse_args(words)
+        _configure_log(parsed.verbose)
+        return int(parsed.command(parsed))
+    except _Said:
+        return 0
+    except StreamSRError as error:
+        _flush()
+        print(f"{PROGRAM}: error: {error}", file=sys.stderr)
+        if isinstance(error, PipelineStalled):
+            os._exit(error.exit_code)  # a thread hangs in a library; a normal exit would wait for it
+        return error.exit_code
+    except KeyboardInterrupt:
+        print(f"{PROGRAM}: stopped", file=sys.stderr)
+        return EXIT_ABORTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read our output has left
+        return 0
+
+
+class _Said(Exception):
+    """``--option=help`` was answered."""
+
+
+def _answer_choices(words: Sequence[str]) -> None:
+    """``--backend=help`` or ``--backend help`` lists what the option takes."""
+    for option in RUN_OPTIONS:
+        flag = f"--{option.name}"
+        asked = f"{flag}=help" in words or any(pair == (flag, "help") for pair in pairwise(words))
+        if not asked:
+            continue
+        if option.name == "model":
+            print(_models_text())
+        elif option.choices:
+            print("\n".join(option.choices))
+        else:
+            print(f"{flag} {option.metavar or 'VALUE'}: {option.help}")
+        raise _Said
+
+
+# -- parser ------------------------------------------------------------------------------------------------------
+
+
+class _Parser(argparse.ArgumentParser):
+    """Errors as one line and exit code 2."""
+
+    def error(self, message: str) -> Any:
+        raise ConfigError(f"{message} (see `{self.prog} --help`)")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog=PROGRAM, description="Real-time video super-resolution filter.")
+    parser.add_argument("--version", action="version", version=f"{PROGRAM} {_version()}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND", parser_class=_Parser)
+
+    def command(name: str, function: Callable[[argparse.Namespace], int], text: str, more: str = "") -> _Parser:
+        sub: _Parser = commands.add_parser(
+            name, help=text, description=text, epilog=more, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        sub.set_defaults(command=function)
+        sub.add_argument("-v", "--verbose", action="store_true", help="more log lines, and tracebacks of defects")
+        return sub
+
+    sub = command("run", _run, "upscale a source into one or more sinks", SOURCES + "\n" + SINKS)
+    sub.add_argument("source", metavar="SOURCE")
+    sub.add_argument("sinks", metavar="SINK", nargs="+")
+    _add_run_options(sub)
+
+    sub = command("preview", _preview, "show a source upscaled in a window", SOURCES)
+    sub.add_argument("source", metavar="SOURCE")
+    _add_run_options(sub)
+
+    sub = command("restream", _restream, "serve or publish a source at a higher resolution", SOURCES)
+    sub.add_argument("source", metavar="SOURCE")
+    sub.add_argument("url", metavar="URL", help="rtsp://@:8654/path (served here) or rtsp://host/path (published)")
+    _add_run_options(sub)
+
+    sub = command("demo", _demo, "camera, filter and viewer on this machine, over real RTSP")
+    sub.add_argument("--seconds", type=float, default=20.0, help="how long (default 20)")
+    sub.add_argument(
+        "--out", type=Path, default=Path("out"), metavar="DIR", help="for demo.mp4, before_after.png, report.json"
+    )
+    _add(sub, *ENGINE_OPTIONS)
+
+    sub = command("bench", _bench, "measure the engine, or with SOURCE the whole filter", SOURCES)
+    sub.add_argument(
+        "source", metavar="SOURCE", nargs="?", help="measure the pipeline on this; without it the engine alone"
+    )
+    sub.add_argument("sink", metavar="SINK", nargs="?", default="null:")
+    sub.add_argument("--input-size", metavar="WxH", default="640x360", help="of the engine's frames (default 640x360)")
+    sub.add_argument("--seconds", type=float, default=5.0, help="of the engine measurement (default 5)")
+    _add_run_options(sub)
+
+    sub = command("models", _models, "list the models")
+    _add_json(sub)
+
+    sub = command("engine", _engine, "build, list or prune compiled engines")
+    sub.add_argument("action", choices=("build", "list", "prune"))
+    sub.add_argument(
+        "--profile", metavar="WxH", default="640x360", help="usual input size of the engine (default 640x360)"
+    )
+    _add(sub, *ENGINE_OPTIONS)
+    _add_json(sub)
+
+    sub = command("doctor", _doctor, "what was found on this machine, what is missing and what mends it")
+    _add_json(sub)
+
+    sub = command("train", _train, "train a network; needs the extra [train]")
+    sub.add_argument("recipe", metavar="RECIPE", help="fsrcnn, fsrcnn-s, or a FILE.toml")
+    sub.add_argument("--scale", type=int, choices=(2, 3, 4), default=2)
+    sub.add_argument(
+        "--data", type=Path, action="append", required=True, metavar="DIR", help="pictures; may be repeated"
+    )
+    sub.add_argument("--out", type=Path, metavar="DIR", help="checkpoint and log (default runs/RECIPE-xSCALE)")
+    sub.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
+    sub.add_argument(
+        "--from", dest="start_from", type=Path, metavar="FILE", help="checkpoint of another scale to start from"
+    )
+    sub.add_argument("--iterations", type=int, help="instead of the recipe's")
+    sub.add_argument("--threads", type=int, help="CPU threads")
+
+    sub = command("export", _export, "turn a checkpoint into a model folder; needs the extra [train]")
+    sub.add_argument("checkpoint", type=Path, metavar="CHECKPOINT")
+    sub.add_argument("folder", type=Path, metavar="DIR", help="becomes model.onnx, model.toml and card.md")
+    sub.add_argument("--name", help="of the model (default: the recipe's)")
+    sub.add_argument("--default", action="store_true", help="make it the model that is used when none is named")
+    sub.add_argument("--overwrite", action="store_true")
+
+    sub = command("evaluate", _evaluate, "PSNR and SSIM of a model on folders of pictures")
+    sub.add_argument("folders", type=Path, nargs="+", metavar="DIR")
+    _add(sub, *ENGINE_OPTIONS)
+    _add_json(sub)
+    return parser
+
+
+def _add_run_options(parser: argparse.ArgumentParser) -> None:
+    _add(parser, *RUN_OPTIONS)
+    parser.add_argument("--overwrite", action="store_true", default=None, help="replace an existing output file")
+    _add_json(parser)
+
+
+def _add(parser: argparse.ArgumentParser, *options: Option) -> None:
+    for group, title in ((ENGINE_OPTIONS, "engine"), (SOURCE_OPTIONS, "input"), (OUTPUT_OPTIONS, "output")):
+        chosen = [option for option in options if option in group]
+        if chosen:
+            box = parser.add_argument_group(title)
+            for option in chosen:
+                metavar = option.metavar or "|".join(option.choices)
+                box.add_argument(f"--{option.name}", dest=option.key, metavar=metavar, help=option.help)
+    parser.add_argument("--config", type=Path, metavar="FILE.toml", help="options from a file")
+
+
+def _add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", metavar="FILE", help="write the report there (- for standard output)")
+
+
+def _config(parsed: argparse.Namespace) -> Config:
+    given = vars(parsed)
+    flags = {
+        option.key: option.read(given[option.key], f"--{option.name}")
+        for option in RUN_OPTIONS
+        if given.get(option.key) is not None
+    }
+    return make_config(flags | {"overwrite": given.get("overwrite")}, file=parsed.config)
+
+
+# -- commands ----------------------------------------------------------------------------------------------------
+
+
+def _run(parsed: argparse.Namespace) -> int:
+    return _filter(parsed, parsed.sinks)
+
+
+def _preview(parsed: argparse.Namespace) -> int:
+    return _filter(parsed, ["window:"])
+
+
+def _restream(parsed: argparse.Namespace) -> int:
+    if not parsed.url.startswith("rtsp://"):
+        raise ConfigError(
+            f"'{parsed.url}' is not an RTSP address; give rtsp://@:8654/path to serve, rtsp://host/path to publish"
+        )
+    return _filter(parsed, [parsed.url])
+
+
+def _filter(parsed: argparse.Namespace, sinks: Sequence[str]) -> int:
+    from stream_sr.run import Hooks, run
+
+    if parsed.json == "-" and "-" in sinks:
+        raise ConfigError("the picture and --json cannot both go to standard output; give --json a file")
+    if list(sinks).count("-") > 1:
+        raise ConfigError("standard output can be given once")
+    with _Interrupts() as interrupts:
+        outcome = run(parsed.source, sinks, _config(parsed), Hooks(started=interrupts.attach))
+    _write_json(parsed.json, outcome.report)
+    if outcome.error is not None:
+        raise outcome.error
+    if interrupts.count > 1:
+        return EXIT_ABORTED
+    if "-" not in sinks and parsed.json != "-":
+        logging.getLogger("stream_sr").info("%s", _closing_line(outcome.report))
+    return 0
+
+
+def _closing_line(report: Mapping[str, Any]) -> str:
+    from stream_sr.status import describe
+
+    sizes = " > ".join(f"{report[side]['width']}x{report[side]['height']}" for side in ("source", "output"))
+    return f"{report['frames_out']} of {report['frames_in']} frames  " + describe(sizes, report["fps"], dict(report))
+
+
+class _Interrupts:
+    """Ctrl-C and SIGTERM: the first stops softly, the second aborts. The handler takes no lock."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._pipeline: Any = None
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> _Interrupts:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._handle)
+        return self
+
+    def attach(self, pipeline: Any) -> None:
+        self._pipeline = pipeline
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self.count += 1
+        if self._pipeline is None:
+            raise KeyboardInterrupt
+        if self.count == 1:
+            os.write(2, b"\nstopping: what was captured is finished (Ctrl-C again stops now)\n")
+            self._pipeline.stop()
+        else:
+            self._pipeline.abort()
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
+def _demo(parsed: argparse.Namespace) -> int:
+    from stream_sr.demo import demo
+
+    with _Interrupts() as interrupts:
+        print(demo(parsed.out, parsed.seconds, _config(parsed), started=interrupts.attach))
+    return 0
+
+
+def _bench(parsed: argparse.Namespace) -> int:
+    from stream_sr import bench
+    from stream_sr.config import size
+    from stream_sr.run import Hooks, choose_model, run
+
+    config = _config(parsed)
+    if parsed.source is None:
+        width, height = Option("input-size", "", size).read(parsed.input_size, "--input-size")
+        model, scale = choose_model(config)
+        result = bench.bench_engine(
+            model, width, height, config.engine_options(depth=2), scale=scale, seconds=parsed.seconds
+        )
+    else:
+        with _Interrupts() as interrupts:
+            outcome = run(parsed.source, [parsed.sink], config, Hooks(started=interrupts.attach))
+        result = outcome.report
+        if outcome.error is not None:
+            _write_json(parsed.json, result)
+            raise outcome.error
+    _print_result(parsed.json, result, bench.format_trtexec)
+    return 0
+
+
+def _models(parsed: argparse.Namespace) -> int:
+    from stream_sr.doctor import models_list
+
+    _print_result(parsed.json, {"models": models_list()}, lambda _: _models_text())
+    return 0
+
+
+def _models_text() -> str:
+    from stream_sr.doctor import models_table
+
+    return models_table()
+
+
+def _engine(parsed: argparse.Namespace) -> int:
+    from stream_sr.backends import cache
+    from stream_sr.backends.tensorrt import build_engine
+    from stream_sr.config import size
+    from stream_sr.run import choose_model
+
+    if parsed.action == "build":
+        config = _config(parsed)
+        profile = Option("profile", "", size).read(parsed.profile, "--profile")
+        model, _ = choose_model(config)
+        if model is None or config.backend not in ("auto", "tensorrt"):
+            raise ConfigError(f"--backend {config.backend} needs no built engine; `engine build` is for tensorrt")
+        entry = build_engine(model, precision=config.precision, profile=profile, device=config.device)
+        _print_result(parsed.json, {"built": entry.record()}, lambda _: f"built {entry}")
+    elif parsed.action == "list":
+        entries = cache.entries()
+        _print_result(
+            parsed.json,
+            {"engines": [entry.record() for entry in entries]},
+            lambda _: "\n".join(map(str, entries)) or "no compiled engines",
+        )
+    else:
+        removed = cache.prune()
+        _print_result(
+            parsed.json,
+            {"removed": [entry.record() for entry in removed]},
+            lambda _: "\n".join(f"removed {entry}" for entry in removed) or "nothing to remove",
+        )
+    return 0
+
+
+def _doctor(parsed: argparse.Namespace) -> int:
+    from stream_sr import doctor
+
+    findings = doctor.examine()
+    _print_result(parsed.json, doctor.as_json(findings), lambda _: doctor.format_text(findings))
+    return 0
+
+
+def _train(parsed: argparse.Namespace) -> int:
+    _need_torch()
+    from tqdm import tqdm
+
+    from stream_sr.train.loop import train
+    from stream_sr.train.plots import plot_curves
+    from stream_sr.train.recipe import load_recipe
+
+    recipe = load_recipe(parsed.recipe, scale=parsed.scale, iterations=parsed.iterations)
+    out = parsed.out or Path("runs") / f"{recipe.name}-x{recipe.scale}"
+    bar: Any = None
+
+    def report(row: dict[str, Any]) -> None:
+        nonlocal bar
+        if row["event"] == "start":
+            print("\n".join(f"{key}: {value}" for key, value in row.items() if key != "event"))
+            bar = tqdm(total=recipe.iterations, initial=row["first_iteration"], unit="it", disable=None)
+        elif row["event"] == "validation":
+            bar.update(row["iteration"] - bar.n)
+            bar.set_postfix_str(f"PSNR {row['psnr']:.3f} dB, best {row['best_psnr']:.3f}")
+            if bar.disable:
+                print(f"{row['iteration']} of {row['of']}: loss {row['loss']:.6f}, PSNR {row['psnr']:.3f} dB")
+
+    with _Interrupts() as interrupts:
+        interrupts.attach(_Stopper())
+        checkpoint = train(
+            recipe, folders=parsed.data, out=out, resume=parsed.resume, start_from=parsed.start_from,
+            threads=parsed.threads, stop=lambda: interrupts.count > 0, report=report,
+        )  # fmt: skip
+    if bar is not None:
+        bar.close()
+    plot_curves(out / "log.jsonl", out / "curves.png")
+    print(f"{checkpoint}\n{out / 'curves.png'}")
+    return 0
+
+
+class _Stopper:
+    """Stands where a pipeline would: the training loop asks the interrupt count itself."""
+
+    def stop(self) -> None:
+        pass
+
+    def abort(self) -> None:
+        raise KeyboardInterrupt
+
+
+def _export(parsed: argparse.Namespace) -> int:
+    _need_torch()
+    from stream_sr.train.export import export_checkpoint
+
+    if (parsed.folder / "model.onnx").exists() and not parsed.overwrite:
+        raise ConfigError(f"{parsed.folder} holds a model already; give --overwrite to replace it")
+    model = export_checkpoint(parsed.checkpoint, parsed.folder, name=parsed.name, default=parsed.default)
+    print(f"{model.onnx}: {model.name} x{model.scale}, {model.parameters} parameters")
+    return 0
+
+
+def _need_torch() -> None:
+    from importlib.util import find_spec
+
+    missing = [name for name in ("torch", "onnx") if find_spec(name) is None]
+    if missing:
+        raise ConfigError(f"{' and '.join(missing)} not installed; training needs `pip install 'stream-sr[train]'`")
+
+
+def _evaluate(parsed: argparse.Namespace) -> int:
+    from stream_sr.evaluate import evaluate, format_table
+    from stream_sr.run import choose_model
+
+    config = _config(parsed)
+    model, scale = choose_model(config)
+    result = evaluate(model, parsed.folders, config.engine_options(depth=1), scale=scale)
+    _print_result(parsed.json, result, format_table)
+    return 0
+
+
+# -- output ------------------------------------------------------------------------------------------------------
+
+
+def _print_result(json_to: str | None, result: T, text: Callable[[T], str]) -> None:
+    """Text to standard output, unless the JSON goes there."""
+    _write_json(json_to, result)
+    if json_to != "-":
+        print(text(result))
+
+
+def _write_json(to: str | None, result: Any) -> None:
+    if to is None:
+        return
+    text = json.dumps(result, indent=2) + "\n"
+    if to == "-":
+        sys.stdout.write(text)
+        return
+    try:
+        Path(to).write_text(text)
+    except OSError as error:
+        raise ConfigError(f"--json {to} cannot be written: {error.strerror}") from error
+
+
+def _configure_log(verbose: bool) -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Formatter())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    logging.getLogger("stream_sr").setLevel(logging.DEBUG if verbose else logging.INFO)
+
+
+class _Formatter(logging.Formatter):
+    """``stream-sr: warning: text``; plain for information."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        kind = "" if record.levelno <= logging.INFO else f"{record.levelname.lower()}: "
+        return f"{PROGRAM}: {kind}{record.getMessage()}"
+
+
+def _flush() -> None:
+    with _ignore_broken_pipe():
+        sys.stdout.flush()
+
+
+@contextmanager
+def _ignore_broken_pipe() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("stream-sr")
+    except PackageNotFoundError:
+        return "(not installed)"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

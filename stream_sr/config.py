@@ -1,0 +1,219 @@
+"""Options: one table of what there is, and how flags, environment and a TOML file become one validated value.
+
+Precedence: flag, then ``STREAM_SR_<NAME>`` in the environment, then the file given with ``--config``, then the default.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from stream_sr.engine import EngineOptions
+from stream_sr.errors import ConfigError
+from stream_sr.media import EncoderOptions, SinkOptions, SourceOptions
+
+BACKENDS = ("auto", "tensorrt", "openvino", "torch", "bicubic")
+PRECISIONS = ("auto", "fp32", "fp16", "bf16")
+
+
+def size(text: str) -> tuple[int, int]:
+    """``640x360`` as (width, height)."""
+    width, cross, height = text.lower().partition("x")
+    if not (cross and width.isdecimal() and height.isdecimal() and int(width) and int(height)):
+        raise ValueError("a size like 640x360")
+    return int(width), int(height)
+
+
+def bitrate(text: str) -> int:
+    """``4M``, ``800k`` or a number, in bit/s."""
+    unit = {"k": 1_000, "m": 1_000_000}.get(text[-1:].lower(), 1)
+    value = float(text[:-1] if unit > 1 else text) * unit
+    if not (math.isfinite(value) and value >= 1000):
+        raise ValueError("a bit rate like 4M or 800k")
+    return round(value)
+
+
+def whole(low: int, high: int) -> Callable[[str], int]:
+    """A whole number from ``low`` to ``high``."""
+
+    def parse(text: str) -> int:
+        value = int(text)
+        if not low <= value <= high:
+            raise ValueError(f"a whole number from {low} to {high}")
+        return value
+
+    parse.__doc__ = f"a whole number from {low} to {high}"
+    return parse
+
+
+def number(low: float, high: float) -> Callable[[str], float]:
+    """A number from ``low`` to ``high``."""
+
+    def parse(text: str) -> float:
+        value = float(text)
+        if not low <= value <= high:
+            raise ValueError(f"a number from {low:g} to {high:g}")
+        return value
+
+    parse.__doc__ = f"a number from {low:g} to {high:g}"
+    return parse
+
+
+def switch(text: str) -> bool:
+    """``true`` or ``false``."""
+    try:
+        return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[text.lower()]
+    except KeyError:
+        raise ValueError("true or false") from None
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option: ``--name``, ``STREAM_SR_NAME``, ``name`` in the file."""
+
+    name: str
+    help: str
+    parse: Callable[[str], Any] = str
+    metavar: str | None = None
+    choices: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> str:
+        return self.name.replace("-", "_")
+
+    def read(self, text: str, where: str) -> Any:
+        """The value of a text. Raises ConfigError that says what is allowed."""
+        if self.choices and text not in self.choices:
+            raise ConfigError(f"{where}: '{text}' is not one of {', '.join(self.choices)}")
+        try:
+            return self.parse(text)
+        except ValueError as error:
+            allowed = self.parse.__doc__ or str(error)
+            allowed = str(error) if str(error).startswith(("a ", "true")) else allowed
+            raise ConfigError(f"{where}: '{text}' is not {allowed.rstrip('.')}") from error
+
+
+ENGINE_OPTIONS = (
+    Option("model", "name of a model, or FILE.onnx (default: the one marked in `stream-sr models`)", metavar="NAME"),
+    Option("scale", "enlargement (default 2)", whole(1, 4), "1|2|3|4"),
+    Option("backend", "what computes (default auto)", choices=BACKENDS),
+    Option("precision", "of the computation (default auto)", choices=PRECISIONS),
+    Option("device", "number of the GPU (default 0)", whole(0, 63), "N"),
+    Option("threads", "CPU threads of the engine (default: all cores)", whole(1, 1024), "N"),
+)
+SOURCE_OPTIONS = (
+    Option("start", "start at this time of the file", number(0, 1e9), "SECONDS"),
+    Option("duration", "end after this time", number(0.001, 1e9), "SECONDS"),
+    Option("rtsp-transport", "of an RTSP input (default tcp)", choices=("tcp", "udp")),
+    Option("read-timeout", "a live input silent for so long is lost (default 5)", number(0.1, 3600), "SECONDS"),
+    Option("capture-size", "picture size asked of a webcam", size, "WxH"),
+    Option("capture-fps", "frame rate asked of a webcam", number(0.1, 1000), "FPS"),
+    Option("fourcc", "pixel format asked of a webcam, such as MJPG", metavar="CODE"),
+)
+OUTPUT_OPTIONS = (
+    Option("size", "fit the output into this size, keeping the shape of the picture", size, "WxH"),
+    Option("max-latency", "drop live frames older than this before the engine works on them (default 500)",
+           number(1, 1e6), "MS"),
+    Option("encoder", "video encoder (default auto)", choices=("auto", "libx264")),
+    Option("crf", "constant quality of the encoder, 0 is lossless (default for files: 18)", number(0, 51), "N"),
+    Option("bitrate", "bit rate of the encoder, such as 4M", bitrate, "RATE"),
+    Option("encoder-preset", "speed of the encoder, such as ultrafast or slow", metavar="NAME"),
+    Option("gop", "frames between key pictures", whole(1, 100_000), "N"),
+    Option("audio", "what happens to audio and subtitles of a file (default copy)", choices=("copy", "none")),
+)  # fmt: skip
+RUN_OPTIONS = ENGINE_OPTIONS + SOURCE_OPTIONS + OUTPUT_OPTIONS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """All options of a run, validated. None: the default of the place where it is used."""
+
+    model: str | None = None
+    scale: int | None = None
+    backend: str = "auto"
+    precision: str = "auto"
+    device: int = 0
+    threads: int | None = None
+    start: float | None = None
+    duration: float | None = None
+    rtsp_transport: str = "tcp"
+    read_timeout: float = 5.0
+    capture_size: tuple[int, int] | None = None
+    capture_fps: float | None = None
+    fourcc: str | None = None
+    size: tuple[int, int] | None = None
+    max_latency: float = 500.0  # ms
+    encoder: str = "auto"
+    crf: float | None = None
+    bitrate: int | None = None
+    encoder_preset: str | None = None
+    gop: int | None = None
+    audio: str = "copy"
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        if self.crf is not None and self.bitrate is not None:
+            raise ConfigError("--crf and --bitrate exclude each other; give constant quality or a bit rate")
+        if self.size is not None and self.scale is not None:
+            raise ConfigError("--size and --scale exclude each other; --size chooses the scale")
+        if self.backend == "bicubic" and self.model is not None:
+            raise ConfigError(f"--backend bicubic uses no network; leave out --model {self.model}")
+
+    @property
+    def source_options(self) -> SourceOptions:
+        return self._part(SourceOptions)
+
+    @property
+    def encoder_options(self) -> EncoderOptions:
+        return EncoderOptions(
+            encoder=self.encoder, crf=self.crf, bitrate=self.bitrate, preset=self.encoder_preset, gop=self.gop
+        )
+
+    def sink_options(self, source: str) -> SinkOptions:
+        return SinkOptions(overwrite=self.overwrite, audio=self.audio, source=source)
+
+    def engine_options(self, *, depth: int) -> EngineOptions:
+        return EngineOptions(
+            backend=self.backend, precision=self.precision, device=self.device, threads=self.threads, depth=depth
+        )
+
+    def _part(self, kind: type[SourceOptions]) -> SourceOptions:
+        return kind(**{field.name: getattr(self, field.name) for field in fields(kind)})
+
+
+def make_config(
+    flags: Mapping[str, Any], *, environment: Mapping[str, str] = os.environ, file: Path | None = None
+) -> Config:
+    """One configuration. ``flags`` are parsed values (None: not given). Raises ConfigError."""
+    values: dict[str, Any] = {}
+    options = {option.key: option for option in RUN_OPTIONS} | {"overwrite": Option("overwrite", "", switch)}
+    if file is not None:
+        values |= _read_file(file, options)
+    for key, option in options.items():
+        name = f"STREAM_SR_{key.upper()}"
+        if name in environment:
+            values[key] = option.read(environment[name], name)
+    values |= {key: value for key, value in flags.items() if key in options and value is not None}
+    return Config(**values)
+
+
+def _read_file(file: Path, options: Mapping[str, Option]) -> dict[str, Any]:
+    try:
+        raw = tomllib.loads(file.read_text())
+    except OSError as error:
+        raise ConfigError(f"configuration {file} cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"configuration {file} is not TOML: {error}") from error
+    values = {}
+    for name, value in raw.items():
+        key = name.replace("-", "_")
+        if key not in options:
+            raise ConfigError(f"{file}: no option '{name}'; there are {', '.join(sorted(options))}")
+        text = str(value).lower() if isinstance(value, bool) else str(value)
+        values[key] = options[key].read(text, f"{file}: {name}")
+    return values

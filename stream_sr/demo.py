@@ -1,0 +1,194 @@
+"""The demonstration: a camera, the filter and a viewer, three processes on this machine, over real RTSP.
+
+The camera burns its clock into every picture; the viewer decodes what the filter serves and reads the clock back, so
+the glass-to-glass latency is measured in the picture itself.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from stream_sr import barcode
+from stream_sr.compare import PairKeeper
+from stream_sr.config import Config
+from stream_sr.errors import SourceOpenError, StreamSRError
+from stream_sr.run import Hooks, run
+from stream_sr.sources import open_source
+from stream_sr.stats import Histogram
+
+log = logging.getLogger("stream_sr")
+
+SIZE = "640x360@30"
+PATIENCE_SECONDS = 15.0
+TRY_NEXT = """\
+Try next:
+  stream-sr preview 0                                        your webcam, in a window
+  stream-sr restream rtsp://CAMERA/stream rtsp://@:8654/sr   your own camera, served at twice the size
+  stream-sr run FILE.mp4 LARGE.mp4                           a file, with its sound"""
+
+
+def demo(out: Path, seconds: float, config: Config, *, started: Callable[[Any], None] = lambda _: None) -> str:
+    """Run the demonstration and write ``demo.mp4``, ``before_after.png`` and ``report.json`` into ``out``.
+
+    Returns the final report as text. Raises the first failure of the filter; a camera or viewer that fails is one line
+    in the log.
+    """
+    began_ns = process_start_ns()
+    out.mkdir(parents=True, exist_ok=True)
+    video, picture, report_file = (out / name for name in ("demo.mp4", "before_after.png", "report.json"))
+    camera_port, served_port = free_port(), free_port()
+    camera_url = f"rtsp://127.0.0.1:{camera_port}/camera"
+    served_url = f"rtsp://127.0.0.1:{served_port}/demo"
+    config = replace(config, overwrite=True, duration=seconds)
+    pairs = PairKeeper(wanted=round(seconds * 30 / 2))
+    with child("camera", "run", f"synthetic:photos,{SIZE}", f"rtsp://@:{camera_port}/camera",
+               "--backend", "bicubic", "--scale", "1"):  # fmt: skip
+        wait_for_port(camera_port, PATIENCE_SECONDS)
+        with child("viewer", "view", served_url, str(out / "viewer.json"), module="stream_sr.demo") as viewer:
+            log.info("watch it live: ffplay -fflags nobuffer %s", served_url)
+            hooks = Hooks(started=started, seen=pairs.see)
+            outcome = run(camera_url, [f"rtsp://@:{served_port}/demo", str(video)], config, hooks)
+            viewer.wait(PATIENCE_SECONDS)
+    if outcome.error is not None:
+        raise outcome.error
+    seen = _take(out / "viewer.json")
+    report = outcome.report | {
+        "glass_to_glass_ms": seen["glass_to_glass_ms"],
+        "viewer": seen["viewer"],
+        "first_frame_seconds": round((seen["first_frame_ns"] - began_ns) / 1e9, 3),
+    }
+    report_file.write_text(json.dumps(report, indent=2) + "\n")
+    pairs.save(picture, model=f"{report['model']} x{report['scale']}")
+    return format_report(report, [video, picture, report_file]) + "\n\n" + TRY_NEXT
+
+
+def format_report(report: dict[str, Any], files: list[Path]) -> str:
+    """The final figures, for a person."""
+    source, output = report["source"], report["output"]
+    dropped = ", ".join(f"{reason} {count}" for reason, count in report["dropped"].items()) or "none"
+    rows = [
+        ("picture", f"{source['width']}x{source['height']} > {output['width']}x{output['height']}, {report['fps']} fps"),
+        ("engine", f"{report['model']} x{report['scale']} on {report['backend']} {report['precision']}"),
+        ("device", report["device"]),
+        ("frames", f"{report['frames_out']} of {report['frames_in']}, dropped: {dropped}"),
+        ("first picture", f"{report['first_frame_seconds']:.1f} s after the start, at the viewer"),
+        ("latency", _percentiles(report["latency_ms"]) + ", capture to output"),
+        ("glass to glass", _percentiles(report["glass_to_glass_ms"]) + ", read from the picture at the viewer"),
+        *((f"  {name}", _percentiles(stage)) for name, stage in report["stages_ms"].items()),
+        *(("wrote", str(file)) for file in files),
+    ]  # fmt: skip
+    return "\n".join(f"{name:<16}{text}" for name, text in rows)
+
+
+def _percentiles(block: dict[str, float]) -> str:
+    if not block.get("count"):
+        return "not measured"
+    return f"p50 {block['p50']:6.1f}  p95 {block['p95']:6.1f}  p99 {block['p99']:6.1f} ms"
+
+
+# -- processes ---------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def child(name: str, *arguments: str, module: str = "stream_sr") -> Iterator[subprocess.Popen[bytes]]:
+    """A process of this program, ended with the block. It does not get the terminal's Ctrl-C: the block ends it."""
+    quiet = subprocess.DEVNULL
+    process = subprocess.Popen(
+        [sys.executable, "-m", module, *arguments], stdin=quiet, stdout=quiet, stderr=subprocess.PIPE,
+        start_new_session=True,
+    )  # fmt: skip
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+        try:
+            _, errors = process.communicate(timeout=10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            _, errors = process.communicate()
+        if process.returncode not in (0, -signal.SIGTERM):
+            last = errors.decode(errors="replace").strip().splitlines()[-1:] or ["no message"]
+            log.warning("the %s process ended with %d: %s", name, process.returncode, last[0])
+
+
+def free_port() -> int:
+    """A TCP port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_for_port(port: int, seconds: float) -> None:
+    """Wait until somebody listens. Raises SourceOpenError."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.02)
+    raise SourceOpenError(f"nothing listened on port {port} within {seconds:g} s")
+
+
+def process_start_ns() -> int:
+    """When this process was started, on the monotonic clock, to 10 ms."""
+    try:
+        fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+        since_boot = int(fields[19]) * 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+        return time.monotonic_ns() - (time.clock_gettime_ns(time.CLOCK_BOOTTIME) - since_boot)
+    except (OSError, AttributeError):
+        return time.monotonic_ns()
+
+
+def _take(path: Path) -> dict[str, Any]:
+    """Read a file of the viewer process and remove it."""
+    try:
+        text = path.read_text()
+    except OSError as error:
+        raise SourceOpenError("the viewer process left no measurement; see its line above") from error
+    path.unlink()
+    return dict(json.loads(text))
+
+
+def view(url: str, file: Path) -> int:
+    """The viewer: decode what is served until it ends, read the clocks, write the figures."""
+    wait_for_port(int(url.split(":")[2].split("/")[0]), 2 * PATIENCE_SECONDS)
+    latency, unreadable, frames, first_ns = Histogram(), 0, 0, 0
+    source = open_source(url)
+    try:
+        for frame in source.frames():
+            now = time.monotonic_ns()
+            first_ns = first_ns or now
+            frames += 1
+            reading = barcode.read(frame.planes[0])
+            if reading is None:
+                unreadable += 1
+            else:
+                latency.record(reading.age_ns(now))
+    except StreamSRError as error:
+        log.debug("the stream ended: %s", error)  # the filter's server has closed: the end of the demonstration
+    finally:
+        source.close()
+    result = {
+        "glass_to_glass_ms": latency.summary(),
+        "viewer": {"frames": frames, "unreadable_barcodes": unreadable},
+        "first_frame_ns": first_ns,
+    }
+    file.write_text(json.dumps(result))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(view(sys.argv[2], Path(sys.argv[3])))

@@ -1,0 +1,159 @@
+"""Composes one run from addresses and options: opens source, engine and sinks, runs the pipeline, makes the report."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from typing import Any
+
+from stream_sr import machine
+from stream_sr.backends import open_engine
+from stream_sr.backends.fit import FitEngine, fit_into
+from stream_sr.codec.encoder import Encoder
+from stream_sr.config import Config
+from stream_sr.engine import Engine, EngineSpec
+from stream_sr.errors import StreamSRError
+from stream_sr.frame import Frame, StreamInfo
+from stream_sr.model import ModelSpec, default_model, find_model, list_models
+from stream_sr.pipeline import Pipeline, Plan
+from stream_sr.sinks import open_sink
+from stream_sr.sources import open_source
+from stream_sr.stats import Stats
+from stream_sr.status import Status, open_status
+
+log = logging.getLogger("stream_sr")
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What the caller of a run wants to know while it goes."""
+
+    started: Callable[[Pipeline], None] = lambda _: None  # just before the first frame; keep it to stop the run
+    show_status: bool = True
+    read_barcodes: bool = False  # the camera burns a clock into its pictures: measure glass to glass
+    seen: Callable[[Frame, Frame], None] = lambda before, after: None  # shown each input and result, both borrowed
+
+
+def choose_model(config: Config, info: StreamInfo | None = None) -> tuple[ModelSpec | None, int]:
+    """The model and scale that the options ask for; no model for the bicubic backend.
+
+    With ``--size`` the smallest scale that reaches it (by ``info``), else the largest there is. Raises ModelError.
+    """
+    scale = config.scale
+    if config.size is not None and info is not None:
+        width, height = fit_into(info, config.size)
+        needed = max(width / info.width, height / info.height)
+        name = config.model or default_model().name
+        scales = sorted(model.scale for model in list_models() if model.name == name) or [2]
+        if config.backend == "bicubic":
+            scales = [1, 2, 3, 4]
+        scale = next((s for s in scales if s >= needed), scales[-1])
+        if name.endswith(".onnx"):
+            scale = None
+    if config.backend == "bicubic":
+        return None, scale or 2
+    if config.model is None and scale is None:
+        model = default_model()
+    else:
+        model = find_model(config.model or default_model().name, scale)
+    return model, model.scale
+
+
+def open_fitted_engine(config: Config, info: StreamInfo, *, depth: int) -> Engine:
+    """The engine that the options ask for, for this stream; with ``--size`` its results are resampled to fit."""
+    model, scale = choose_model(config, info)
+    engine = open_engine(model, info, config.engine_options(depth=depth), scale=scale)
+    return engine if config.size is None else FitEngine(engine, fit_into(info, config.size))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended. The report of a failed run is worth having, so the error stands beside it."""
+
+    report: dict[str, Any]
+    error: StreamSRError | None
+
+
+def run(source: str, sinks: Sequence[str], config: Config, hooks: Hooks | None = None) -> Outcome:
+    """Run the filter to its end. Raises only what happens before the first frame; later errors are in the outcome."""
+    hooks = hooks or Hooks()
+    with ExitStack() as stack:
+        choose_model(config)  # a wrong name is refused before anything is opened
+        outputs = [stack.enter_context(closing(open_sink(sink, config.sink_options(source)))) for sink in sinks]
+        reader = stack.enter_context(closing(open_source(source, config.source_options)))
+        live = reader.info.live or any(sink.paced for sink in outputs)
+        engine = open_fitted_engine(config, reader.info, depth=1 if live else 2)
+        stack.callback(engine.close)
+        for note in engine.spec.notes:
+            log.warning("%s", note)
+        plan = Plan(
+            source=reader,
+            engine=engine,
+            sinks=outputs,
+            make_encoder=lambda info: Encoder(info, config.encoder_options, live=live),
+            max_latency_ns=round(config.max_latency * 1e6),
+            read_barcodes=hooks.read_barcodes,
+            seen=hooks.seen,
+        )
+        _announce(plan, sinks)
+        pipeline = Pipeline(plan)
+        error: StreamSRError | None = None
+        status = _status(plan, config) if hooks.show_status else None
+        hooks.started(pipeline)
+        try:
+            pipeline.run(tick=status.show if status else lambda _: None)
+        except StreamSRError as failure:
+            error = failure
+        finally:
+            if status:
+                status.close()
+        return Outcome(make_report(plan, pipeline.stats, error), error)
+
+
+def _announce(plan: Plan, sinks: Sequence[str]) -> None:
+    info, output, spec = plan.source.info, plan.output, plan.engine.spec
+    fps = f" at {float(info.fps):.4g} fps" if info.fps else ""
+    log.info(
+        "%s: %dx%d%s -> %dx%d, %s on %s (%s, %s)",
+        info.name, info.width, info.height, fps, output.width, output.height,
+        f"{spec.model} x{spec.scale}", spec.backend, spec.precision, spec.device,
+    )  # fmt: skip
+
+
+def _status(plan: Plan, config: Config) -> Status:
+    info = plan.source.info
+    frames = info.frame_count
+    if config.duration is not None or config.start is not None:
+        seconds = (info.duration_seconds or 0) - (config.start or 0)
+        seconds = min(seconds, config.duration) if config.duration is not None else seconds
+        frames = round(seconds * info.fps) if info.fps and seconds > 0 else None
+    return open_status(info, plan.output, frames=frames)
+
+
+def make_report(plan: Plan, stats: Stats, error: BaseException | None) -> dict[str, Any]:
+    """The figures of a run: counts, drops by reason, fps, latency and stage percentiles in ms, what computed where."""
+    info, output, spec = plan.source.info, plan.output, plan.engine.spec
+    report = stats.summary() | {
+        "source": {"name": info.name, "live": info.live} | _size(info),
+        "output": _size(output) | {"sinks": [sink.name for sink in plan.sinks]},
+    }
+    report |= engine_block(spec)
+    report["machine"] = machine.describe()
+    if error is not None:
+        report["error"] = {"kind": type(error).__name__, "message": str(error)}
+        report["exit_code"] = getattr(error, "exit_code", 1)
+    return report
+
+
+def engine_block(spec: EngineSpec) -> dict[str, Any]:
+    """What a report says of an engine."""
+    return {
+        "model": spec.model, "scale": spec.scale, "backend": spec.backend, "precision": spec.precision,
+        "device": spec.device, "head": spec.head, "notes": list(spec.notes),
+    }  # fmt: skip
+
+
+def _size(info: StreamInfo) -> dict[str, Any]:
+    return {"width": info.width, "height": info.height, "fps": float(info.fps) if info.fps else None}

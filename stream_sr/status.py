@@ -1,0 +1,133 @@
+"""What a person sees of a run while it goes: a status line on a terminal, a progress bar for files, else log lines."""
+
+from __future__ import annotations
+
+import logging
+import math
+import shutil
+import sys
+import time
+from typing import Any, Protocol, TextIO
+
+from tqdm import tqdm
+
+from stream_sr.frame import StreamInfo
+from stream_sr.stats import Stats
+
+LOG_EVERY_SECONDS = 5.0
+
+
+class Status(Protocol):
+    """Shown at every tick, closed once."""
+
+    def show(self, stats: Stats) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def open_status(source: StreamInfo, output: StreamInfo, *, frames: int | None, stream: TextIO | None = None) -> Status:
+    """The right form for this run: a bar where the end is known, a line on a terminal, else log lines."""
+    stream = stream or sys.stderr
+    sizes = f"{source.width}x{source.height} > {output.width}x{output.height}"
+    if not stream.isatty():
+        return LogLines(sizes)
+    if not source.live:
+        return Bar(sizes, frames, stream)
+    return Line(sizes, stream)
+
+
+class Rate:
+    """Frames per second over the last ticks, not since the start: what it is now."""
+
+    def __init__(self, seconds: float = 2.0) -> None:
+        self._seconds = seconds
+        self._marks: list[tuple[float, int]] = []
+
+    def update(self, frames: int) -> float:
+        now = time.monotonic()
+        self._marks.append((now, frames))
+        while len(self._marks) > 2 and now - self._marks[1][0] > self._seconds:
+            self._marks.pop(0)
+        (began, first), (ended, last) = self._marks[0], self._marks[-1]
+        return (last - first) / (ended - began) if ended > began else 0.0
+
+
+def describe(sizes: str, fps: float, summary: dict[str, Any]) -> str:
+    """``640x360 > 1280x720  30.0 fps  latency p50 12.1 p99 20.3 ms  dropped 3 (late 3)``."""
+    parts = [sizes, f"{fps:5.1f} fps"]
+    latency = summary["latency_ms"]
+    if latency["count"]:
+        parts.append(f"latency p50 {latency['p50']:.1f} p99 {latency['p99']:.1f} ms")
+    dropped = summary["dropped"]
+    total = sum(dropped.values())
+    reasons = ", ".join(f"{reason} {count}" for reason, count in dropped.items())
+    parts.append(f"dropped {total} ({reasons})" if total else "dropped 0")
+    return "  ".join(parts)
+
+
+class Line:
+    """One line, rewritten."""
+
+    def __init__(self, sizes: str, stream: TextIO) -> None:
+        self._sizes, self._stream, self._rate = sizes, stream, Rate()
+        self._handler = _AboveLine(stream)
+        logging.getLogger("stream_sr").addHandler(self._handler)
+
+    def show(self, stats: Stats) -> None:
+        summary = stats.summary()
+        text = describe(self._sizes, self._rate.update(summary["frames_out"]), summary)
+        width = shutil.get_terminal_size().columns - 1
+        self._stream.write("\r\x1b[2K" + text[:width])
+        self._stream.flush()
+
+    def close(self) -> None:
+        self._stream.write("\r\x1b[2K")
+        self._stream.flush()
+        logging.getLogger("stream_sr").removeHandler(self._handler)
+
+
+class _AboveLine(logging.Handler):
+    """Clears the status line before the next handler writes its log line there."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__()
+        self._to = stream
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._to.write("\r\x1b[2K")
+        self._to.flush()
+
+
+class Bar:
+    """Progress through a file."""
+
+    def __init__(self, sizes: str, frames: int | None, stream: TextIO) -> None:
+        self._bar = tqdm(total=frames, unit=" frames", desc=sizes, file=stream, dynamic_ncols=True, smoothing=0.1)
+
+    def show(self, stats: Stats) -> None:
+        self._bar.update(stats.summary()["frames_out"] - self._bar.n)
+
+    def close(self) -> None:
+        self._bar.close()
+
+
+class LogLines:
+    """A log line every few seconds."""
+
+    def __init__(self, sizes: str) -> None:
+        self._sizes, self._rate, self._due = sizes, Rate(LOG_EVERY_SECONDS), -math.inf
+
+    def show(self, stats: Stats) -> None:
+        now = time.monotonic()
+        if self._due == -math.inf:
+            self._due = now + LOG_EVERY_SECONDS
+            self._rate.update(0)
+        elif now >= self._due:
+            self._due = now + LOG_EVERY_SECONDS
+            summary = stats.summary()
+            logging.getLogger("stream_sr").info(
+                "%s", describe(self._sizes, self._rate.update(summary["frames_out"]), summary)
+            )
+
+    def close(self) -> None:
+        pass
