@@ -1,0 +1,212 @@
+"""The doctor answers every question, names a command for all that is missing, and never falls ill itself."""
+
+import json
+import re
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stream_sr import doctor, machine
+from stream_sr.backends import BACKENDS, choose_backend
+from stream_sr.errors import EngineUnavailable
+from stream_sr.model import list_models
+
+
+@pytest.fixture(scope="module")
+def report() -> dict[str, Any]:
+    return doctor.examine()
+
+
+def states(report: dict[str, Any], area: str) -> dict[str, str]:
+    return {finding["name"]: finding["state"] for finding in report["findings"] if finding["area"] == area}
+
+
+def one(findings: Any, name: str) -> doctor.Finding:
+    return next(finding for finding in findings if finding.name == name)
+
+
+def test_every_area_is_answered_and_nothing_could_not_be_examined(report: dict[str, Any]) -> None:
+    assert {finding["area"] for finding in report["findings"]} == set(doctor.AREAS)
+    assert "examination" not in {finding["name"] for finding in report["findings"]}
+    assert set(states(report, "backends")) == set(BACKENDS)
+    assert report["machine"] == machine.describe()
+    json.dumps(report)
+
+
+def test_what_is_missing_or_broken_names_its_command_and_is_counted(report: dict[str, Any]) -> None:
+    ill = [finding for finding in report["findings"] if finding["state"] in ("missing", "broken")]
+    assert all(finding["mend"] for finding in ill)
+    assert len(ill) == report["missing"] + report["broken"]
+
+
+def test_what_the_suite_itself_needs_is_found(report: dict[str, Any]) -> None:
+    libraries = states(report, "libraries")
+    assert {libraries[name] for name in ("numpy", "av", "openvino", "torch", "onnx", "scikit-image")} == {"ok"}
+    assert states(report, "encoders")["libx264"] == "ok"
+    assert states(report, "backends")["bicubic"] == "ok"
+    assert report["auto"] == {"backend": choose_backend().name, "reason": choose_backend().reason}
+
+
+def test_every_shipped_model_is_found_and_readable(report: dict[str, Any]) -> None:
+    assert states(report, "models") == {f"{model.name} x{model.scale}": "ok" for model in list_models()}
+
+
+def test_the_text_fits_a_terminal_and_has_every_answer(report: dict[str, Any]) -> None:
+    text = doctor.format_findings(report)
+    assert all(len(line) <= 80 for line in text.splitlines() if "->" not in line)
+    assert "\x1b" not in text
+    words = re.sub(r"\s+", " ", text)
+    for finding in report["findings"]:
+        assert finding["name"] in text
+        assert re.sub(r"\s+", " ", finding["detail"]) in words
+        if finding["state"] in ("missing", "broken"):
+            assert f"-> {finding['mend']}\n" in text
+    assert text.endswith(f"{report['missing']} missing, {report['broken']} broken")
+
+
+def test_colour_changes_nothing_but_the_colour(report: dict[str, Any]) -> None:
+    colored = doctor.format_findings(report, color=True)
+    assert "\x1b[32mok" in colored
+    assert re.sub(r"\x1b\[\d*m", "", colored) == doctor.format_findings(report)
+
+
+LIBGL = "numpy\nraise ImportError('libGL.so.1: cannot open shared object file: No such file or directory')"
+
+
+@pytest.mark.parametrize(
+    ("module", "detail", "mend"),
+    [
+        (LIBGL, "libGL.so.1", "apt-get install libgl1"),
+        ("no_such_module", "No module named", "pip install it --force-reinstall"),
+        ("os\nos._exit(3)", "exit code 3", "pip install it --force-reinstall"),
+        ("os\nos.kill(os.getpid(), 9)", "exit code -9", "pip install it --force-reinstall"),
+    ],
+)
+def test_a_library_that_cannot_be_imported(
+    monkeypatch: pytest.MonkeyPatch, module: str, detail: str, mend: str
+) -> None:
+    monkeypatch.setattr(doctor, "LIBRARIES", (("numpy", module, "arrays", "pip install it"),))
+    (finding,) = doctor.Probes().findings()
+    assert finding.state == "broken"
+    assert detail in finding.detail
+    assert finding.mend == mend
+
+
+def test_an_import_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "LIBRARIES", (("numpy", "time\ntime.sleep(600)", "arrays", "pip install it"),))
+    monkeypatch.setattr(doctor, "PROBE_SECONDS", 0.2)
+    (finding,) = doctor.Probes().findings()
+    assert (finding.state, "did not end" in finding.detail) == ("broken", True)
+
+
+def test_a_library_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "libraries", dict)
+    monkeypatch.setattr(doctor, "has_nvidia", lambda: False)
+    findings = list(doctor.Probes().findings())
+    assert one(findings, "openvino") == doctor.Finding(
+        "libraries", "openvino", "missing", "not installed: inference on the CPU", "pip install stream-sr"
+    )
+    assert one(findings, "pycuda").state == "absent"
+    monkeypatch.setattr(doctor, "has_nvidia", lambda: True)
+    assert one(doctor.Probes().findings(), "pycuda").state == "missing"
+
+
+def test_a_question_that_fails_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise OSError("the disk is gone")
+
+    monkeypatch.setattr(doctor, "engine_entries", fail)
+    (finding,) = doctor._ask("cache", doctor._cache)
+    assert (finding.state, finding.detail) == ("broken", "could not be examined: OSError: the disk is gone")
+
+
+def test_no_backend_to_choose(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none() -> None:
+        raise EngineUnavailable("no backend runs networks here; pip install openvino")
+
+    monkeypatch.setattr(doctor, "choose_backend", none)
+    auto = doctor._auto()
+    assert auto == {"backend": None, "reason": "no backend runs networks here; pip install openvino"}
+    text = doctor.format_findings({"findings": [], "auto": auto, "missing": 0, "broken": 0})
+    assert text.startswith("--backend auto finds nothing to run: no backend")
+
+
+def write_model(folder: Path, onnx: bytes | None, toml: str | None = None) -> None:
+    folder.mkdir(parents=True)
+    good = 'name = "m"\nscale = 2\nparameters = 1\nmacs_per_pixel = 1\n[network]\n'
+    (folder / "model.toml").write_text(toml or good)
+    if onnx is not None:
+        (folder / "model.onnx").write_bytes(onnx)
+
+
+def test_damaged_models_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "engines_folder", lambda: tmp_path / "engines")
+    assert [finding.state for finding in doctor._models()] == ["missing"]
+    write_model(tmp_path / "engines" / "a", b"not a graph")
+    write_model(tmp_path / "engines" / "b", None)
+    write_model(tmp_path / "engines" / "c", b"", toml="name = ")
+    findings = list(doctor._models())
+    assert {finding.state for finding in findings} == {"broken"}
+    assert "is missing" in one(findings, "b").detail
+    assert "cannot be used" in one(findings, "c").detail
+    assert "cannot be read" in one(findings, "m x2").detail
+
+
+def test_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STREAM_SR_CACHE", str(tmp_path / "cache"))
+    (finding,) = doctor._cache()
+    assert (finding.state, finding.detail.split(",")[0]) == ("ok", "0")
+    assert not (tmp_path / "cache").exists()  # looking changes nothing
+    (tmp_path / "cache" / "engines").mkdir(parents=True)
+    (tmp_path / "cache" / "engines" / "x.engine").write_bytes(b"damaged")
+    (finding,) = doctor._cache()
+    assert (finding.state, finding.mend) == ("broken", "stream-sr engine prune")
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("STREAM_SR_CACHE", str(tmp_path / "file"))
+    (finding,) = doctor._cache()
+    assert (finding.state, finding.mend) == ("broken", "export STREAM_SR_CACHE=FOLDER")
+
+
+def display(monkeypatch: pytest.MonkeyPatch, **environment: str) -> str:
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    (finding,) = doctor._display()
+    return finding.state
+
+
+def test_the_display(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert display(monkeypatch) == "missing"
+    assert display(monkeypatch, WAYLAND_DISPLAY="wayland-0") == "ok"
+    assert display(monkeypatch, DISPLAY="elsewhere:10.0") == "ok"
+    assert display(monkeypatch, DISPLAY=":98765") == "broken"
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind("\0/tmp/.X11-unix/X98766")
+        server.listen()
+        assert display(monkeypatch, DISPLAY=":98766.0") == "ok"
+
+
+def test_the_machine_names_neither_host_nor_user_nor_path() -> None:
+    described = machine.describe()
+    assert described["cores"] >= 1
+    assert described["memory_gib"] > 0
+    assert described["libraries"]["numpy"]
+    text = json.dumps(described)
+    assert socket.gethostname() not in text.replace(described["cpu"], "")
+    assert str(Path.home()) not in text
+    assert described["cpu"] in machine.format_line(described)
+
+
+@pytest.mark.parametrize(
+    ("text", "cores"), [("max 100000", None), ("", None), ("150000 100000", 2), ("20000 100000", 1)]
+)
+def test_a_container_s_quota(text: str, cores: int | None) -> None:
+    assert machine._cgroup_quota(text) == cores
+
+
+def test_a_command_line_is_printed_without_passwords() -> None:
+    command = machine.command_line(["run", "rtsp://me:secret@camera/1", "out file.mp4"])
+    assert command == "stream-sr run rtsp://camera/1 'out file.mp4'"
