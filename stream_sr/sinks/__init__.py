@@ -1,0 +1,57 @@
+"""Outputs. `open_sink` finds the sink for an address; a sink's module is imported only when it is asked for."""
+
+from __future__ import annotations
+
+import re
+
+from stream_sr.errors import ConfigError
+from stream_sr.media import EarlyOpen, FrameSink, PacketSink, SinkOptions, redact
+
+ADDRESSES = (
+    ("FILE.mp4, .m4v, .mov, .mkv, .ts", "a video file, with the audio and subtitles of the input"),
+    ("rtsp://host[:port]/path", "publish to an RTSP server"),
+    ("rtsp://@:8654/path", "serve it ourselves as RTSP to this machine; rtsp://@0.0.0.0:8654/path to the network"),
+    ("window:", "a window"),
+    ("-", "y4m on standard output, e.g. for | x264 --demuxer y4m -o out.264 -"),
+    ("null:", "nowhere"),
+)
+
+
+def open_sink(address: str, options: SinkOptions) -> FrameSink | PacketSink:
+    """The sink for an address, checked as far as is possible before any work; its `open` starts it.
+
+    Raises ConfigError for an address that is none of `ADDRESSES`, SinkOpenError for an output that cannot be opened.
+    """
+    sink = _construct(address, options)
+    if isinstance(sink, EarlyOpen):
+        sink.check()
+    return sink
+
+
+def _construct(address: str, options: SinkOptions) -> FrameSink | PacketSink:
+    if address == "null:":
+        from stream_sr.sinks.null import NullSink
+
+        return NullSink()
+    if address == "-":
+        from stream_sr.sinks.y4m import Y4mSink
+
+        return Y4mSink()
+    if address == "window:":
+        from stream_sr.sinks.window import WindowSink
+
+        return WindowSink()
+    if address.startswith("rtsp://@"):
+        from stream_sr.sinks.rtsp_server import RtspServerSink
+
+        return RtspServerSink(address)
+    if address.startswith("rtsp://"):
+        from stream_sr.sinks.av import PublishSink
+
+        return PublishSink(address, options)
+    if not address or re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", address):
+        forms = "; ".join(form for form, _ in ADDRESSES)
+        raise ConfigError(f"the output {redact(address)!r} is none that we know; it is one of: {forms}")
+    from stream_sr.sinks.av import FileSink
+
+    return FileSink(address, options)

@@ -1,0 +1,536 @@
+"""Sinks through FFmpeg's muxers: a video file, and publishing to an RTSP server. Pictures come encoded."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import math
+import os
+import socket
+import stat
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import av
+from av.error import FFmpegError
+from av.video.stream import VideoStream
+
+from stream_sr.errors import SinkError, SinkOpenError, SinkWriteError
+from stream_sr.media import EncodedStream, Lane, Packet, SinkOptions, redact
+from stream_sr.threads import Worker
+
+log = logging.getLogger("stream_sr")
+
+CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".ts": "mpegts"}
+FINEST_MP4_TICK = 1_000_000  # per second; a finer time base leaves too few bits for the distance of two frames
+FRAGMENT_SECONDS = 1
+LANE_BYTES = 64 << 20  # audio and subtitles that may wait here for their picture; more waits in the lane
+FFMPEG_ERRORS = (FFmpegError, OSError, ValueError)
+
+
+class FileSink:
+    """An MP4, MOV, Matroska or MPEG-TS file: the encoded pictures, and the source's audio and subtitles bit for bit.
+
+    - Presentation times are exact in MP4, MOV (their time scale is that of the stream, up to 1 MHz) and MPEG-TS
+      (90 kHz); Matroska counts milliseconds. What is rounded is said in the log. A live stream's file begins at 0.
+    - Colour and sample aspect stand in the container as in the bitstream, rotation as a display matrix (not in
+      MPEG-TS, which has none).
+    - Until it is closed an MP4 or MOV consists of fragments of a second, and closing makes it an ordinary one: it is
+      playable up to the last second if the program dies or the disk is full. Its index (some 100 bytes a frame) is held
+      in memory; Matroska's is not.
+    - Audio that the container cannot hold is refused, subtitles are left out, which is said once. The lane is written
+      up to the video's time with each picture and completely on closing: a source that ends early (``--duration``)
+      puts nothing later than its end into the lane. MPEG-TS wraps AAC into ADTS headers.
+
+    An existing file is replaced only with ``overwrite``. If it is the input itself, the output is written beside it and
+    takes its place when it is complete.
+    """
+
+    paced = False
+
+    def __init__(self, path: str, options: SinkOptions) -> None:
+        self.name = path
+        self._path = Path(path)
+        self._options = options
+        self._disk: _Disk | None = None
+        self._container: Any = None
+        self._video: VideoStream | None = None
+        self._tracks: _Tracks | None = None
+        self._replace = False  # the output is the input, and overwriting was asked for
+        self._failed = False
+        self._offset: int | None = None
+        self._end = Fraction(0)
+
+    def check(self) -> None:
+        """Refuse what can be seen before any work: ending, folder, rights, an existing file. Raises SinkOpenError."""
+        path = self._path
+        if path.suffix.lower() not in CONTAINERS:
+            raise SinkOpenError(
+                f"{self.name}: the ending {path.suffix or '(none)'} is not a container that we write; "
+                f"use one of {', '.join(CONTAINERS)}"
+            )
+        if path.is_dir():
+            raise SinkOpenError(f"{self.name} is a folder; name a file in it, e.g. {path / 'out.mp4'}")
+        if not path.parent.is_dir():
+            raise SinkOpenError(f"{self.name}: the folder {path.parent} does not exist; make it first (mkdir -p)")
+        self._replace = _same_file(path, self._options.source)
+        if not self._options.overwrite:
+            if self._replace:
+                raise SinkOpenError(f"{self.name} is the input itself; choose another name, or give --overwrite")
+            if os.path.lexists(path):
+                raise SinkOpenError(f"{self.name} exists; choose another name, or give --overwrite")
+        if path.exists() and not stat.S_ISREG(path.stat().st_mode):
+            raise SinkOpenError(f"{self.name} is not an ordinary file, so a video cannot be written over it")
+        if not os.access(path.parent, os.W_OK | os.X_OK):
+            raise SinkOpenError(f"{self.name}: no right to write into the folder {path.parent}")
+
+    def open(self, stream: EncodedStream) -> None:
+        """Create the file and write its header."""
+        self.check()
+        self._disk = _Disk(self.name, *self._target())
+        kind = CONTAINERS[self._path.suffix.lower()]
+        try:
+            self._container = av.open(
+                self._disk, "w", format=kind, container_options=_muxer_options(kind, stream), buffer_size=1 << 17
+            )
+            self._video = _add_video(self._container, stream)
+            if stream.lane is not None:
+                self._tracks = _Tracks(self.name, self._container, stream.lane, copy=self._options.audio == "copy")
+            self._container.start_encoding()
+        except SinkError:
+            self._discard()
+            raise
+        except FFMPEG_ERRORS as error:
+            self._discard()
+            raise SinkOpenError(f"{self.name}: the file cannot be begun: {_reason(error)}") from error
+        self._offset = None if stream.info.live else 0
+        if kind == "matroska" and (stream.info.time_base / Fraction(1, 1000)).denominator != 1:
+            log.info("%s: Matroska counts milliseconds, so the times of the pictures are rounded to them", self.name)
+
+    def write(self, packet: Packet) -> None:
+        """Add a picture, and the audio and subtitles up to its end."""
+        if self._video is None or self._container is None:
+            raise SinkWriteError(f"{self.name} is not open")
+        if self._offset is None:
+            self._offset = packet.pts
+        self._end = max(self._end, (packet.pts + packet.duration) * packet.time_base)
+        try:
+            self._container.mux_one(_av_packet(packet, self._video, self._offset))
+            if self._tracks is not None:
+                self._tracks.write(until=self._end, offset=self._offset * packet.time_base)
+        except FFMPEG_ERRORS as error:
+            self._failed = True
+            raise SinkWriteError(
+                f"{self.name}: writing failed after {float(self._end):.1f} s of video: {_reason(error)}"
+            ) from error
+
+    def wants_key(self) -> bool:
+        return False
+
+    def close(self) -> None:
+        """Write what remains of the lane and the index. After a failed write the file is left as it is, playable as far
+        as it came. Raises SinkWriteError if the end cannot be written."""
+        container, disk, self._container, self._disk = self._container, self._disk, None, None
+        if disk is None:
+            return
+        try:
+            if container is not None and not self._failed and disk.error is None:
+                if self._tracks is not None and self._offset is not None and self._video is not None:
+                    self._tracks.write(until=None, offset=self._offset * (self._video.time_base or Fraction(1)))
+                container.close()
+        except FFMPEG_ERRORS as error:
+            self._failed = True
+            raise SinkWriteError(f"{self.name}: the end of the file cannot be written: {_reason(error)}") from error
+        finally:
+            # PyAV writes no trailer to a closed file: after a full disk half a trailer would spoil the fragments.
+            disk.close()
+            if container is not None:
+                with contextlib.suppress(*FFMPEG_ERRORS):
+                    container.close()
+            self._video = self._tracks = None
+        if self._replace and not self._failed:
+            os.replace(disk.path, self._path.resolve())
+
+    def _target(self) -> tuple[Path, bool]:
+        """Where to write, and whether something there is to be replaced."""
+        path = self._path.resolve()
+        if self._replace:
+            return path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}"), True
+        return path, self._options.overwrite
+
+    def _discard(self) -> None:
+        """Undo a failed opening: no empty file stays behind."""
+        self._failed = True
+        disk = self._disk
+        self.close()
+        if disk is not None:
+            disk.path.unlink(missing_ok=True)
+
+
+class _Disk:
+    """The file under the muxer: created exclusively, written whole, and its first failure remembered."""
+
+    def __init__(self, name: str, path: Path, replace: bool) -> None:
+        self.name, self.path = name, path
+        self.error: OSError | None = None
+        try:
+            if replace:
+                # A new file, so that a reader or another link of the old one keeps what it has.
+                path.unlink(missing_ok=True)
+            self._file = open(path, "xb", buffering=0)  # noqa: SIM115
+        except FileExistsError as error:
+            raise SinkOpenError(f"{name} exists; choose another name, or give --overwrite") from error
+        except OSError as error:
+            raise SinkOpenError(f"{name} cannot be written: {error.strerror}") from error
+
+    @property
+    def closed(self) -> bool:
+        return self._file.closed
+
+    def write(self, data: bytes) -> int:
+        if self.error is not None:
+            raise self.error
+        view = memoryview(data)
+        try:
+            while view:
+                view = view[self._file.write(view) or 0 :]
+        except OSError as error:
+            self.error = error
+            raise
+        return len(data)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class _Tracks:
+    """The pass-through tracks on their way into a container."""
+
+    def __init__(self, name: str, container: Any, lane: Lane, *, copy: bool) -> None:
+        self._name, self._container, self._lane = name, container, lane
+        self._streams: list[Any] = [_add_track(name, container, track) if copy else None for track in lane.tracks]
+        self._waiting: list[deque[Any]] = [deque() for _ in lane.tracks]
+        self._bytes = 0
+        self._last_dts: list[Fraction | None] = [None for _ in lane.tracks]
+
+    def write(self, *, until: Fraction | None, offset: Fraction) -> None:
+        """Mux what begins before ``until`` (seconds; None: all), ``offset`` seconds earlier than it says."""
+        while True:
+            taken = self._fill()
+            for number, waiting in enumerate(self._waiting):
+                while waiting and (until is None or _start(waiting[0]) < until):
+                    packet = waiting.popleft()
+                    self._bytes -= packet.size
+                    self._mux(number, packet, offset)
+            if until is not None or not taken:
+                return
+
+    def _fill(self) -> bool:
+        taken = False
+        if self._bytes < LANE_BYTES:
+            for number, packet in self._lane.take():
+                taken = True
+                if self._streams[number] is None or packet.size == 0:
+                    continue
+                self._waiting[number].append(packet)
+                self._bytes += packet.size
+                if self._bytes >= LANE_BYTES:
+                    break
+        return taken
+
+    def _mux(self, number: int, packet: Any, offset: Fraction) -> None:
+        """Times that step back are moved just behind the last one: a muxer refuses them. The data stays as it is."""
+        base = packet.time_base
+        shift = round(offset / base)
+        dts = packet.dts if packet.dts is not None else packet.pts
+        pts = packet.pts if packet.pts is not None else dts
+        if dts is None:
+            log.warning("%s: a packet of track %d has no time and is left out", self._name, number)
+            return
+        dts, pts = dts - shift, pts - shift
+        last = self._last_dts[number]
+        if last is not None and dts * base <= last:
+            dts = int(last / base) + 1
+            pts = max(pts, dts)
+        self._last_dts[number] = dts * base
+        packet.dts, packet.pts = dts, pts
+        packet.stream = self._streams[number]
+        self._container.mux_one(packet)
+
+
+class PublishSink:
+    """Pictures sent to an RTSP server (ANNOUNCE, RECORD) over TCP, which serves them to others. Video only.
+
+    A server that takes no data for ``stall_seconds`` is given up: the call that hangs inside FFmpeg is freed by
+    shutting its socket down. Raises SinkOpenError when the server refuses or does not answer, SinkWriteError when it
+    goes away or stalls. User and password of the URL are used but never printed.
+    """
+
+    paced = True
+
+    def __init__(self, url: str, options: SinkOptions, *, stall_seconds: float = 10.0) -> None:
+        self.name = redact(url)
+        self._url = url
+        self._stall_seconds = stall_seconds
+        self._container: Any = None
+        self._video: VideoStream | None = None
+        self._watchdog: _Watchdog | None = None
+        self._lane: Lane | None = None
+        self._failed = False
+
+    def check(self) -> None:
+        """Refuse an address that names no host. Connecting comes with the first picture."""
+        parts = urlsplit(self._url)
+        try:
+            port = parts.port
+        except ValueError as error:
+            raise SinkOpenError(f"{self.name}: the port is not a number from 1 to 65535") from error
+        if parts.scheme != "rtsp" or not parts.hostname or port == 0:
+            raise SinkOpenError(f"{self.name} is no address to publish to; it is rtsp://host[:port]/path")
+
+    def open(self, stream: EncodedStream) -> None:
+        """Connect and announce the stream."""
+        self.check()
+        self._lane = stream.lane
+        self._watchdog = _Watchdog(urlsplit(self._url).port or 554)
+        options = {"rtsp_transport": "tcp", "timeout": str(round(self._stall_seconds * 1e6))}
+        try:
+            with self._watchdog.limit(self._stall_seconds):
+                self._container = av.open(self._url, "w", format="rtsp", container_options=options)
+                self._video = _add_video(self._container, stream)
+                self._container.start_encoding()
+            self._watchdog.no_delay()
+        except FFMPEG_ERRORS as error:
+            stalled = self._watchdog.fired
+            self._failed = True
+            self.close()
+            reason = f"no answer within {self._stall_seconds:g} s" if stalled else _reason(error)
+            raise SinkOpenError(
+                f"{self.name}: the server did not take the stream: {reason}; "
+                "is an RTSP server listening there that allows publishing?"
+            ) from error
+
+    def write(self, packet: Packet) -> None:
+        """Send a picture."""
+        if self._container is None or self._video is None or self._watchdog is None or self._failed:
+            raise SinkWriteError(f"{self.name} is not open")
+        if self._lane is not None:
+            for _ in self._lane.take():
+                pass
+        try:
+            with self._watchdog.limit(self._stall_seconds):
+                self._container.mux_one(_av_packet(packet, self._video, 0))
+        except FFMPEG_ERRORS as error:
+            self._failed = True
+            stalled = self._watchdog.fired
+            reason = f"it took no data for {self._stall_seconds:g} s" if stalled else _reason(error)
+            raise SinkWriteError(f"{self.name}: the server is gone: {reason}") from error
+
+    def wants_key(self) -> bool:
+        return False
+
+    def close(self) -> None:
+        """Say goodbye (TEARDOWN), within two seconds, and disconnect."""
+        container, watchdog = self._container, self._watchdog
+        self._container = self._watchdog = self._video = self._lane = None
+        if watchdog is None:
+            return
+        try:
+            if container is not None:
+                with contextlib.suppress(*FFMPEG_ERRORS), watchdog.limit(0.0 if self._failed else 2.0):
+                    container.close()
+        finally:
+            watchdog.close()
+
+
+class _Watchdog:
+    """Frees a call that hangs in FFmpeg on a TCP connection, by shutting the connection down.
+
+    FFmpeg does not tell its descriptor: it is the process's socket that was not there before and whose peer has the
+    port in question. Linux only.
+    """
+
+    def __init__(self, port: int) -> None:
+        self.fired = False
+        self._port = port
+        self._before = set(_socket_ids())
+        self._deadline: float | None = None
+        self._closed = False
+        self._changed = threading.Condition()
+        self._worker = Worker("RTSP publishing watchdog", self._run)
+
+    @contextlib.contextmanager
+    def limit(self, seconds: float) -> Iterator[None]:
+        """What runs inside is freed after ``seconds``; ``fired`` tells so afterwards."""
+        self._set(time.monotonic() + seconds)
+        try:
+            yield
+        finally:
+            self._set(None)
+
+    def no_delay(self) -> None:
+        """Switch Nagle's algorithm off, which would hold packets back for 40 ms."""
+        for connection in self._connections():
+            with connection:
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def close(self) -> None:
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        self._worker.join()
+
+    def _set(self, deadline: float | None) -> None:
+        with self._changed:
+            self._deadline = deadline
+            self._changed.notify()
+
+    def _run(self) -> None:
+        with self._changed:
+            while not self._closed:
+                left = None if self._deadline is None else self._deadline - time.monotonic()
+                if left is not None and left <= 0:
+                    self.fired = True
+                    self._shut_down()
+                    left = 0.1  # again, until the call is free: it may have been about to connect
+                self._changed.wait(left)
+
+    def _shut_down(self) -> None:
+        for connection in self._connections():
+            with connection, contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+    def _connections(self) -> Iterator[socket.socket]:
+        for identity, descriptor in _socket_ids().items():
+            if identity in self._before:
+                continue
+            with contextlib.suppress(OSError):
+                connection = socket.socket(fileno=os.dup(descriptor))
+                with contextlib.suppress(OSError):
+                    if connection.family in (socket.AF_INET, socket.AF_INET6) and (
+                        connection.getpeername()[1] == self._port
+                    ):
+                        yield connection
+                connection.close()
+
+
+def _socket_ids() -> dict[str, int]:
+    """The sockets that this process holds: kernel's name ("socket:[inode]") to descriptor."""
+    sockets = {}
+    for entry in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            identity = os.readlink(f"/proc/self/fd/{entry}")
+            if identity.startswith("socket:"):
+                sockets[identity] = int(entry)
+    return sockets
+
+
+def _same_file(path: Path, source: str) -> bool:
+    try:
+        return bool(source) and os.path.samefile(path, source)
+    except OSError:
+        return False
+
+
+def _muxer_options(kind: str, stream: EncodedStream) -> dict[str, str]:
+    """FFmpeg's options for a container: times as they are, and readable whenever the program dies."""
+    options = {"flush_packets": "1", "avoid_negative_ts": "disabled"}
+    base = stream.info.time_base
+    if kind in ("mp4", "mov"):
+        ticks = base.denominator
+        if ticks > FINEST_MP4_TICK:
+            log.info("the time base %s s is too fine for MP4: times are rounded to 1/%d s", base, FINEST_MP4_TICK)
+            ticks = FINEST_MP4_TICK
+        options |= {
+            "movflags": "+hybrid_fragmented+delay_moov",
+            "frag_duration": str(FRAGMENT_SECONDS * 1_000_000),
+            "video_track_timescale": str(ticks),
+            "movie_timescale": str(_movie_ticks(ticks, stream.lane)),
+        }
+    elif kind == "matroska":
+        options["cluster_time_limit"] = str(FRAGMENT_SECONDS * 1000)
+    elif (base / Fraction(1, 90_000)).denominator != 1:
+        log.info("MPEG-TS counts in 1/90000 s, so the times of the pictures are rounded to them")
+    return options
+
+
+def _movie_ticks(ticks: int, lane: Lane | None) -> int:
+    """Ticks per second in which MP4 says where each track begins: all the tracks' own, if their multiple is usable."""
+    for track in lane.tracks if lane is not None else ():
+        common = math.lcm(ticks, getattr(track.template.codec_context, "sample_rate", None) or 1000)
+        ticks = common if common < 1 << 31 else ticks
+    return ticks
+
+
+def _add_video(container: Any, stream: EncodedStream) -> VideoStream:
+    """A stream that takes Annex B packets as they are.
+
+    PyAV offers no stream with given codec parameters; one copied from a parsed template that is only the parameter sets
+    is one, and what it does not know yet (size, colours) can be set before the header is written.
+    """
+    info = stream.info
+    template: Any = av.open(io.BytesIO(stream.extradata), format="h264")
+    with template:
+        video: VideoStream = container.add_stream_from_template(template.streams.video[0], opaque=True)
+    context = video.codec_context
+    context.width, context.height, context.pix_fmt = info.width, info.height, "yuv420p"
+    context.extradata = stream.extradata
+    context.sample_aspect_ratio = info.sample_aspect
+    context.colorspace, context.color_range = int(info.color.matrix), int(info.color.range)
+    context.color_primaries, context.color_trc = info.color.primaries, info.color.transfer
+    if info.fps is not None:
+        context.framerate = info.fps
+    video.time_base = info.time_base
+    if info.rotation:
+        video.set_display_rotation(-info.rotation)  # FFmpeg turns counterclockwise
+    return video
+
+
+def _add_track(name: str, container: Any, track: Any) -> Any:
+    """The container's stream for a pass-through track; None when it is left out."""
+    try:
+        stream = container.add_stream_from_template(track.template, opaque=True)
+    except FFMPEG_ERRORS as error:
+        what = f"{name}: the container {container.format.name} cannot hold the {track.codec} {track.kind}"
+        if track.kind == "audio":
+            raise SinkOpenError(f"{what}; write .mkv, or leave it out with --audio none") from error
+        log.warning("%s, which is left out; write .mkv to keep it", what)
+        return None
+    stream.time_base = track.template.time_base
+    for key in ("language", "title", "handler_name"):
+        if key in track.template.metadata:
+            stream.metadata[key] = track.template.metadata[key]
+    return stream
+
+
+def _av_packet(packet: Packet, stream: VideoStream, offset: int) -> av.Packet[Any]:
+    muxed: av.Packet[Any] = av.Packet(packet.data)
+    muxed.time_base = packet.time_base
+    muxed.pts, muxed.dts = packet.pts - offset, packet.dts - offset
+    muxed.duration = packet.duration
+    muxed.is_keyframe = packet.key
+    muxed.stream = stream
+    return muxed
+
+
+def _start(packet: Any) -> Fraction:
+    moment = packet.pts if packet.pts is not None else packet.dts
+    return moment * packet.time_base if moment is not None else Fraction(0)
+
+
+def _reason(error: Exception) -> str:
+    """FFmpeg's or the system's words without the address, which may hold a password."""
+    return getattr(error, "strerror", None) or type(error).__name__
