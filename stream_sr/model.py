@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -71,6 +71,9 @@ def read_model(path: Path) -> ModelSpec:
     """Read a ``model.toml``; ``model.onnx`` lies beside it. Raises ModelError."""
     try:
         raw = tomllib.loads(path.read_text())
+        for key, kind in {"name": str, "scale": int, "network": dict, "parameters": int, "macs_per_pixel": int}.items():
+            if not isinstance(raw[key], kind):
+                raise ModelError(f"{path}: {key} is {raw[key]!r}, not of type {kind.__name__}; export the model again")
         onnx = path.with_name("model.onnx")
         if not onnx.is_file():
             raise ModelError(f"{onnx} is missing; restore it, or export the model again with `stream-sr export`")
@@ -79,18 +82,29 @@ def read_model(path: Path) -> ModelSpec:
             parameters=raw["parameters"], macs_per_pixel=raw["macs_per_pixel"],
             psnr_y=raw.get("psnr_y", {}), default=raw.get("default", False),
         )  # fmt: skip
-    except (OSError, tomllib.TOMLDecodeError, KeyError) as error:
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, KeyError) as error:
         raise ModelError(f"{path} cannot be used: {error!r}; export the model again") from error
 
 
-def find_model(name: str, scale: int | None, *, folder: Path | None = None) -> ModelSpec:
+def default_model(*, folder: Path | None = None) -> ModelSpec:
+    """The model that is used when none is named: the one marked ``default``. Raises ModelError if there is none."""
+    for model in list_models(folder):
+        if model.default:
+            return model
+    raise ModelError(f"no model is marked as the default in {folder or engines_folder()}; name one with --model")
+
+
+def find_model(name: str | None, scale: int | None, *, folder: Path | None = None) -> ModelSpec:
     """The model of this name and scale, or a bare ``FILE.onnx`` (with ``model.toml`` beside it, or without).
 
-    ``scale`` None is 2, or a file's own. Raises ModelError that lists what there is.
+    ``name`` None is the default model (marked in its ``model.toml``), ``scale`` None is 2, or a file's own. Raises
+    ModelError that lists what there is.
     """
-    if name.endswith(".onnx"):
+    if name is not None and name.endswith(".onnx"):
         return _from_file(Path(name), scale)
     models = list_models(folder)
+    if name is None:
+        name = default_name(models)
     named = [model for model in models if model.name == name]
     if not named:
         known = ", ".join(sorted({model.name for model in models})) or "none"
@@ -101,6 +115,15 @@ def find_model(name: str, scale: int | None, *, folder: Path | None = None) -> M
             return model
     scales = ", ".join(f"x{model.scale}" for model in named)
     raise ModelError(f"model '{name}' is not trained for x{wanted}; there is {scales}")
+
+
+def default_name(models: Sequence[ModelSpec]) -> str:
+    """The name that is taken where none is given: of the models marked ``default``, which must agree. ModelError."""
+    names = sorted({model.name for model in models if model.default})
+    if len(names) != 1:
+        known = ", ".join(sorted({model.name for model in models})) or "none"
+        raise ModelError(f"{len(names)} models are marked as the default; give one with --model: there are {known}")
+    return names[0]
 
 
 def _from_file(path: Path, scale: int | None) -> ModelSpec:

@@ -65,7 +65,7 @@ def open_fitted_engine(config: Config, info: StreamInfo, *, depth: int) -> Engin
     """The engine that the options ask for, for this stream; with ``--size`` its results are resampled to fit."""
     model, scale = choose_model(config, info)
     engine = open_engine(model, info, config.engine_options(depth=depth), scale=scale)
-    return engine if config.size is None else FitEngine(engine, fit_into(info, config.size))
+    return engine if config.size is None else FitEngine(engine, fit_into(info, config.size), info.color.siting)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,72 @@
+"""FFmpeg's scale filter as a function from planes to planes, for the bicubic engine and for fitting a size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import Any
+
+import av
+import av.filter
+import numpy as np
+
+from stream_sr.color import Siting
+from stream_sr.errors import EngineBuildError
+from stream_sr.frame import Plane, Planes
+
+# position of a chroma sample in 1/256 of a luma sample, across and down: FFmpeg's scale filter
+CHROMA_POSITION = {Siting.LEFT: (0, 128), Siting.UNKNOWN: (0, 128), Siting.CENTER: (128, 128), Siting.TOPLEFT: (0, 0)}
+
+
+class Scaler:
+    """Resizes 4:2:0 planes by Keys' cubic with a = -0.5, exactly rounded, chroma sited as given. One thread at a time.
+
+    ``old`` and ``new`` are (width, height). An odd input size is made even by repeating its last line, and an odd
+    output cut from the even one: swscale would stretch chroma by another factor than luma. Raises EngineBuildError.
+    """
+
+    def __init__(self, old: tuple[int, int], new: tuple[int, int], siting: int) -> None:
+        self._width, self._height = (side + side % 2 for side in old)
+        # the even input is enlarged by the same factor as the odd one would be
+        grown = [
+            round(even * large / small)
+            for even, small, large in zip((self._width, self._height), old, new, strict=True)
+        ]
+        width, height = (side + side % 2 for side in grown)
+        across, down = CHROMA_POSITION.get(Siting(siting), (0, 128))
+        positions = ":".join(f"{end}_h_chr_pos={across}:{end}_v_chr_pos={down}" for end in ("in", "out"))
+        try:
+            self._graph = av.filter.Graph()
+            head = self._graph.add_buffer(
+                width=self._width, height=self._height, format=av.VideoFormat("yuv420p"), time_base=Fraction(1)
+            )
+            scale = self._graph.add(
+                "scale", f"w={width}:h={height}:flags=bicubic+accurate_rnd:param0=0:param1=0.5:{positions}"
+            )
+            tail = self._graph.add("buffersink")
+            head.link_to(scale)
+            scale.link_to(tail)
+            self._graph.configure()
+        except av.FFmpegError as error:
+            raise EngineBuildError(
+                f"swscale refuses {self._width}x{self._height} to {width}x{height}: {error}"
+            ) from error
+
+    def __call__(self, planes: Planes, targets: Planes) -> None:
+        """Resize ``planes`` into the writable ``targets``. Raises av.FFmpegError."""
+        picture = av.VideoFrame(self._width, self._height, "yuv420p")
+        picture.pts = 0
+        for plane, memory in zip(planes, _views(picture.planes), strict=True):
+            height, width = plane.shape
+            memory[:height, :width] = plane
+            memory[height:, :width] = plane[-1:]
+            memory[:, width:] = memory[:, width - 1 : width]
+        self._graph.push(picture)
+        larger: Any = self._graph.pull()
+        for plane, target in zip(_views(larger.planes), targets, strict=True):
+            np.copyto(target, plane[: target.shape[0], : target.shape[1]])
+
+
+def _views(planes: Sequence[Any]) -> list[Plane]:
+    """The planes of a PyAV picture as arrays on its memory, without the padding of the rows."""
+    return [np.frombuffer(p, np.uint8).reshape(-1, p.line_size)[: p.height, : p.width] for p in planes]
