@@ -14,13 +14,14 @@ import logging
 import os
 import tempfile
 import time
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import platformdirs
 
-from stream_sr.model import BuildKey
+from stream_sr.model import BuildKey, list_models
 
 ENDING = ".engine"
 STALE_SECONDS = 3600  # a partial file older than this was left by a process that died
@@ -34,6 +35,18 @@ class Entry:
     path: Path
     key: BuildKey | None
     size_bytes: int
+
+    def record(self) -> dict[str, Any]:
+        """For JSON."""
+        key = asdict(self.key) if self.key else None
+        return {"path": str(self.path), "size_bytes": self.size_bytes, "damaged": key is None, "key": key}
+
+    def __str__(self) -> str:
+        if self.key is None:
+            return f"{self.path} damaged"
+        key = self.key
+        what = f"{key.backend} {key.precision} [{key.profile}] for {key.device}, {key.backend_version}"
+        return f"{self.path.name} {self.size_bytes / 1e6:.1f} MB {what}, onnx {key.onnx_sha256[:12]}"
 
 
 def cache_folder() -> Path:
@@ -104,17 +117,16 @@ def engine_entries() -> list[Entry]:
     return entries
 
 
-def prune(*, models: frozenset[str], versions: Mapping[str, str], everything: bool = False) -> list[Entry]:
-    """Remove the engines that nothing will ask for again, and return them.
+def prune(*, everything: bool = False) -> list[Entry]:
+    """Remove the engines that nothing will ask for again, or all, and return them.
 
-    Those are damaged files, engines of an ONNX file whose SHA-256 is not in ``models``, and of another version of a
-    backend than ``versions`` (by backend name) says. Partial files of dead processes go too.
+    Those are damaged files, engines of other ONNX files than the shipped ones, and of another version of a backend's
+    library than the installed. Partial files of dead processes go too.
     """
+    models = {model.sha256() for model in list_models()}
     removed = []
     for entry in engine_entries():
-        key = entry.key
-        current = key is not None and key.onnx_sha256 in models and versions.get(key.backend) == key.backend_version
-        if everything or not current:
+        if everything or entry.key is None or entry.key.onnx_sha256 not in models or not _is_current(entry.key):
             with contextlib.suppress(FileNotFoundError):
                 entry.path.unlink()
             removed.append(entry)
@@ -123,6 +135,15 @@ def prune(*, models: frozenset[str], versions: Mapping[str, str], everything: bo
             if time.time() - partial.stat().st_mtime > STALE_SECONDS:
                 partial.unlink()
     return removed
+
+
+def _is_current(key: BuildKey) -> bool:
+    """Whether the installed library is the one that compiled it."""
+    try:
+        adapter = import_module(f"stream_sr.backends.{key.backend}")
+    except ImportError:
+        return False
+    return adapter.cache_version() == key.backend_version
 
 
 def _split(data: bytes) -> tuple[dict[str, object] | None, bytes]:

@@ -371,7 +371,9 @@ def _compile_cached(
 
 
 def cache_version() -> str:
-    """What a cached blob depends on besides the model and the machine."""
+    """What a cached blob depends on besides the model and the machine; empty where OpenVINO is not installed."""
+    if find_spec("openvino") is None:
+        return ""
     import openvino
 
     return f"{openvino.get_version()} rewrite {REWRITE}"

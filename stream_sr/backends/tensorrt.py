@@ -18,7 +18,7 @@ import numpy as np
 from stream_sr.backends import cache
 from stream_sr.backends.output import Availability
 from stream_sr.engine import Engine, EngineOptions
-from stream_sr.errors import EngineBuildError, EngineUnavailable, ModelError
+from stream_sr.errors import ConfigError, EngineBuildError, EngineUnavailable, ModelError
 from stream_sr.frame import StreamInfo
 from stream_sr.model import BuildKey, ModelSpec
 
@@ -35,6 +35,12 @@ class Profile:
     smallest: tuple[int, int] = (64, 64)
     usual: tuple[int, int] = (640, 360)
     largest: tuple[int, int] = (3840, 2160)
+
+    def check(self) -> None:
+        """Raises ConfigError unless the sizes grow in both directions."""
+        for low, usual, high in zip(self.smallest, self.usual, self.largest, strict=True):
+            if not 1 <= low <= usual <= high:
+                raise ConfigError(f"the profile {self} cannot be: it is smallest <= usual <= largest, both ways")
 
     def __str__(self) -> str:
         return " ".join(f"{width}x{height}" for width, height in (self.smallest, self.usual, self.largest))
@@ -70,21 +76,41 @@ def open_model(model: ModelSpec, info: StreamInfo, options: EngineOptions) -> En
     raise EngineUnavailable(f"backend tensorrt cannot run: {found.reason}; {found.mend}")
 
 
+def build_engine(
+    model: ModelSpec, *, precision: str = "auto", profile: tuple[int, int] = (640, 360), device: int = 0
+) -> cache.Entry:
+    """Build a model's engine into the cache, tuned for ``profile`` = (width, height), and say where it lies.
+
+    ``auto`` is fp16. Raises EngineBuildError also where the cache cannot be written.
+    """
+    usual = Profile(usual=profile)
+    low = (min(usual.smallest[0], profile[0]), min(usual.smallest[1], profile[1]))
+    high = (max(usual.largest[0], profile[0]), max(usual.largest[1], profile[1]))
+    key, _ = build(model, "fp16" if precision == "auto" else precision, Profile(low, profile, high), device=device)
+    path = cache.entry_path(key)
+    if not path.is_file():
+        raise EngineBuildError(f"the engine was built, but {path} could not be written; set STREAM_SR_CACHE")
+    return cache.Entry(path, key, path.stat().st_size)
+
+
 def build(
-    model: ModelSpec, precision: str = "fp16", profile: Profile | None = None, *, rebuild: bool = False
+    model: ModelSpec, precision: str = "fp16", profile: Profile | None = None, *, device: int = 0
 ) -> tuple[BuildKey, bytes]:
     """The serialized engine of a model, from the cache or built and kept there, and its key.
 
-    Raises EngineUnavailable where TensorRT is not installed, EngineBuildError with TensorRT's own words.
+    Raises ConfigError for a precision or profile that cannot be, EngineUnavailable where TensorRT is not installed,
+    EngineBuildError with TensorRT's own words.
     """
     found = can_build()
     if not found.usable:
         raise EngineUnavailable(f"TensorRT engines cannot be built: {found.reason}; {found.mend}")
     if precision not in PRECISIONS:
-        raise EngineBuildError(f"TensorRT engines have no precision '{precision}'; it is {', '.join(PRECISIONS)}")
+        raise ConfigError(f"TensorRT engines have no precision '{precision}'; it is {', '.join(PRECISIONS)}")
     profile = profile or Profile()
-    key = build_key(model, precision, profile)
-    if not rebuild and (kept := cache.load(key)) is not None:
+    profile.check()
+    key = build_key(model, precision, profile, device)
+    kept = cache.load(key)
+    if kept is not None:
         return key, kept
     try:
         onnx = to_precision(model.onnx.read_bytes(), precision)
@@ -95,11 +121,11 @@ def build(
     return key, engine
 
 
-def build_key(model: ModelSpec, precision: str, profile: Profile) -> BuildKey:
+def build_key(model: ModelSpec, precision: str, profile: Profile, device: int = 0) -> BuildKey:
     """What the engine depends on. Device and driver are "any" without a GPU: TensorRT-RTX finishes it where it runs."""
-    device, capability, driver = gpu()
+    name, capability, driver = gpu(device)
     return BuildKey(
-        onnx_sha256=model.sha256(), backend="tensorrt", backend_version=cache_version(), device=device,
+        onnx_sha256=model.sha256(), backend="tensorrt", backend_version=cache_version(), device=name,
         compute_capability=capability, driver=driver, precision=precision, profile=str(profile),
     )  # fmt: skip
 
@@ -110,10 +136,10 @@ def cache_version() -> str:
     return f"{library_name()} {found.version}" if found.usable else ""
 
 
-@lru_cache(maxsize=1)
-def gpu() -> tuple[str, str, str]:
-    """Name, compute capability and driver of GPU 0, as nvidia-smi says; "any" each where there is none."""
-    query = ["nvidia-smi", "--id=0", "--query-gpu=name,compute_cap,driver_version", "--format=csv,noheader"]
+@lru_cache
+def gpu(device: int) -> tuple[str, str, str]:
+    """Name, compute capability and driver of a GPU, as nvidia-smi says; "any" each where there is none."""
+    query = ["nvidia-smi", f"--id={device}", "--query-gpu=name,compute_cap,driver_version", "--format=csv,noheader"]
     try:
         answer = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True).stdout
         name, capability, driver = (one.strip() for one in answer.strip().split(","))
@@ -195,7 +221,7 @@ def _build(onnx: bytes, profile: Profile, name: str) -> bytes:
         shapes.set_shape(network.get_input(0).name, *sizes)
         added = config.add_optimization_profile(shapes)
     except (RuntimeError, ValueError, TypeError) as error:
-        raise EngineBuildError(f"the profile {profile} is refused: {error}; smallest <= usual <= largest") from error
+        raise EngineBuildError(f"the profile {profile} is refused: {error}") from error
     if added < 0:
         raise EngineBuildError(
             f"the profile {profile} is refused: {'; '.join(complaints)}; smallest <= usual <= largest"
