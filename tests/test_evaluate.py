@@ -18,10 +18,15 @@ BICUBIC = EngineOptions(backend="bicubic")
 
 
 def texture(height: int, width: int, seed: int) -> np.ndarray:
+    """Edges in all directions, one pixel soft, over slow waves: ``[H, W, 3]``."""
     random = np.random.default_rng(seed)
     y, x = np.mgrid[:height, :width]
-    waves = [128 + 70 * np.sin(x / (3 + n) + y / 5) * np.cos(y / (4 + n)) for n in range(3)]
-    return np.clip(np.stack(waves, axis=2) + random.normal(0, 4, (height, width, 3)), 0, 255).astype(np.uint8)
+    picture = np.stack([128 + 30 * np.sin(x / (9 + n) + y / 15) for n in range(3)], axis=2)
+    for _ in range(12):
+        angle, level = random.uniform(0, 2 * np.pi), random.uniform(-60, 60)
+        across = (x - random.uniform(0, width)) * np.cos(angle) + (y - random.uniform(0, height)) * np.sin(angle)
+        picture += level * np.clip(across, -0.5, 0.5)[..., None]
+    return np.clip(picture, 0, 255).astype(np.uint8)
 
 
 @pytest.fixture(scope="module")
