@@ -423,7 +423,8 @@ def _open_container(address: str, options: SourceOptions, name: str) -> tuple[In
             settings = {"rtsp_transport": options.rtsp_transport, "analyzeduration": "0", "probesize": "32"}
     before = _open_sockets() if remote else {}
     try:
-        container = av.open(address, "r", options=settings, timeout=timeout)
+        # "file:" keeps FFmpeg from reading a name with a colon as a protocol.
+        container = av.open(address if remote else f"file:{address}", "r", options=settings, timeout=timeout)
     except (av.FFmpegError, OSError, ValueError) as error:
         raise SourceOpenError(_why_not(address, name, error)) from error
     after = _open_sockets() if remote else {}

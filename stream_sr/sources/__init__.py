@@ -1,0 +1,113 @@
+"""Inputs. `open_source` knows them all by their address; each is imported when it is needed."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import fields
+from pathlib import Path
+
+from stream_sr.errors import ConfigError
+from stream_sr.media import Source, SourceOptions, redact
+
+logger = logging.getLogger(__name__)
+
+# For the help: the form of an address, and what it is.
+ADDRESS_FORMS = (
+    ("0, /dev/video0", "a webcam"),
+    ("rtsp://[user:password@]host[:port]/path", "a network camera"),
+    ("http://..., udp://..., ...", "any other URL that FFmpeg opens"),
+    ("FILE", "a video file"),
+    ("PICTURE, FOLDER", "a still picture, or a folder of them as frames, 25 a second"),
+    ("-", "y4m on the standard input"),
+    ("synthetic:[photos,][WxH@FPS]", "a moving test picture or photographs with a burnt-in clock; 640x360@30"),
+)
+
+# Which options mean something for which kind of address. `duration` always does.
+_APPLICABLE = {
+    "webcam": {"duration", "read_timeout", "capture_size", "capture_fps", "fourcc"},
+    "rtsp": {"duration", "read_timeout", "rtsp_transport"},
+    "url": {"duration", "read_timeout"},
+    "file": {"duration", "start"},
+    "pictures": {"duration"},
+    "standard input": {"duration"},
+    "synthetic": {"duration"},
+}
+_FLAGS = {"rtsp_transport": "--rtsp-transport", "read_timeout": "--read-timeout", "start": "--start"} | {
+    name: "--" + name.replace("_", "-") for name in ("duration", "capture_size", "capture_fps", "fourcc")
+}
+
+
+def kind_of(address: str) -> str:
+    """Which kind of input an address is: a key of the table of options. Looks at the disk for folders only."""
+    from stream_sr.sources.camera import is_camera
+    from stream_sr.sources.images import is_image
+
+    if address == "-":
+        return "standard input"
+    if address.startswith("synthetic:"):
+        return "synthetic"
+    if is_camera(address):
+        return "webcam"
+    if "://" in address:
+        return "rtsp" if address.startswith(("rtsp://", "rtsps://")) else "url"
+    path = Path(address)
+    return "pictures" if is_image(path) or path.is_dir() else "file"
+
+
+def open_source(address: str, options: SourceOptions = SourceOptions()) -> Source:  # noqa: B008 - it is immutable
+    """Open an input by its address (`ADDRESS_FORMS`).
+
+    Raises ConfigError for an address that is none and for an option that was set but does not apply to it;
+    SourceOpenError when the input cannot be opened.
+    """
+    if not address:
+        raise ConfigError(f"the source is empty; allowed are: {'; '.join(form for form, _ in ADDRESS_FORMS)}")
+    kind = kind_of(address)
+    _check_options(address, kind, options)
+    if kind == "webcam":
+        from stream_sr.sources.camera import CameraSource
+
+        return CameraSource(address, options)
+    if kind == "rtsp":
+        return _open_rtsp(address, options)
+    if kind == "pictures":
+        from stream_sr.sources.images import ImageSource
+
+        return ImageSource(Path(address), options)
+    if kind == "standard input":
+        from stream_sr.sources.y4m import Y4mSource
+
+        return Y4mSource(options)
+    if kind == "synthetic":
+        from stream_sr.sources.synthetic import SyntheticSource, parse_scene
+
+        return SyntheticSource(parse_scene(address), options)
+    from stream_sr.sources.av import AvSource
+
+    return AvSource(address, options)
+
+
+def _open_rtsp(address: str, options: SourceOptions) -> Source:
+    """The low-delay reader, or, said once with its reason, FFmpeg's, which holds every picture for one more."""
+    from stream_sr.sources.rtsp import LowDelayUnsupported, open_rtsp
+
+    try:
+        return open_rtsp(address, options)
+    except LowDelayUnsupported as reason:
+        from stream_sr.sources.av import AvSource
+
+        logger.warning("%s is read through FFmpeg, about one frame later: %s", redact(address), reason)
+        return AvSource(address, options)
+
+
+def _check_options(address: str, kind: str, options: SourceOptions) -> None:
+    for field in fields(options):
+        value = getattr(options, field.name)
+        if value != field.default and field.name not in _APPLICABLE[kind]:
+            raise ConfigError(f"{_FLAGS[field.name]} does not apply to {redact(address)} ({kind})")
+    if options.start is not None and options.start < 0:
+        raise ConfigError(f"--start is {options.start:g}; it must be 0 or more seconds")
+    if options.duration is not None and options.duration <= 0:
+        raise ConfigError(f"--duration is {options.duration:g}; it must be more than 0 seconds")
+    if options.read_timeout <= 0:
+        raise ConfigError(f"--read-timeout is {options.read_timeout:g}; it must be more than 0 seconds")
