@@ -1,11 +1,13 @@
-"""The list of models that the command ``models`` gives."""
+"""The lists that the commands ``models`` and ``engine`` give."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from stream_sr.model import ModelSpec
+from stream_sr.backends import cache, tensorrt
+from stream_sr.model import ModelSpec, list_models
 
 SETS = ("Set5", "Set14", "B100")
 
@@ -47,3 +49,37 @@ def _row(row: Mapping[str, Any], wide: int, measured: Sequence[str]) -> str:
 
 def _decibel(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
+
+
+def format_engines(entries: Sequence[cache.Entry], done: str = "") -> str:
+    """Compiled engines, a line each: model, precision, profile, library, device, size and file."""
+    if not entries:
+        return "no compiled engines" if not done else f"nothing {done}"
+    names = {model.sha256(): f"{model.name} x{model.scale}" for model in list_models()}
+    lines = []
+    for entry in entries:
+        size = f"{entry.size_bytes / 1e6:.2f} MB"
+        if entry.key is None:
+            lines.append(f"{done} damaged file, {size}, {entry.path.name}".strip())
+            continue
+        key = entry.key
+        name = names.get(key.onnx_sha256, f"another model {key.onnx_sha256[:8]}")
+        lines.append(
+            f"{done} {name}  {key.backend} {key.precision}  {key.profile}  device {key.device}, "
+            f"{key.backend_version}, {size}, {entry.path.name}".strip()
+        )
+    return "\n".join(lines)
+
+
+def prune_engines() -> list[cache.Entry]:
+    """Remove the engines of models that are not shipped, of other library versions, and damaged files."""
+    models = frozenset(model.sha256() for model in list_models())
+    versions = {"openvino": _version("openvino"), "tensorrt": tensorrt.cache_version()}
+    return cache.prune(models=models, versions=versions)
+
+
+def _version(distribution: str) -> str:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return ""

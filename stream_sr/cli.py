@@ -6,17 +6,22 @@ import argparse
 import json
 import logging
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
 from types import FrameType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from stream_sr.config import ENGINE_OPTIONS, OUTPUT_OPTIONS, RUN_OPTIONS, SOURCE_OPTIONS, Config, Option, make_config
 from stream_sr.errors import ConfigError, PipelineStalled, StreamSRError
+
+if TYPE_CHECKING:
+    from stream_sr.backends.cache import Entry
 
 EXIT_ABORTED = 130
 PROGRAM = "stream-sr"
@@ -175,7 +180,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--overwrite", action="store_true")
 
     sub = command("evaluate", _evaluate, "PSNR and SSIM of a model on folders of pictures")
-    sub.add_argument("folders", type=Path, nargs="+", metavar="DIR")
+    sub.add_argument("folder", type=Path, metavar="DIR")
     _add(sub, *ENGINE_OPTIONS)
     _add_json(sub)
     return parser
@@ -306,68 +311,76 @@ def _bench(parsed: argparse.Namespace) -> int:
         width, height = Option("input-size", "", size).read(parsed.input_size, "--input-size")
         model, scale = choose_model(config)
         result = bench.bench_engine(
-            model, width, height, config.engine_options(depth=2), scale=scale, seconds=parsed.seconds
-        )
-    else:
-        with _Interrupts() as interrupts:
-            outcome = run(parsed.source, [parsed.sink], config, Hooks(started=interrupts.attach))
-        result = outcome.report
-        if outcome.error is not None:
-            _write_json(parsed.json, result)
-            raise outcome.error
-    _print_result(parsed.json, result, bench.format_trtexec)
+            model, width, height, config.engine_options(depth=2), scale=scale, seconds=parsed.seconds,
+            command=_command_line(),
+        )  # fmt: skip
+        _print_result(parsed.json, result, bench.format_trtexec)
+        return 0
+    with _Interrupts() as interrupts:
+        outcome = run(parsed.source, [parsed.sink], config, Hooks(started=interrupts.attach))
+    _print_result(parsed.json, outcome.report | {"command": _command_line()}, bench.format_stages)
+    if outcome.error is not None:
+        raise outcome.error
     return 0
 
 
 def _models(parsed: argparse.Namespace) -> int:
-    from stream_sr.doctor import models_list
+    from stream_sr.catalog import models_table
+    from stream_sr.model import list_models
 
-    _print_result(parsed.json, {"models": models_list()}, lambda _: _models_text())
+    _print_result(parsed.json, {"models": models_table(list_models())}, lambda _: _models_text())
     return 0
 
 
 def _models_text() -> str:
-    from stream_sr.doctor import models_table
+    from stream_sr.catalog import format_models, models_table
+    from stream_sr.model import list_models
 
-    return models_table()
+    return format_models(models_table(list_models()))
 
 
 def _engine(parsed: argparse.Namespace) -> int:
     from stream_sr.backends import cache
-    from stream_sr.backends.tensorrt import build_engine
+    from stream_sr.catalog import format_engines, prune_engines
+
+    if parsed.action == "list":
+        entries = cache.engine_entries()
+    elif parsed.action == "prune":
+        entries = prune_engines()
+    else:
+        entries = [_build_engine(_config(parsed), parsed.profile)]
+    rows = [
+        {"file": entry.path.name, "bytes": entry.size_bytes, "key": asdict(entry.key) if entry.key else None}
+        for entry in entries
+    ]
+    done = {"build": "built", "list": "", "prune": "removed"}[parsed.action]
+    _print_result(parsed.json, {"action": parsed.action, "engines": rows}, lambda _: format_engines(entries, done))
+    return 0
+
+
+def _build_engine(config: Config, profile: str) -> Entry:
+    from stream_sr.backends import cache, tensorrt
     from stream_sr.config import size
     from stream_sr.run import choose_model
 
-    if parsed.action == "build":
-        config = _config(parsed)
-        profile = Option("profile", "", size).read(parsed.profile, "--profile")
-        model, _ = choose_model(config)
-        if model is None or config.backend not in ("auto", "tensorrt"):
-            raise ConfigError(f"--backend {config.backend} needs no built engine; `engine build` is for tensorrt")
-        entry = build_engine(model, precision=config.precision, profile=profile, device=config.device)
-        _print_result(parsed.json, {"built": entry.record()}, lambda _: f"built {entry}")
-    elif parsed.action == "list":
-        entries = cache.entries()
-        _print_result(
-            parsed.json,
-            {"engines": [entry.record() for entry in entries]},
-            lambda _: "\n".join(map(str, entries)) or "no compiled engines",
-        )
-    else:
-        removed = cache.prune()
-        _print_result(
-            parsed.json,
-            {"removed": [entry.record() for entry in removed]},
-            lambda _: "\n".join(f"removed {entry}" for entry in removed) or "nothing to remove",
-        )
-    return 0
+    if config.backend not in ("auto", "tensorrt"):
+        raise ConfigError(f"--backend {config.backend} compiles when it opens; `engine build` is for tensorrt")
+    usual = Option("profile", "", size).read(profile, "--profile")
+    model, _ = choose_model(config)
+    if model is None:
+        raise ConfigError("`engine build` needs a model")
+    precision = "fp16" if config.precision == "auto" else config.precision
+    key, engine = tensorrt.build(model, precision, tensorrt.Profile(usual=usual), rebuild=config.overwrite)
+    return cache.Entry(cache.entry_path(key), key, len(engine))
 
 
 def _doctor(parsed: argparse.Namespace) -> int:
     from stream_sr import doctor
 
-    findings = doctor.examine()
-    _print_result(parsed.json, doctor.as_json(findings), lambda _: doctor.format_text(findings))
+    report = doctor.examine()
+    width = min(100, max(60, shutil.get_terminal_size().columns))
+    color = doctor.wants_color(sys.stdout)
+    _print_result(parsed.json, report, lambda found: doctor.format_findings(found, color=color, width=width))
     return 0
 
 
@@ -442,7 +455,9 @@ def _evaluate(parsed: argparse.Namespace) -> int:
 
     config = _config(parsed)
     model, scale = choose_model(config)
-    result = evaluate(model, parsed.folders, config.engine_options(depth=1), scale=scale)
+    result = evaluate(
+        model, parsed.folder, config.engine_options(depth=1), scale=scale or None, command=_command_line()
+    )
     _print_result(parsed.json, result, format_table)
     return 0
 
@@ -468,6 +483,13 @@ def _write_json(to: str | None, result: Any) -> None:
         Path(to).write_text(text)
     except OSError as error:
         raise ConfigError(f"--json {to} cannot be written: {error.strerror}") from error
+
+
+def _command_line() -> str:
+    """The command as a person would type it again, for reports."""
+    from stream_sr.machine import command_line
+
+    return command_line([PROGRAM, *sys.argv[1:]])
 
 
 def _configure_log(verbose: bool) -> None:

@@ -12,13 +12,13 @@ ROOT = Path(stream_sr.__file__).parent
 
 # From the bottom up; a module may import from its own group only what the rules below allow, and from lower groups.
 LAYERS: list[set[str]] = [
-    {"errors", "frame", "color", "timing", "ring", "stats", "deconvolution", "quality", "barcode", "machine"},
+    {"errors", "frame", "color", "timing", "ring", "stats", "deconvolution", "quality", "barcode"},
     {"media", "engine", "model", "threads"},
     {"networks"},
     {"stages", "pipeline"},
     {"codec"},
     {"sources", "sinks", "backends", "train"},
-    {"config", "status", "run", "upscaler", "compare", "demo", "bench", "evaluate", "doctor"},
+    {"config", "status", "run", "upscaler", "compare", "demo", "bench", "evaluate", "doctor", "machine", "catalog"},
     {"cli", "__main__"},
 ]
 LIBRARIES = {
