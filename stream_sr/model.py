@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -104,7 +104,7 @@ def find_model(name: str | None, scale: int | None, *, folder: Path | None = Non
         return _from_file(Path(name), scale)
     models = list_models(folder)
     if name is None:
-        name = default_name(models)
+        name = default_model(folder=folder).name
     named = [model for model in models if model.name == name]
     if not named:
         known = ", ".join(sorted({model.name for model in models})) or "none"
@@ -115,15 +115,6 @@ def find_model(name: str | None, scale: int | None, *, folder: Path | None = Non
             return model
     scales = ", ".join(f"x{model.scale}" for model in named)
     raise ModelError(f"model '{name}' is not trained for x{wanted}; there is {scales}")
-
-
-def default_name(models: Sequence[ModelSpec]) -> str:
-    """The name that is taken where none is given: of the models marked ``default``, which must agree. ModelError."""
-    names = sorted({model.name for model in models if model.default})
-    if len(names) != 1:
-        known = ", ".join(sorted({model.name for model in models})) or "none"
-        raise ModelError(f"{len(names)} models are marked as the default; give one with --model: there are {known}")
-    return names[0]
 
 
 def _from_file(path: Path, scale: int | None) -> ModelSpec:
