@@ -1,0 +1,139 @@
+"""``card.md``: what a shipped model is, what it was trained on, the exact commands and the figures."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from stream_sr.errors import ConfigError, ModelError
+from stream_sr.machine import format_line
+from stream_sr.model import ModelSpec, read_model
+from stream_sr.train.plots import read_log, summary
+from stream_sr.train.recipe import Recipe
+
+PAPERS = {
+    "FSRCNN": "Dong, Loy and Tang, *Accelerating the Super-Resolution Convolutional Neural Network*, ECCV 2016",
+}
+DATA = {
+    "T91": "Yang, Wright, Huang and Ma, 2010; research use",
+    "BSDS399": "BSDS500 without its validation part (B100), Arbelaez, Maire, Fowlkes and Malik, 2011; research use",
+    "cid22": "Cloudinary Image Dataset 2022, CC BY-SA 4.0",
+    "clic_half": "CLIC 2025 validation, photographs from Unsplash (Unsplash License), halved in size",
+}
+ABSOLUTE = re.compile(r"(?:^|[\s='\"])(/|~|[A-Za-z]:\\)")
+
+
+def write_card(
+    model: ModelSpec,
+    recipe: Recipe,
+    *,
+    log: Path,
+    evaluations: Mapping[str, Sequence[Mapping[str, Any]]],
+    commands: Sequence[str],
+    data: Sequence[str] = tuple(DATA),
+) -> Path:
+    """Write ``card.md`` beside the model's ONNX file and return its path.
+
+    ``log`` is the run's ``log.jsonl``; ``evaluations`` are what `evaluate` gave, by the name of the set, one per
+    backend; ``commands`` made the model, in order; ``data`` names the sets it was trained on. Raises ConfigError for a
+    command with an absolute path in it (nobody else has it), SourceOpenError for a bad log.
+    """
+    for command in commands:
+        if ABSOLUTE.search(command):
+            raise ConfigError(f"the command '{command}' names a path of this machine; give it relative")
+    card = model.onnx.with_name("card.md")
+    card.write_text(_card(model, recipe, summary(read_log(log)), evaluations, commands, data))
+    return card
+
+
+def record_quality(folder: Path, psnr_y: Mapping[str, float]) -> ModelSpec:
+    """Write the measured ``psnr_y`` (set to dB) into ``folder/model.toml``, nothing else changed; returns the model.
+
+    Raises ModelError for a file that has no ``[psnr_y]``, or that cannot be read afterwards.
+    """
+    path = folder / "model.toml"
+    table = "".join(f"{name} = {value:.2f}\n" for name, value in psnr_y.items())
+    try:
+        text = path.read_text()
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error}; export the model again") from error
+    changed, count = re.subn(r"(?m)^\[psnr_y\]\n(?:[^\[\n].*\n)*", lambda _: f"[psnr_y]\n{table}", text)
+    if count != 1:
+        raise ModelError(f"{path} has {count} tables [psnr_y], it must have one; export the model again")
+    path.write_text(changed)
+    return read_model(path)
+
+
+def _card(
+    model: ModelSpec,
+    recipe: Recipe,
+    run: Mapping[str, Any],
+    evaluations: Mapping[str, Sequence[Mapping[str, Any]]],
+    commands: Sequence[str],
+    data: Sequence[str],
+) -> str:
+    kind = recipe.network["kind"]
+    arguments = ", ".join(f"{key} = {value}" for key, value in recipe.network.items() if key != "kind")
+    return "\n".join(
+        [
+            f"# {model.name} x{model.scale}",
+            "",
+            f"{kind} ({arguments}), {model.parameters:,} parameters, {model.macs_per_pixel:,} multiplications per",
+            "input pixel. Luma in, luma out, uint8, any size.",
+            *([f"{PAPERS[kind]}."] if kind in PAPERS else []),
+            "",
+            "    " + f"stream-sr run SOURCE SINK --model {model.name} --scale {model.scale}",
+            "",
+            "## Figures",
+            "",
+            "PSNR in dB and SSIM of luma (BT.601), border cut by the scale, reduced by MATLAB-style bicubic, uint8 in",
+            "and out of the shipped ONNX.",
+            "",
+            *_figures(evaluations),
+            "",
+            "## Training",
+            "",
+            *_training(recipe, run),
+            "",
+            "Pictures:",
+            "",
+            *(f"- {name}" + (f": {DATA[name]}" if name in DATA else "") for name in data),
+            "",
+            "Commands:",
+            "",
+            *("    " + command for command in commands),
+            "",
+        ]
+    )
+
+
+def _figures(evaluations: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str]:
+    rows = [(name, result) for name, results in evaluations.items() for result in results]
+    if not rows:
+        return ["Not measured yet."]
+    lines = ["| set | backend | PSNR | SSIM | bicubic PSNR | SSIM |", "| --- | --- | --- | --- | --- | --- |"]
+    for name, result in rows:
+        theirs = result["bicubic"]
+        lines.append(
+            f"| {name} | {result['backend']} {result['precision']} | {result['psnr_y']:.2f} | {result['ssim_y']:.4f} "
+            f"| {theirs['psnr_y']:.2f} | {theirs['ssim_y']:.4f} |"
+        )
+    machines = {format_line(result["machine"]): None for _, result in rows}
+    return [*lines, "", *(f"Measured on {line}." for line in machines)]
+
+
+def _training(recipe: Recipe, run: Mapping[str, Any]) -> list[str]:
+    start = f"the x{recipe.from_scale} body" if recipe.from_scale else "bilinear interpolation"
+    done = "" if run["iterations"] >= run["of"] else f" ({run['iterations']:,} of them done)"
+    squared = f", L2 after {recipe.l2_from:.0%} of the run" if recipe.l2_from < 1 else ""
+    held_back = ", ".join(recipe.validation_images)
+    return [
+        f"Recipe `{recipe.name}`: from {start}, {recipe.iterations:,} iterations{done} of {recipe.batch} patches of",
+        f"{recipe.patch}x{recipe.patch} low-resolution pixels, Adam, learning rate {recipe.learning_rate:g} after",
+        f"{recipe.warmup} iterations of warm-up, cosine to 1e-6, L1 loss{squared},",
+        f"average of the weights {recipe.ema:g}, seed {recipe.seed}; pictures also shown reduced by",
+        f"{', '.join(f'{shrink:g}' for shrink in recipe.shrinks)}; the eight flips and rotations.",
+        "",
+        f"The weights are those of iteration {run['at']:,}, the best on the validation pictures, {run['psnr']:.2f} dB.",
+        f"Never trained on: {held_back}.",
+    ]

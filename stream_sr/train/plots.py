@@ -1,0 +1,74 @@
+"""Training curves from a run's ``log.jsonl``. Needs matplotlib (``pip install 'stream-sr[train]'``)."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from stream_sr.errors import ConfigError, SourceOpenError
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The validations of a run in the order of their iterations.
+
+    Where a killed and resumed run passed one twice, the later stands. Raises SourceOpenError for a missing, empty or
+    damaged log.
+    """
+    rows: dict[int, dict[str, Any]] = {}
+    try:
+        for line in path.read_text().splitlines():
+            row = json.loads(line)
+            rows[row["iteration"]] = row
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SourceOpenError(
+            f"{path} cannot be read as a training log: {error!r}; `stream-sr train` writes it"
+        ) from error
+    if not rows:
+        raise SourceOpenError(f"{path} holds no validation yet; wait for the first one")
+    return [rows[iteration] for iteration in sorted(rows)]
+
+
+def plot_curves(logs: Mapping[str, Path], out: Path) -> Path:
+    """Draw loss and validation PSNR against the iteration, a line per run (name to log), as a PNG; returns ``out``.
+
+    Raises SourceOpenError as `read_log` does, ConfigError without matplotlib or for a picture that cannot be written.
+    """
+    runs = {name: read_log(path) for name, path in logs.items()}
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ConfigError(f"curves need matplotlib ({error}); pip install 'stream-sr[train]'") from error
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    loss, quality = figure.subplots(1, 2)
+    for name, rows in runs.items():
+        iterations = [row["iteration"] for row in rows]
+        quality.plot(iterations, [row["psnr"] for row in rows], label=name)
+        for kind, style in (("l1", "-"), ("l2", "--")):
+            part = [row for row in rows if row["loss_kind"] == kind]
+            if part:
+                loss.plot(
+                    [row["iteration"] for row in part], [row["loss"] for row in part], style, label=f"{name} {kind}"
+                )
+    _dress(loss, "loss", logarithmic=True)
+    _dress(quality, "PSNR of the validation, dB")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(out, dpi=100, format="png", metadata={"Software": None})
+    except OSError as error:
+        raise ConfigError(f"{out} cannot be written: {error}; give another file") from error
+    return out
+
+
+def _dress(axes: Any, label: str, *, logarithmic: bool = False) -> None:
+    axes.set_xlabel("iteration")
+    axes.set_ylabel(label)
+    axes.grid(visible=True, alpha=0.3)
+    if logarithmic:
+        axes.set_yscale("log")
+    axes.legend()
+
+
+def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What a card says of a run: ``iterations`` done, ``of``, the best ``psnr`` and the iteration it came ``at``."""
+    best = max(rows, key=lambda row: row["psnr"])
+    return {"iterations": rows[-1]["iteration"], "of": rows[-1]["of"], "psnr": best["psnr"], "at": best["iteration"]}

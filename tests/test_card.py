@@ -1,0 +1,96 @@
+"""A model's card says what was done, in figures that come from the run and the measurement; and nothing of a machine."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_plots import write_log
+
+from stream_sr.errors import ConfigError, ModelError
+from stream_sr.machine import describe
+from stream_sr.model import ModelSpec
+from stream_sr.train.card import record_quality, write_card
+from stream_sr.train.recipe import load_recipe
+
+TOML = """name = "m"
+scale = 2
+parameters = 10
+macs_per_pixel = 20
+
+[network]
+kind = "FSRCNN"
+
+[psnr_y]
+Set5 = 1.0
+
+[training]
+seed = 1
+"""
+RESULT: dict[str, Any] = {
+    "psnr_y": 37.006, "ssim_y": 0.95581, "bicubic": {"psnr_y": 33.64, "ssim_y": 0.9294}, "backend": "openvino",
+    "precision": "fp32", "machine": describe(),
+}  # fmt: skip
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> ModelSpec:
+    (tmp_path / "model.onnx").touch()
+    return ModelSpec("fsrcnn", 3, tmp_path / "model.onnx", parameters=12809, macs_per_pixel=12464)
+
+
+def card_text(model: ModelSpec, commands: list[str], evaluations: Any = None) -> str:
+    log = write_log(model.onnx.with_name("log.jsonl"), [(10, "l1", 30.0), (20, "l2", 31.25), (30, "l2", 31.0)])
+    recipe = load_recipe("fsrcnn", scale=3)
+    return write_card(model, recipe, log=log, evaluations=evaluations or {}, commands=commands).read_text()
+
+
+def test_a_card_has_the_recipe_the_figures_and_the_commands(model: ModelSpec) -> None:
+    command = "stream-sr train --recipe fsrcnn --scale 3 --data data/train --from runs/fsrcnn-x2/checkpoint.pt"
+    text = card_text(model, [command], {"Set5": [RESULT, RESULT | {"backend": "torch"}], "Set14": [RESULT]})
+    assert text.startswith("# fsrcnn x3\n")
+    assert "| Set5 | openvino fp32 | 37.01 | 0.9558 | 33.64 | 0.9294 |" in text
+    assert "| Set5 | torch fp32 |" in text
+    assert "| Set14 |" in text
+    for part in (
+        "12,809 parameters",
+        "ECCV 2016",
+        "x2 body",
+        "iteration 20,",
+        "31.25 dB",
+        "(30 of them done)",
+        "1029604",
+    ):
+        assert part in text
+    assert f"\n    {command}\n" in text
+    assert all(len(line) <= 120 for line in text.splitlines() if "Never trained" not in line)
+    assert str(model.onnx.parent) not in text
+
+
+def test_a_card_of_an_unmeasured_model_says_so(model: ModelSpec) -> None:
+    assert "Not measured yet." in card_text(model, [])
+
+
+@pytest.mark.parametrize("path", ["/data/train", "~/train", "--data=/data", r"C:\data"])
+def test_a_path_of_this_machine_is_refused(model: ModelSpec, path: str) -> None:
+    with pytest.raises(ConfigError, match="relative"):
+        card_text(model, [f"stream-sr train {path}"])
+    assert not model.onnx.with_name("card.md").exists()
+
+
+def test_quality_is_written_into_the_model_and_nothing_else_is_touched(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").touch()
+    (tmp_path / "model.toml").write_text(TOML)
+    model = record_quality(tmp_path, {"Set5": 37.012, "Set14": 32.6})
+    assert dict(model.psnr_y) == {"Set5": 37.01, "Set14": 32.6}
+    expected = TOML.replace("Set5 = 1.0", "Set5 = 37.01\nSet14 = 32.60")
+    assert (tmp_path / "model.toml").read_text() == expected
+    record_quality(tmp_path, {"Set5": 1.0})
+    assert (tmp_path / "model.toml").read_text() == TOML.replace("1.0", "1.00")
+
+
+def test_a_model_without_the_table_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="cannot be read"):
+        record_quality(tmp_path, {"Set5": 1.0})
+    (tmp_path / "model.toml").write_text(TOML.replace("[psnr_y]", "[other]"))
+    with pytest.raises(ModelError, match="0 tables"):
+        record_quality(tmp_path, {"Set5": 1.0})

@@ -1,0 +1,61 @@
+"""Training logs are read as they are written, and drawn."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from stream_sr.errors import ConfigError, SourceOpenError
+from stream_sr.train.plots import plot_curves, read_log, summary
+
+
+def write_log(path: Path, rows: list[tuple[int, str, float]]) -> Path:
+    lines = [
+        {"iteration": n, "of": 40, "loss": 0.1 / n, "loss_kind": kind, "psnr": psnr, "best_psnr": psnr}
+        for n, kind, psnr in rows
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def test_a_resumed_log_is_put_in_order_and_the_later_row_stands(tmp_path: Path) -> None:
+    log = write_log(tmp_path / "log.jsonl", [(10, "l1", 30.0), (20, "l1", 31.0), (20, "l1", 31.5), (30, "l2", 31.2)])
+    rows = read_log(log)
+    assert [(row["iteration"], row["psnr"]) for row in rows] == [(10, 30.0), (20, 31.5), (30, 31.2)]
+    assert summary(rows) == {"iterations": 30, "of": 40, "psnr": 31.5, "at": 20}
+
+
+@pytest.mark.parametrize("content", [None, "", "{", '{"psnr": 1}\n', "[1]\n"])
+def test_a_bad_log_is_refused(tmp_path: Path, content: str | None) -> None:
+    log = tmp_path / "log.jsonl"
+    if content is not None:
+        log.write_text(content)
+    with pytest.raises(SourceOpenError, match=r"log\.jsonl"):
+        read_log(log)
+
+
+def test_curves_are_drawn(tmp_path: Path) -> None:
+    rows = [(10, "l1", 30.0), (20, "l1", 31.0), (30, "l2", 31.2)]
+    logs = {"a": write_log(tmp_path / "a.jsonl", rows), "b": write_log(tmp_path / "b.jsonl", rows[:2])}
+    picture = plot_curves(logs, tmp_path / "new" / "curves.png")
+    with Image.open(picture) as image:
+        assert image.size == (1000, 400)
+        assert len(np.unique(np.asarray(image.convert("RGB")).reshape(-1, 3), axis=0)) > 20
+    again = plot_curves(logs, tmp_path / "again.png")
+    assert again.read_bytes() == picture.read_bytes()
+
+
+def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+    log = write_log(tmp_path / "a.jsonl", [(10, "l1", 30.0)])
+    with pytest.raises(ConfigError, match="cannot be written"):
+        plot_curves({"a": log}, log / "curves.png")
+
+
+def test_without_matplotlib_the_error_says_what_to_install(tmp_path: Path, monkeypatch: Any) -> None:
+    log = write_log(tmp_path / "a.jsonl", [(10, "l1", 30.0)])
+    monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
+    with pytest.raises(ConfigError, match=r"stream-sr\[train\]"):
+        plot_curves({"a": log}, tmp_path / "curves.png")
