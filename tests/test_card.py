@@ -1,4 +1,4 @@
-"""A model's card says what was done, in figures that come from the run and the measurement; and nothing of a machine."""
+"""A model's card says what was done, with the figures of the run and the measurement, and nothing of a machine."""
 
 from pathlib import Path
 from typing import Any

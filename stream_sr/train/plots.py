@@ -41,14 +41,11 @@ def plot_curves(logs: Mapping[str, Path], out: Path) -> Path:
     figure = Figure(figsize=(10, 4), layout="constrained")
     loss, quality = figure.subplots(1, 2)
     for name, rows in runs.items():
-        iterations = [row["iteration"] for row in rows]
-        quality.plot(iterations, [row["psnr"] for row in rows], label=name)
+        (line,) = quality.plot([row["iteration"] for row in rows], [row["psnr"] for row in rows], label=name)
         for kind, style in (("l1", "-"), ("l2", "--")):
-            part = [row for row in rows if row["loss_kind"] == kind]
+            part = [(row["iteration"], row["loss"]) for row in rows if row["loss_kind"] == kind]
             if part:
-                loss.plot(
-                    [row["iteration"] for row in part], [row["loss"] for row in part], style, label=f"{name} {kind}"
-                )
+                loss.plot(*zip(*part, strict=True), style, color=line.get_color(), label=f"{name} {kind}")
     _dress(loss, "loss", logarithmic=True)
     _dress(quality, "PSNR of the validation, dB")
     try:
