@@ -13,20 +13,20 @@ ROOT = Path(stream_sr.__file__).parent
 # From the bottom up; a module may import from its own group only what the rules below allow, and from lower groups.
 LAYERS: list[set[str]] = [
     {"errors", "frame", "color", "timing", "ring", "stats", "deconvolution", "quality", "barcode"},
-    {"media", "engine", "model", "threads"},
+    {"media", "engine", "model", "threads", "machine"},
     {"networks"},
     {"stages", "pipeline"},
     {"codec"},
     {"sources", "sinks", "backends", "train"},
-    {"config", "status", "run", "upscaler", "compare", "demo", "bench", "evaluate", "doctor", "machine", "catalog"},
+    {"config", "status", "run", "upscaler", "compare", "demo", "bench", "evaluate", "doctor", "catalog"},
     {"cli", "__main__"},
 ]
 LIBRARIES = {
     "av": {"codec", "sources", "sinks", "backends", "doctor"},
-    "cv2": {"sources/camera", "sinks/window"},
+    "cv2": {"sources/camera", "sinks/window", "sinks/viewer"},
     "openvino": {"backends/openvino"},
     "torch": {"networks", "train", "backends/torch"},
-    "onnx": {"train", "backends/torch"},
+    "onnx": {"train", "backends/torch", "backends/tensorrt"},
     "aiortsp": {"sources/rtsp"},
     "threading.Thread": {"threads"},
 }

@@ -1,0 +1,85 @@
+"""Options: precedence, what is allowed, and errors that say so."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from stream_sr.config import RUN_OPTIONS, Config, make_config
+from stream_sr.errors import ConfigError
+
+
+def test_every_option_is_a_field_and_every_field_an_option() -> None:
+    assert {option.key for option in RUN_OPTIONS} | {"overwrite"} == {field.name for field in fields(Config)}
+
+
+def test_flag_over_environment_over_file_over_default(tmp_path: Path) -> None:
+    file = tmp_path / "options.toml"
+    file.write_text('model = "from-file"\nscale = 4\ncrf = 20\noverwrite = true\nencoder-preset = "slow"\n')
+    environment = {"STREAM_SR_SCALE": "3", "STREAM_SR_MODEL": "from-environment", "STREAM_SR_CACHE": "/elsewhere"}
+    config = make_config({"model": "from-flag", "scale": None}, environment=environment, file=file)
+    assert (config.model, config.scale, config.crf, config.overwrite) == ("from-flag", 3, 20.0, True)
+    assert (config.encoder_preset, config.audio, config.max_latency) == ("slow", "copy", 500.0)
+
+
+def test_parts_carry_the_options() -> None:
+    config = Config(read_timeout=2, start=1.5, crf=30, encoder_preset="fast", audio="none", threads=1)
+    assert (config.source_options.read_timeout, config.source_options.start) == (2, 1.5)
+    assert (config.encoder_options.crf, config.encoder_options.preset) == (30, "fast")
+    assert (config.sink_options("in.mp4").audio, config.sink_options("in.mp4").source) == ("none", "in.mp4")
+    assert (config.engine_options(depth=2).threads, config.engine_options(depth=2).depth) == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "allowed"),
+    [
+        ("SCALE", "5", "1 to 4"),
+        ("SCALE", "two", "1 to 4"),
+        ("BACKEND", "cuda", "auto, tensorrt, openvino, torch, bicubic"),
+        ("SIZE", "640", "640x360"),
+        ("BITRATE", "fast", "4M"),
+        ("BITRATE", "", "4M"),
+        ("CRF", "nan", "0 to 51"),
+        ("MAX_LATENCY", "0", "1 to 1e"),
+        ("OVERWRITE", "maybe", "true or false"),
+    ],
+)
+def test_a_bad_value_names_the_option_the_value_and_what_is_allowed(name: str, text: str, allowed: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        make_config({}, environment={f"STREAM_SR_{name}": text})
+    message = str(caught.value)
+    assert f"STREAM_SR_{name}" in message
+    assert f"'{text}'" in message
+    assert allowed in message
+
+
+@pytest.mark.parametrize(("text", "value"), [("4M", 4_000_000), ("800k", 800_000), ("1500000", 1_500_000)])
+def test_bit_rates(text: str, value: int) -> None:
+    assert make_config({}, environment={"STREAM_SR_BITRATE": text}).bitrate == value
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [("scala = 2", "no option 'scala'"), ("scale = ", "not TOML"), ("scale = 9", "1 to 4")],
+)
+def test_a_bad_file(tmp_path: Path, content: str, part: str) -> None:
+    file = tmp_path / "options.toml"
+    file.write_text(content)
+    with pytest.raises(ConfigError, match=part):
+        make_config({}, environment={}, file=file)
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be read: No such file"):
+        make_config({}, environment={}, file=tmp_path / "none.toml")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"crf": 20.0, "bitrate": 1_000_000}, {"size": (640, 360), "scale": 2}, {"backend": "bicubic", "model": "fsrcnn"}],
+)
+def test_options_that_exclude_each_other(options: dict[str, object]) -> None:
+    with pytest.raises(ConfigError):
+        Config(**options)  # type: ignore[arg-type]

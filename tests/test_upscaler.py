@@ -1,0 +1,65 @@
+"""The library's front door, with the shipped default model."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import stream_sr
+from stream_sr import Upscaler
+from stream_sr.errors import ConfigError, ModelError
+
+
+def rgb_picture(height: int, width: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    y, x = np.mgrid[:height, :width]
+    return np.stack([x * 255 // width, y * 255 // height, (x + y) % 256], axis=2).astype(np.uint8)
+
+
+def test_rgb_keeps_its_colours_at_every_size() -> None:
+    with Upscaler(scale=2) as upscale:
+        for height, width in ((40, 64), (31, 47)):
+            picture = rgb_picture(height, width)
+            large = upscale(picture)
+            assert large.shape == (2 * height, 2 * width, 3)
+            reduced = large.reshape(height, 2, width, 2, 3).mean(axis=(1, 3))
+            assert np.abs(reduced[4:-4, 4:-4, :2] - picture[4:-4, 4:-4, :2]).mean() < 3
+
+
+def test_planes_and_luma_agree() -> None:
+    luma = rgb_picture(36, 52)[:, :, 2]
+    u, v = np.full((18, 26), 100, np.uint8), np.full((18, 26), 180, np.uint8)
+    with Upscaler() as upscale:
+        y2, u2, v2 = upscale.planes(luma, u, v)
+        assert (y2.shape, u2.shape, v2.shape) == ((72, 104), (36, 52), (36, 52))
+        assert np.array_equal(upscale.luma(luma), y2)
+    assert set(np.unique(u2)) == {100}
+    assert set(np.unique(v2)) == {180}
+
+
+def test_bicubic_needs_no_model() -> None:
+    with Upscaler(backend="bicubic", scale=3) as upscale:
+        assert upscale.luma(np.full((10, 12), 77, np.uint8)).shape == (30, 36)
+
+
+@pytest.mark.parametrize(
+    "bad", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3), np.float32), np.zeros((4, 4, 4), np.uint8)]
+)
+def test_arrays_that_are_no_pictures(bad: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> None:
+    with Upscaler() as upscale, pytest.raises(ConfigError, match=r"expected uint8 \[H, W, 3\]"):
+        upscale(bad)
+
+
+def test_chroma_of_the_wrong_size() -> None:
+    with Upscaler() as upscale, pytest.raises(ConfigError, match="4:2:0 chroma of"):
+        upscale.planes(np.zeros((4, 4), np.uint8), np.zeros((4, 4), np.uint8), np.zeros((4, 4), np.uint8))
+
+
+def test_an_unknown_model() -> None:
+    with pytest.raises(ModelError, match="no model 'none'"):
+        Upscaler("none")
+
+
+def test_the_package_is_light_and_names_what_it_lacks() -> None:
+    assert set(stream_sr.__all__) <= set(dir(stream_sr)) | set(stream_sr._HOME)
+    with pytest.raises(AttributeError, match="nothing"):
+        stream_sr.nothing  # noqa: B018
