@@ -54,9 +54,9 @@ def format_line(machine: dict[str, Any]) -> str:
     return ", ".join([*parts, machine["os"], f"Python {machine['python']}"])
 
 
-def command_line(arguments: Sequence[str]) -> str:
+def command_line(words: Sequence[str]) -> str:
     """The command as one would type it, without the passwords in its addresses."""
-    return shlex.join(["stream-sr", *(redact(argument) for argument in arguments)])
+    return shlex.join(redact(word) for word in words)
 
 
 def cpu_name(info: dict[str, str] | None = None) -> str:

@@ -208,5 +208,5 @@ def test_a_container_s_quota(text: str, cores: int | None) -> None:
 
 
 def test_a_command_line_is_printed_without_passwords() -> None:
-    command = machine.command_line(["run", "rtsp://me:secret@camera/1", "out file.mp4"])
+    command = machine.command_line(["stream-sr", "run", "rtsp://me:secret@camera/1", "out file.mp4"])
     assert command == "stream-sr run rtsp://camera/1 'out file.mp4'"

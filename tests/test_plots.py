@@ -39,23 +39,23 @@ def test_a_bad_log_is_refused(tmp_path: Path, content: str | None) -> None:
 
 def test_curves_are_drawn(tmp_path: Path) -> None:
     rows = [(10, "l1", 30.0), (20, "l1", 31.0), (30, "l2", 31.2)]
-    logs = {"a": write_log(tmp_path / "a.jsonl", rows), "b": write_log(tmp_path / "b.jsonl", rows[:2])}
-    picture = plot_curves(logs, tmp_path / "new" / "curves.png")
+    log = write_log(tmp_path / "log.jsonl", rows)
+    picture = plot_curves(log, tmp_path / "new" / "curves.png")
     with Image.open(picture) as image:
         assert image.size == (1000, 400)
         assert len(np.unique(np.asarray(image.convert("RGB")).reshape(-1, 3), axis=0)) > 20
-    again = plot_curves(logs, tmp_path / "again.png")
+    again = plot_curves(log, tmp_path / "again.png")
     assert again.read_bytes() == picture.read_bytes()
 
 
 def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     log = write_log(tmp_path / "a.jsonl", [(10, "l1", 30.0)])
     with pytest.raises(ConfigError, match="cannot be written"):
-        plot_curves({"a": log}, log / "curves.png")
+        plot_curves(log, log / "curves.png")
 
 
 def test_without_matplotlib_the_error_says_what_to_install(tmp_path: Path, monkeypatch: Any) -> None:
     log = write_log(tmp_path / "a.jsonl", [(10, "l1", 30.0)])
     monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
     with pytest.raises(ConfigError, match=r"stream-sr\[train\]"):
-        plot_curves({"a": log}, tmp_path / "curves.png")
+        plot_curves(log, tmp_path / "curves.png")

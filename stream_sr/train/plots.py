@@ -28,26 +28,26 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     return [rows[iteration] for iteration in sorted(rows)]
 
 
-def plot_curves(logs: Mapping[str, Path], out: Path) -> Path:
-    """Draw loss and validation PSNR against the iteration, a line per run (name to log), as a PNG; returns ``out``.
+def plot_curves(log: Path, out: Path) -> Path:
+    """Draw the run's loss and validation PSNR against the iteration as a PNG; returns ``out``.
 
     Raises SourceOpenError as `read_log` does, ConfigError without matplotlib or for a picture that cannot be written.
     """
-    runs = {name: read_log(path) for name, path in logs.items()}
+    rows = read_log(log)
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ConfigError(f"curves need matplotlib ({error}); pip install 'stream-sr[train]'") from error
     figure = Figure(figsize=(10, 4), layout="constrained")
     loss, quality = figure.subplots(1, 2)
-    for name, rows in runs.items():
-        (line,) = quality.plot([row["iteration"] for row in rows], [row["psnr"] for row in rows], label=name)
-        for kind, style in (("l1", "-"), ("l2", "--")):
-            part = [(row["iteration"], row["loss"]) for row in rows if row["loss_kind"] == kind]
-            if part:
-                loss.plot(*zip(*part, strict=True), style, color=line.get_color(), label=f"{name} {kind}")
+    for kind in ("l1", "l2"):
+        part = [(row["iteration"], row["loss"]) for row in rows if row["loss_kind"] == kind]
+        if part:
+            loss.plot(*zip(*part, strict=True), label=kind.upper())
+    quality.plot([row["iteration"] for row in rows], [row["psnr"] for row in rows], label="validation")
+    quality.axhline(rows[-1]["best_psnr"], linestyle=":", color="grey", label=f"best {rows[-1]['best_psnr']:.3f} dB")
     _dress(loss, "loss", logarithmic=True)
-    _dress(quality, "PSNR of the validation, dB")
+    _dress(quality, "PSNR, dB")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(out, dpi=100, format="png", metadata={"Software": None})
