@@ -54,10 +54,10 @@ def burn(luma: Plane, sequence: int, clock_ns: int) -> None:
     word = payload + binascii.crc_hqx(payload, 0xFFFF).to_bytes(2, "big")
     bits = np.unpackbits(np.frombuffer(word, np.uint8)).reshape(ROWS, COLUMNS)
     levels = np.where(bits, np.uint8(BRIGHT), np.uint8(DARK))
-    columns = np.arange(width) * COLUMNS // width
-    edges = _edges(height)
+    widths = np.diff(np.rint(np.arange(COLUMNS + 1) * width / COLUMNS).astype(int))
+    edges = [round(row * height / CELLS_IN_HEIGHT) for row in range(ROWS + 1)]
     for row in range(ROWS):
-        luma[edges[row] : edges[row + 1]] = levels[row][columns]
+        luma[edges[row] : edges[row + 1]] = np.repeat(levels[row], widths)
 
 
 def read(luma: Plane) -> Reading | None:
@@ -75,23 +75,18 @@ def read(luma: Plane) -> Reading | None:
     return Reading(int.from_bytes(word[:2], "big"), int.from_bytes(word[2:6], "big"))
 
 
-def _edges(height: int) -> list[int]:
-    return [round(row * height / CELLS_IN_HEIGHT) for row in range(ROWS + 1)]
-
-
 def _cell_means(luma: Plane) -> npt.NDArray[np.float64]:
-    """Mean of the middle half of each cell, ``[2, 32]``: its border belongs to the encoder and to the scaler."""
+    """Mean of the middle of each cell, ``[2, 32]``: its border belongs to rounding, the encoder and the scaler."""
     height, width = luma.shape
-    edges = _edges(height)
+    pitch = height / CELLS_IN_HEIGHT
+    ends = (np.arange(COLUMNS)[:, None] + np.array([0.3, 0.7])) * (width / COLUMNS)  # [32, 2], fractions of a pixel
+    whole = ends.astype(int)
     means = np.empty((ROWS, COLUMNS))
-    starts = (np.arange(COLUMNS) + 0.25) * width / COLUMNS
-    ends = (np.arange(COLUMNS) + 0.75) * width / COLUMNS
-    first = np.floor(starts).astype(int)
-    last = np.maximum(np.ceil(ends).astype(int), first + 1)
     for row in range(ROWS):
-        top, bottom = edges[row], edges[row + 1]
-        quarter = (bottom - top) // 4
-        line = luma[top + quarter : bottom - quarter].mean(axis=0)
+        middle = int((row + 0.5) * pitch)
+        reach = int(0.2 * pitch)
+        line = luma[middle - reach : middle + reach + 1].mean(axis=0)
         sums = np.concatenate(([0.0], np.cumsum(line)))
-        means[row] = (sums[last] - sums[first]) / (last - first)
+        upto = sums[whole] + (ends - whole) * line[whole]
+        means[row] = (upto[:, 1] - upto[:, 0]) / (0.4 * width / COLUMNS)
     return means
