@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from stream_sr.backends import cache, tensorrt
+from stream_sr.backends import cache
 from stream_sr.model import ModelSpec, list_models
 
 SETS = ("Set5", "Set14", "B100")
@@ -73,13 +72,4 @@ def format_engines(entries: Sequence[cache.Entry], done: str = "") -> str:
 
 def prune_engines() -> list[cache.Entry]:
     """Remove the engines of models that are not shipped, of other library versions, and damaged files."""
-    models = frozenset(model.sha256() for model in list_models())
-    versions = {"openvino": _version("openvino"), "tensorrt": tensorrt.cache_version()}
-    return cache.prune(models=models, versions=versions)
-
-
-def _version(distribution: str) -> str:
-    try:
-        return version(distribution)
-    except PackageNotFoundError:
-        return ""
+    return cache.prune()

@@ -174,7 +174,12 @@ def rewrite(graph: Graph) -> tuple[Graph, str]:
 
     A graph without a deconvolution is left as it is.
     """
+    from openvino.passes import ConstantFolding, Manager
+
     model = graph.model.clone()
+    folding = Manager()
+    folding.register_pass(ConstantFolding())  # the reader computes the shape of each bias in the graph
+    folding.run_passes(model)
     _work_in_levels(model)
     lowered = [_lower(model, node) for node in model.get_ordered_ops() if _kind(node) == "ConvolutionBackpropData"]
     model.validate_nodes_and_infer_types()

@@ -76,27 +76,10 @@ def open_model(model: ModelSpec, info: StreamInfo, options: EngineOptions) -> En
     raise EngineUnavailable(f"backend tensorrt cannot run: {found.reason}; {found.mend}")
 
 
-def build_engine(
-    model: ModelSpec, *, precision: str = "auto", profile: tuple[int, int] = (640, 360), device: int = 0
-) -> cache.Entry:
-    """Build a model's engine into the cache, tuned for ``profile`` = (width, height), and say where it lies.
-
-    ``auto`` is fp16. Raises EngineBuildError also where the cache cannot be written.
-    """
-    usual = Profile(usual=profile)
-    low = (min(usual.smallest[0], profile[0]), min(usual.smallest[1], profile[1]))
-    high = (max(usual.largest[0], profile[0]), max(usual.largest[1], profile[1]))
-    key, _ = build(model, "fp16" if precision == "auto" else precision, Profile(low, profile, high), device=device)
-    path = cache.entry_path(key)
-    if not path.is_file():
-        raise EngineBuildError(f"the engine was built, but {path} could not be written; set STREAM_SR_CACHE")
-    return cache.Entry(path, key, path.stat().st_size)
-
-
 def build(
-    model: ModelSpec, precision: str = "fp16", profile: Profile | None = None, *, device: int = 0
+    model: ModelSpec, precision: str = "fp16", profile: Profile | None = None, *, device: int = 0, rebuild: bool = False
 ) -> tuple[BuildKey, bytes]:
-    """The serialized engine of a model, from the cache or built and kept there, and its key.
+    """The serialized engine of a model, from the cache or (always with ``rebuild``) built and kept there, and its key.
 
     Raises ConfigError for a precision or profile that cannot be, EngineUnavailable where TensorRT is not installed,
     EngineBuildError with TensorRT's own words.
@@ -109,8 +92,7 @@ def build(
     profile = profile or Profile()
     profile.check()
     key = build_key(model, precision, profile, device)
-    kept = cache.load(key)
-    if kept is not None:
+    if not rebuild and (kept := cache.load(key)) is not None:
         return key, kept
     try:
         onnx = to_precision(model.onnx.read_bytes(), precision)
