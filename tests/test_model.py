@@ -1,0 +1,97 @@
+"""Names to models, and the key of what is compiled from them."""
+
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+
+from stream_sr.errors import ModelError
+from stream_sr.model import BuildKey, default_model, find_model, list_models, read_model
+
+TOML = """name = "{name}"
+scale = {scale}
+default = {default}
+parameters = 10
+macs_per_pixel = 20
+[network]
+kind = "FSRCNN"
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name, scale, default in (("big", 2, False), ("small", 3, True), ("small", 2, True)):
+        inside = tmp_path / f"{name}-x{scale}"
+        inside.mkdir()
+        (inside / "model.toml").write_text(TOML.format(name=name, scale=scale, default=str(default).lower()))
+        (inside / "model.onnx").write_bytes(f"{name}{scale}".encode())
+    return tmp_path
+
+
+def test_models_are_listed_by_name_and_scale(folder: Path) -> None:
+    assert [(model.name, model.scale) for model in list_models(folder)] == [("big", 2), ("small", 2), ("small", 3)]
+    assert list_models(folder / "nowhere") == []
+
+
+def test_names_and_scales_are_found(folder: Path) -> None:
+    assert find_model("small", None, folder=folder).scale == 2
+    assert find_model("small", 3, folder=folder).scale == 3
+    assert find_model(None, 3, folder=folder).name == "small"
+    assert default_model(folder=folder).default
+
+
+def test_what_is_not_there_is_answered_with_what_is(folder: Path) -> None:
+    with pytest.raises(ModelError, match="no model 'huge'; there are big, small"):
+        find_model("huge", 2, folder=folder)
+    with pytest.raises(ModelError, match="not trained for x3; there is x2"):
+        find_model("big", 3, folder=folder)
+    with pytest.raises(ModelError, match="there are none"):
+        find_model("big", 2, folder=folder / "nowhere")
+    with pytest.raises(ModelError, match="default"):
+        default_model(folder=folder / "nowhere")
+    with pytest.raises(ModelError, match=r"no model file nowhere\.onnx"):
+        find_model("nowhere.onnx", 2)
+
+
+def test_files(folder: Path) -> None:
+    inside = folder / "small-x3"
+    assert find_model(str(inside / "model.onnx"), None).scale == 3
+    with pytest.raises(ModelError, match="is a x3 model, x2 was asked for"):
+        find_model(str(inside / "model.onnx"), 2)
+    bare = inside / "bare.onnx"
+    bare.write_bytes(b"")
+    assert (find_model(str(bare), None).scale, find_model(str(bare), 4).scale) == (0, 4)
+    assert find_model(str(bare), None).network == {}
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("scale = 2", "scale = '2'"),
+        ("scale = 2", ""),
+        ("[network]", ""),
+        ("name = ", "name ="),
+        ("scale = 2", "scale ="),
+    ],
+)
+def test_a_broken_description_is_refused(folder: Path, old: str, new: str) -> None:
+    path = folder / "big-x2" / "model.toml"
+    text = path.read_text().replace(old, new)
+    path.write_text(text if new != "name =" else "\xff")
+    with pytest.raises(ModelError, match=r"model\.toml"):
+        read_model(path)
+
+
+def test_a_missing_graph_is_refused(folder: Path) -> None:
+    (folder / "big-x2" / "model.onnx").unlink()
+    with pytest.raises(ModelError, match=r"model\.onnx is missing"):
+        read_model(folder / "big-x2" / "model.toml")
+
+
+def test_every_part_of_the_key_changes_its_digest() -> None:
+    names = [field.name for field in fields(BuildKey)]
+    key = BuildKey(**dict.fromkeys(names, "a"))
+    digests = {replace(key, **{name: "b"}).digest() for name in names} | {key.digest()}
+    assert len(digests) == len(names) + 1
+    assert key.digest() == replace(key).digest()
+    assert all(len(digest) == 32 for digest in digests)
