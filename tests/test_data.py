@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from stream_sr.errors import SourceOpenError
+from stream_sr.errors import ConfigError, SourceOpenError
 from stream_sr.quality import rgb_to_luma
 from stream_sr.train.data import Patches, bicubic, find_images, load_luma, make_pair, to_uint8
 
@@ -142,3 +142,21 @@ def test_pictures_that_are_too_small_for_a_patch_are_left_out(pictures: list[Pat
 def test_pictures_need_no_torch() -> None:
     code = "import sys, stream_sr.train.data, stream_sr.train.recipe; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_share_of_the_patches_comes_from_the_named_folder(tmp_path: Path) -> None:
+    for folder, grey, side in (("small", 50, 40), ("large", 200, 160)):
+        (tmp_path / folder).mkdir()
+        Image.new("L", (side, side), grey).save(tmp_path / folder / "flat.png")
+
+    def make(shares: dict[str, float]) -> Patches:
+        return Patches(find_images([tmp_path]), scale=2, patch=8, shrinks=[1.0], seed=1, shares=shares)
+
+    def part(shares: dict[str, float]) -> float:
+        return float((make(shares).batch(400)[0][:, 0, 0, 0] == 50).mean())
+
+    assert part({}) < 0.12  # 1600 of 27200 pixels
+    assert part({"small": 0.5}) == pytest.approx(0.5, abs=0.1)
+    for wrong in ({"small": 1.5}, {"absent": 0.5}, {"small": 0.5, "large": 0.4}):
+        with pytest.raises(ConfigError, match="cannot be had"):
+            make(wrong)

@@ -1,13 +1,14 @@
 """Pictures for training and measuring: luma, reduced by the MATLAB-style antialiased bicubic of the literature."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from stream_sr.errors import SourceOpenError
+from stream_sr.errors import ConfigError, SourceOpenError
 from stream_sr.quality import rgb_to_luma
 
 Plane = npt.NDArray[np.uint8]
@@ -72,12 +73,26 @@ def make_pair(luma: npt.NDArray[np.floating], scale: int) -> tuple[Plane, Plane]
 
 
 class Patches:
-    """Random patches from pictures held in memory, one of the eight flips and rotations each. Seeded, endless."""
+    """Random patches from pictures held in memory, one of the eight flips and rotations each. Seeded, endless.
 
-    def __init__(self, paths: Sequence[Path], *, scale: int, patch: int, shrinks: Sequence[float], seed: int) -> None:
+    Every place of every picture is equally likely, but for the folders named in ``shares``: of the patches, that share
+    comes from pictures in a folder of that name (a small folder of good pictures would else hardly be seen).
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        *,
+        scale: int,
+        patch: int,
+        shrinks: Sequence[float],
+        seed: int,
+        shares: Mapping[str, float] = MappingProxyType({}),
+    ) -> None:
         self.scale, self.patch = scale, patch
         self.random = np.random.default_rng(seed)
         self.pairs: list[tuple[Plane, Plane]] = []
+        folders: list[str] = []
         for path in paths:
             luma = load_luma(path)
             for shrink in shrinks:
@@ -86,10 +101,17 @@ class Patches:
                 low, truth = make_pair(smaller, scale)
                 if min(low.shape) >= patch:
                     self.pairs.append((low, truth))
+                    folders.append(path.parent.name if path.parent.name in shares else "")
         if not self.pairs:
             raise SourceOpenError(f"no picture is large enough for {patch * scale}x{patch * scale} patches")
         areas = np.array([low.size for low, _ in self.pairs], np.float64)
-        self.chance = np.cumsum(areas / areas.sum())
+        rest = 1 - sum(shares.values())
+        for folder, share in (dict(shares) | {"": rest}).items():
+            chosen = np.array([name == folder for name in folders])
+            if chosen.any() != (share > 0):
+                raise ConfigError(f"share {share:g} of the patches from '{folder or 'other folders'}' cannot be had")
+            areas[chosen] *= share / max(areas[chosen].sum(), 1)
+        self.chance = np.cumsum(areas)
 
     def batch(self, count: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
         """``[count, 1, p, p]`` low-resolution patches and ``[count, 1, s*p, s*p]`` truths, uint8."""

@@ -59,6 +59,7 @@ def train(
     patches = Patches(
         [path for path in images if path not in held_back],
         scale=recipe.scale, patch=recipe.patch, shrinks=recipe.shrinks, seed=recipe.seed,
+        shares=recipe.shares,
     )  # fmt: skip
     validation = [make_pair(load_luma(path), recipe.scale) for path in held_back]
 

@@ -1,7 +1,7 @@
 """A recipe: the TOML file that says how one network is trained. Packaged ones lie in ``recipes/``."""
 
 import tomllib
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ class Recipe:
     shrinks: tuple[float, ...]
     validation_every: int  # iterations
     validation_images: tuple[str, ...]  # file stems
+    shares: dict[str, float] = field(default_factory=dict)  # of the patches, by name of their folder
     from_scale: int | None = None  # start from this scale's checkpoint of the same recipe
 
 
@@ -60,5 +61,5 @@ def load_recipe(name: str, *, scale: int, **overrides: Any) -> Recipe:
             **(train | {"shrinks": tuple(train["shrinks"])}),
         )
     except (tomllib.TOMLDecodeError, KeyError, TypeError) as error:
-        known = ", ".join(field.name for field in fields(Recipe))
+        known = ", ".join(part.name for part in fields(Recipe))
         raise ConfigError(f"{path}: {error}; a recipe has [network], [train] and [validation] with: {known}") from error
