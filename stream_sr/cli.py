@@ -246,10 +246,12 @@ def _filter(parsed: argparse.Namespace, sinks: Sequence[str]) -> int:
     with _Interrupts() as interrupts:
         outcome = run(parsed.source, sinks, _config(parsed), Hooks(started=interrupts.attach))
     _write_json(parsed.json, outcome.report)
+    if interrupts.count > 1:
+        if isinstance(outcome.error, PipelineStalled):
+            os._exit(EXIT_ABORTED)  # a thread hangs in a library; the user wants to be gone
+        return EXIT_ABORTED
     if outcome.error is not None:
         raise outcome.error
-    if interrupts.count > 1:
-        return EXIT_ABORTED
     if "-" not in sinks and parsed.json != "-":
         logging.getLogger("stream_sr").info("%s", _closing_line(outcome.report))
     return 0

@@ -34,6 +34,7 @@ LIVE_FRAMES = 2  # capacity of a live ring: one more would only add age
 FILE_FRAMES = 3
 LIVE_PACKETS = 60  # two seconds of slack for an output before it skips to the next key picture
 FILE_PACKETS = 16
+ABORT_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ class Pipeline:
         """Process the source to its end and return what was counted.
 
         ``tick`` is called in this thread every ``tick_seconds``. Raises the first failure after all threads have ended;
-        PipelineStalled if one does not end within ``patience`` seconds after it should (5 after an abort).
+        PipelineStalled if one does not end within ``patience`` seconds after it should (2 after an abort).
         """
         try:
             self._start()
@@ -411,9 +412,13 @@ class Pipeline:
         if self._abort_wanted:
             for ring in self._rings:
                 ring.abort()
-        limit = 5.0 if self._abort_wanted else patience
-        stuck = [worker.name for worker in self._workers if not worker.join(limit)]
-        for close in self._cleanup:
+        limit = ABORT_SECONDS if self._abort_wanted else patience
+        deadline = self.plan.clock.now_ns() + round(limit * 1e9)
+        stuck = []
+        for worker in self._workers:
+            if not worker.join(max(0.0, (deadline - self.plan.clock.now_ns()) / 1e9)):
+                stuck.append(worker.name)
+        for close in self._cleanup if not stuck else ():  # a stuck thread may hold what would be closed
             try:
                 close()
             except Exception as error:

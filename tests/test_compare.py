@@ -53,6 +53,7 @@ def test_a_pair_is_kept_by_copy_and_saved(tmp_path: Path) -> None:
     assert isinstance(memory, np.ndarray)
     memory.fill(0)  # the pipeline reuses the memory
     keeper.save(tmp_path / "sheet.png", model="test x2")
-    picture = np.asarray(Image.open(tmp_path / "sheet.png"))
+    with Image.open(tmp_path / "sheet.png") as file:
+        picture = np.asarray(file)
     assert picture.shape == (2 * 96 + 8, 2 * 128 + 8, 3)
     assert picture[80, 100].min() > 80
