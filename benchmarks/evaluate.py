@@ -1,0 +1,68 @@
+"""Measure every shipped model on Set5, Set14 and B100: ``results/quality.json``, which the README's tables come from.
+
+    python benchmarks/evaluate.py --data DIR [--backend openvino --backend torch] [--record]
+
+DIR holds the three folders of pictures. --record also writes the PSNR of the first backend into each model.toml.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from stream_sr import machine
+from stream_sr.engine import EngineOptions
+from stream_sr.errors import StreamSRError
+from stream_sr.evaluate import evaluate
+from stream_sr.model import ModelSpec, list_models
+from stream_sr.train.card import record_quality
+
+SETS = ("Set5", "Set14", "B100")
+RESULT = Path(__file__).parent / "results" / "quality.json"
+KEYS = ("model", "scale", "backend", "precision", "psnr_y", "ssim_y", "bicubic")
+
+
+def measure(model: ModelSpec, data: Path, backend: str) -> list[dict[str, Any]]:
+    """A row per set; the single pictures are left out."""
+    rows = []
+    for name in SETS:
+        result = evaluate(model, data / name, EngineOptions(backend=backend))
+        row = {key: result[key] for key in KEYS} | {"set": name, "onnx_sha256": model.sha256()}
+        theirs = row["bicubic"]["psnr_y"]
+        print(
+            f"{model.name:>10} x{model.scale} {backend:>8} {row['precision']}  {name:<5}  {row['psnr_y']:.3f} dB"
+            f"  {row['ssim_y']:.4f}  (bicubic {theirs:.3f})", flush=True,
+        )  # fmt: skip
+        rows.append(row)
+    return rows
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--backend", action="append", metavar="NAME", help="may be repeated; openvino and torch")
+    parser.add_argument("--out", type=Path, default=RESULT, metavar="FILE")
+    parser.add_argument("--record", action="store_true", help="write the PSNR into each model.toml")
+    parsed = parser.parse_args()
+    backends = parsed.backend or ["openvino", "torch"]
+    rows = []
+    try:
+        for model in list_models():
+            found = [measure(model, parsed.data, backend) for backend in backends]
+            rows += [row for part in found for row in part]
+            if parsed.record:
+                record_quality(model.onnx.parent, {row["set"]: row["psnr_y"] for row in found[0]})
+    except StreamSRError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    command = "python benchmarks/evaluate.py --data DIR" + "".join(f" --backend {name}" for name in backends)
+    result = {"command": command, "machine": machine.describe(), "rows": rows}
+    parsed.out.parent.mkdir(parents=True, exist_ok=True)
+    parsed.out.write_text(json.dumps(result, indent=1) + "\n")
+    print(f"wrote {parsed.out.name}; `python benchmarks/render.py` renders the README's tables from it")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,172 @@
+"""How well the threads overlap: the CPU time of each stage alone against the speed of the whole, file to file.
+
+    python benchmarks/overlap.py [FILE] [--model fsrcnn-s] [--frames 150]
+
+Each stage runs alone over the same frames and its CPU time is that of the whole process, because x264's and
+OpenVINO's own threads count too. Then `stream-sr run FILE OUT.mp4 --encoder-preset PRESET` runs as a user would run it.
+`ratio` is its speed over (cores / sum of the stages' CPU seconds per frame). `other_cores` is what the rest of the
+machine took meanwhile: the ratio means something only where that is near 0. Without FILE a clip is made from the
+synthetic source. Writes ``results/overlap.json``.
+"""
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from stream_sr import machine
+from stream_sr.backends import open_engine
+from stream_sr.codec.encoder import Encoder
+from stream_sr.color import guess_unknown
+from stream_sr.engine import EngineOptions, EngineSpec
+from stream_sr.errors import StreamSRError
+from stream_sr.frame import Frame, StreamInfo
+from stream_sr.media import EncoderOptions
+from stream_sr.model import find_model
+from stream_sr.sources import open_source
+
+RESULT = Path(__file__).parent / "results" / "overlap.json"
+CLIP_SECONDS = 10
+
+
+def cpu_ms(work: Callable[[], Any], frames: int) -> float:
+    """CPU milliseconds per frame of the whole process, all its threads, while ``work`` runs."""
+    began = time.process_time()
+    work()
+    return round((time.process_time() - began) * 1000 / frames, 3)
+
+
+def decode(file: Path, frames: int) -> tuple[StreamInfo, list[Frame]]:
+    """The first frames of the file, each with memory of its own."""
+    source = open_source(str(file))
+    try:
+        return source.info, list(islice(source.frames(), frames))
+    finally:
+        source.close()
+
+
+def infer(info: StreamInfo, frames: list[Frame], parsed: argparse.Namespace) -> tuple[EngineSpec, list[Frame], float]:
+    """The frames through the engine, one at a time, and the CPU milliseconds each."""
+    model = find_model(parsed.model, parsed.scale)
+    engine = open_engine(model, info, EngineOptions(backend=parsed.backend))
+    try:
+        engine.submit(frames[0]).wait()
+        results: list[Frame] = []
+        cost = cpu_ms(lambda: results.extend(engine.submit(frame).wait() for frame in frames), len(frames))
+        return engine.spec, results, cost
+    finally:
+        engine.close()
+
+
+def encode(info: StreamInfo, frames: list[Frame], preset: str) -> float:
+    """CPU milliseconds per frame of x264 as a file sink uses it."""
+    color = guess_unknown(info.color, width=info.width, height=info.height)
+    larger = replace(info, width=frames[0].width, height=frames[0].height, color=color)
+    encoder = Encoder(larger, EncoderOptions(preset=preset), live=False)
+
+    def work() -> None:
+        for frame in frames:
+            encoder.encode(frame)
+        encoder.flush()
+
+    try:
+        return cpu_ms(work, len(frames))
+    finally:
+        encoder.close()
+
+
+def filter_file(file: Path, out: Path, parsed: argparse.Namespace, *extra: str) -> dict[str, Any]:
+    """The report of the whole run, as a process of its own."""
+    report = out.with_suffix(".json")
+    command = [
+        sys.executable, "-m", "stream_sr", "run", str(file), str(out), "--encoder-preset", parsed.preset, "--overwrite",
+        "--json", str(report), *extra,
+    ]  # fmt: skip
+    subprocess.run(command, check=True)
+    return dict(json.loads(report.read_text()))
+
+
+def machine_seconds() -> float:
+    """CPU seconds that the whole machine has spent so far (Linux)."""
+    user, nice, system, _, _, irq, softirq = map(int, Path("/proc/stat").read_text().split("\n")[0].split()[1:8])
+    return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
+
+
+def children_seconds() -> float:
+    """CPU seconds of the child processes that have ended."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def make_clip(folder: Path, parsed: argparse.Namespace) -> Path:
+    """A file of the synthetic source, at its own size."""
+    clip = folder / "clip.mp4"
+    extra = ("--backend", "bicubic", "--scale", "1", "--duration", str(CLIP_SECONDS))
+    filter_file(Path(f"synthetic:{parsed.size}@30"), clip, parsed, *extra)
+    return clip
+
+
+def measure(file: Path, folder: Path, parsed: argparse.Namespace) -> dict[str, Any]:
+    """All that is written into the result, but for the command and the machine."""
+    decode(file, 10)  # libraries and file cache are warm
+    began = time.process_time()
+    info, frames = decode(file, parsed.frames)
+    decoding = round((time.process_time() - began) * 1000 / len(frames), 3)
+    spec, results, inferring = infer(info, frames, parsed)
+    cpu = {"decode": decoding, "infer": inferring, "encode": encode(info, results, parsed.preset)}
+    del frames, results
+    engine = ("--model", parsed.model, "--scale", str(parsed.scale), "--backend", parsed.backend)
+    before = time.monotonic(), machine_seconds(), children_seconds()
+    report = filter_file(file, folder / "out.mp4", parsed, *engine)
+    wall, everybody, ours = time.monotonic() - before[0], machine_seconds() - before[1], children_seconds() - before[2]
+    bound = machine.cores() / (sum(cpu.values()) / 1000)
+    return {
+        "model": spec.model, "scale": spec.scale, "backend": spec.backend, "precision": spec.precision,
+        "size": f"{info.width}x{info.height}", "preset": parsed.preset, "frames": report["frames_out"],
+        "cpu_ms_per_frame": cpu, "bound_fps": round(bound, 2), "fps": report["fps"],
+        "ratio": round(report["fps"] / bound, 3), "run_cpu_seconds": round(ours, 2),
+        "other_cores": round(max(0.0, everybody - ours) / wall, 2),
+    }  # fmt: skip
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("file", type=Path, nargs="?", metavar="FILE")
+    parser.add_argument("--size", default="640x360", help="of the clip that is made without FILE")
+    parser.add_argument("--model", default="fsrcnn-s")
+    parser.add_argument("--scale", type=int, default=2)
+    parser.add_argument("--backend", default="openvino")
+    parser.add_argument("--preset", default="ultrafast")
+    parser.add_argument("--frames", type=int, default=150, help="of the stages alone; held in memory")
+    parser.add_argument("--out", type=Path, default=RESULT, metavar="FILE")
+    parsed = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        try:
+            result = measure(parsed.file or make_clip(Path(name), parsed), Path(name), parsed)
+        except StreamSRError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return error.exit_code
+        except subprocess.CalledProcessError as error:
+            print(f"error: the whole run failed with exit code {error.returncode}", file=sys.stderr)
+            return 1
+    command = "python benchmarks/overlap.py" + (" FILE" if parsed.file else "") + f" --model {parsed.model}"
+    result |= {"command": command, "machine": machine.describe()}
+    parsed.out.parent.mkdir(parents=True, exist_ok=True)
+    parsed.out.write_text(json.dumps(result, indent=1) + "\n")
+    cpu = ", ".join(f"{stage} {ms:.1f}" for stage, ms in result["cpu_ms_per_frame"].items())
+    print(f"CPU ms per frame: {cpu}; bound {result['bound_fps']:.1f} fps, reached {result['fps']:.1f}")
+    print(f"ratio {result['ratio']:.2f}; the rest of the machine took {result['other_cores']:.2f} cores meanwhile")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

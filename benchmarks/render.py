@@ -1,0 +1,118 @@
+"""Render the README's tables from the committed results, between ``<!-- NAME:begin -->`` and ``<!-- NAME:end -->``.
+
+    python benchmarks/render.py [--check] [--readme FILE] [--results DIR]
+
+Block NAME comes from ``results/NAME.json``. --check writes nothing and fails where the README is out of step.
+"""
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from stream_sr.machine import format_line
+
+ROOT = Path(__file__).parent.parent
+BLOCK = re.compile(r"(<!-- ([a-z0-9_]+):begin -->\n)(.*?)(<!-- \2:end -->)", re.DOTALL)
+SETS = ("Set5", "Set14", "B100")
+
+
+class RenderError(Exception):
+    """A block without its result, or of an unknown name."""
+
+
+def render(text: str, results: Path) -> str:
+    """``text`` with every block rendered anew. Raises RenderError."""
+    marks = re.findall(r"<!-- ([a-z0-9_]+):(begin|end) -->", text)
+    blocks = BLOCK.findall(text)
+    if len(marks) != 2 * len(blocks):
+        raise RenderError(f"{len(marks)} marks make {len(blocks)} blocks; every begin needs its end")
+    return BLOCK.sub(lambda match: match[1] + _block(match[2], results) + match[4], text)
+
+
+def _block(name: str, results: Path) -> str:
+    if name not in RENDERERS:
+        raise RenderError(f"no block is named '{name}'; there are {', '.join(RENDERERS)}")
+    path = results / f"{name}.json"
+    try:
+        data = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise RenderError(f"block '{name}' needs results/{name}.json: {error}") from error
+    return RENDERERS[name](data)
+
+
+def quality(data: Mapping[str, Any]) -> str:
+    """PSNR / SSIM of each model beside bicubic, and how far the other backends are from the first."""
+    rows = data["rows"]
+    backends = list(dict.fromkeys(row["backend"] for row in rows))
+    shipped = [row for row in rows if row["backend"] == backends[0]]
+    lines = ["| model | " + " | ".join(SETS) + " |", "| --- |" + " --- |" * len(SETS)]
+    for scale in sorted({row["scale"] for row in shipped}):
+        of_scale = [row for row in shipped if row["scale"] == scale]
+        lines.append(_quality_line(f"bicubic x{scale}", {row["set"]: row["bicubic"] for row in of_scale}))
+        for name in dict.fromkeys(row["model"] for row in of_scale):
+            lines.append(_quality_line(f"{name} x{scale}", {r["set"]: r for r in of_scale if r["model"] == name}))
+    precisions = ", ".join(sorted({row["precision"] for row in shipped}))
+    notes = [f"PSNR in dB / SSIM of luma, through {backends[0]} ({precisions}), uint8 in and out."]
+    notes += [_apart(rows, shipped, other) for other in backends[1:]]
+    return "\n".join([*lines, "", " ".join(notes), *_origin(data)])
+
+
+def _quality_line(name: str, by_set: Mapping[str, Mapping[str, float]]) -> str:
+    cells = [f"{by_set[s]['psnr_y']:.2f} / {by_set[s]['ssim_y']:.4f}" if s in by_set else "-" for s in SETS]
+    return f"| {name} | " + " | ".join(cells) + " |"
+
+
+def _apart(rows: list[dict[str, Any]], shipped: list[dict[str, Any]], other: str) -> str:
+    key = ("model", "scale", "set")
+    first = {tuple(row[k] for k in key): row["psnr_y"] for row in shipped}
+    apart = [abs(row["psnr_y"] - first[tuple(row[k] for k in key)]) for row in rows if row["backend"] == other]
+    return f"{other} is at most {max(apart):.3f} dB away."
+
+
+def overlap(data: Mapping[str, Any]) -> str:
+    """What each stage costs alone, and what the threads make of it together."""
+    lines = ["| decode | infer | encode | sum | cores / sum | reached | share |", "| --- |" + " --- |" * 6]
+    cpu = data["cpu_ms_per_frame"]
+    lines.append(
+        f"| {cpu['decode']:.1f} ms | {cpu['infer']:.1f} ms | {cpu['encode']:.1f} ms | {sum(cpu.values()):.1f} ms "
+        f"| {data['bound_fps']:.1f} fps | {data['fps']:.1f} fps | {data['ratio']:.2f} |"
+    )
+    note = f"CPU time per frame of each stage alone, {data['size']} x{data['scale']}, {data['model']} through "
+    note += f"{data['backend']} {data['precision']}, x264 {data['preset']}; then the whole run, file to file."
+    return "\n".join([*lines, "", note, *_origin(data)])
+
+
+def _origin(data: Mapping[str, Any]) -> list[str]:
+    return ["", f"Measured with `{data['command']}` on {format_line(dict(data['machine']))}.", ""]
+
+
+RENDERERS: dict[str, Callable[[Mapping[str, Any]], str]] = {"quality": quality, "overlap": overlap}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true")
+    parser.add_argument("--readme", type=Path, default=ROOT / "README.md", metavar="FILE")
+    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results", metavar="DIR")
+    parsed = parser.parse_args()
+    text = parsed.readme.read_text()
+    try:
+        fresh = render(text, parsed.results)
+    except RenderError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    if fresh == text:
+        return 0
+    if parsed.check:
+        print(f"{parsed.readme.name} is out of step with the results; run python benchmarks/render.py", file=sys.stderr)
+        return 1
+    parsed.readme.write_text(fresh)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

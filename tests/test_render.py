@@ -1,0 +1,110 @@
+"""The README's tables are those of the committed results."""
+
+import importlib.util
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from stream_sr.machine import describe
+
+ROOT = Path(__file__).parent.parent
+SCRIPT = ROOT / "benchmarks" / "render.py"
+
+
+@pytest.fixture(scope="module")
+def render() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("render", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def row(model: str, scale: int, name: str, backend: str, psnr: float) -> dict[str, Any]:
+    return {
+        "model": model, "scale": scale, "set": name, "backend": backend, "precision": "fp32", "psnr_y": psnr,
+        "ssim_y": 0.95, "bicubic": {"psnr_y": 33.645, "ssim_y": 0.9294}, "onnx_sha256": "",
+    }  # fmt: skip
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    rows = [
+        row("fsrcnn", 2, "Set5", "openvino", 37.004), row("fsrcnn", 2, "Set14", "openvino", 32.636),
+        row("fsrcnn", 2, "Set5", "torch", 37.012), row("fsrcnn", 2, "Set14", "torch", 32.636),
+        row("fsrcnn", 3, "Set5", "openvino", 33.16), row("fsrcnn", 3, "Set5", "torch", 33.16),
+    ]  # fmt: skip
+    quality = {"command": "python benchmarks/evaluate.py --data DIR", "machine": describe(), "rows": rows}
+    (tmp_path / "quality.json").write_text(json.dumps(quality))
+    return tmp_path
+
+
+def check(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, SCRIPT, *arguments], capture_output=True, text=True, check=False)
+
+
+def test_the_readme_is_in_step_with_the_results() -> None:
+    done = check("--check")
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_readme_out_of_step_is_noticed_and_rendered(results: Path, tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text("before\n<!-- quality:begin -->\nold\n<!-- quality:end -->\nafter\n")
+    options = ("--readme", str(readme), "--results", str(results))
+    assert check("--check", *options).returncode == 1
+    assert "old" in readme.read_text()
+    assert check(*options).returncode == 0
+    assert "old" not in readme.read_text()
+    assert readme.read_text().startswith("before\n<!-- quality:begin -->\n| model | Set5 | Set14 | B100 |\n")
+    assert readme.read_text().endswith("<!-- quality:end -->\nafter\n")
+    assert check("--check", *options).returncode == 0
+    (results / "quality.json").write_text((results / "quality.json").read_text().replace("37.004", "37.014"))
+    assert check("--check", *options).returncode == 1
+
+
+def test_quality(render: ModuleType, results: Path) -> None:
+    text = render.quality(json.loads((results / "quality.json").read_text()))
+    assert "| bicubic x2 | 33.65 / 0.9294 | 33.65 / 0.9294 | - |" in text
+    assert "| fsrcnn x2 | 37.00 / 0.9500 | 32.64 / 0.9500 | - |" in text
+    assert "| fsrcnn x3 | 33.16 / 0.9500 | - | - |" in text
+    assert "through openvino (fp32)" in text
+    assert "torch is at most 0.008 dB away." in text
+
+
+def test_overlap(render: ModuleType) -> None:
+    text = render.overlap(
+        {
+            "cpu_ms_per_frame": {"decode": 1.0, "infer": 24.0, "encode": 5.0}, "bound_fps": 66.667, "fps": 60.0,
+            "ratio": 0.9, "size": "640x360", "scale": 2, "model": "fsrcnn-s", "backend": "openvino",
+            "precision": "bf16", "preset": "ultrafast", "command": "python benchmarks/overlap.py",
+            "machine": describe(),
+        }
+    )  # fmt: skip
+    assert "| 1.0 ms | 24.0 ms | 5.0 ms | 30.0 ms | 66.7 fps | 60.0 fps | 0.90 |" in text
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("<!-- nothing:begin -->\n<!-- nothing:end -->", "there are quality, overlap"),
+        ("<!-- overlap:begin -->\n<!-- overlap:end -->", "needs results/overlap.json"),
+        ("<!-- quality:begin -->\n", "every begin needs its end"),
+        ("<!-- quality:begin -->\n<!-- overlap:end -->", "every begin needs its end"),
+    ],
+)
+def test_blocks_that_cannot_be_rendered_are_refused(render: ModuleType, results: Path, text: str, message: str) -> None:
+    with pytest.raises(render.RenderError, match=message):
+        render.render(text, results)
+
+
+def test_text_without_blocks_stays(render: ModuleType, results: Path) -> None:
+    shutil.rmtree(results)
+    assert render.render("# A title\n", results) == "# A title\n"
