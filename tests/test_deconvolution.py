@@ -7,7 +7,6 @@ from torch.nn import functional as F
 
 from stream_sr.deconvolution import lower_deconvolution, lowering_taps
 
-
 FORMS = [(scale, kernel) for scale in (2, 3, 4) for kernel in (4, 5, 6, 9, 12)] + [(1, 3), (1, 9)]
 
 

@@ -1,6 +1,7 @@
 """The shipped file is the network: same values, clean names, the same bytes every time."""
 
 import dataclasses
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -75,8 +76,10 @@ def test_counts() -> None:
 def test_a_written_model_reads_back(tmp_path: Path) -> None:
     spec = write_model(
         tmp_path / "new", name='a "quoted" ü', scale=2, network=SMALL, module=small(),
-        training={"shrinks": [1.0, 0.5], "note": None, "seed": 1}, psnr_y={"Set5": 36.5}, default=True,
+        training={"shrinks": [1.0, 0.5], "note": None, "shares": {"a b": 0.5}, "none": {}}, psnr_y={"Set5": 36.5}, default=True,
     )  # fmt: skip
+    training = tomllib.loads(spec.onnx.with_name("model.toml").read_text())["training"]
+    assert training == {"shrinks": [1.0, 0.5], "shares": {"a b": 0.5}, "none": {}}
     assert (spec.name, spec.scale, spec.default) == ('a "quoted" ü', 2, True)
     assert (dict(spec.network), dict(spec.psnr_y)) == (SMALL, {"Set5": 36.5})
     assert (spec.parameters, spec.macs_per_pixel) == (count_parameters(small()), count_macs(small()))

@@ -238,6 +238,8 @@ def _toml(top: Mapping[str, Any], tables: Mapping[str, Mapping[str, Any]]) -> st
 def _value(value: Any) -> str:
     if isinstance(value, list | tuple):
         return f"[{', '.join(_value(one) for one in value)}]"
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{json.dumps(key)} = {_value(one)}' for key, one in value.items())}}}"
     if isinstance(value, bool | int | float | str):
         return json.dumps(value, ensure_ascii=False)  # of these types, JSON is TOML
     raise TypeError(f"{value!r} cannot be written to model.toml")
