@@ -18,7 +18,7 @@ Picture = npt.NDArray[np.uint8]
 
 
 def test_picture(index: int, width: int, height: int) -> tuple[Picture, Picture, Picture]:
-    """4:2:0 planes of a moving gradient with some detail; the mean of luma tells neighbours apart."""
+    """4:2:0 planes of a moving gradient with some detail: no two of 19 in a row are alike."""
     y, x = np.mgrid[0:height, 0:width]
     luma = 64 + (x * 3 + y * 2 + index * 5) % 96 + 40 * (((x - 4 * index) // 8 + y // 8) % 2)
     rows, columns = (height + 1) // 2, (width + 1) // 2

@@ -15,7 +15,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 from urllib.parse import urlsplit
@@ -206,7 +206,7 @@ class AvSource:
         begin = None if self._start is None else self._origin + self._start
         end = None if self._end is None else self._origin + self._end
         first_pts: int | None = None
-        for picture, stamp in self._progressive():
+        for picture, stamp in self._progressive() if self._live else _with_durations(self._progressive()):
             if begin is not None and stamp.pts * self._base < begin:
                 continue
             if first_pts is None:
@@ -373,6 +373,26 @@ class AvSource:
         return self._previous
 
 
+def _with_durations(pictures: Iterator[tuple[av.VideoFrame, Stamp]]) -> Iterator[tuple[av.VideoFrame, Stamp]]:
+    """Each picture lasts until the next one, the last one as its packet says; holds one picture back.
+
+    The packets' own durations are those of the decoding order, which B-frames mix up where the rate varies.
+    """
+    held: tuple[av.VideoFrame, Stamp] | None = None
+    try:
+        for item in pictures:
+            if held is not None:
+                picture, stamp = held
+                yield picture, replace(stamp, duration=item[1].pts - stamp.pts)
+            held = item
+    except SourceError:
+        if held is not None:
+            yield held
+        raise
+    if held is not None:
+        yield held
+
+
 class Deinterlacer:
     """bwdif over the frames marked as interlaced: as many pictures out as in, each with its own stamp."""
 
@@ -418,8 +438,9 @@ def _open_container(address: str, options: SourceOptions, name: str) -> tuple[In
     settings: dict[str, str] = {}
     timeout: tuple[float, float] | None = None
     if remote:
-        timeout = (options.read_timeout, options.read_timeout / 2)  # FFmpeg gives up after twice the read timeout
+        timeout = (options.read_timeout, options.read_timeout)
         if address.startswith("rtsp"):
+            timeout = (options.read_timeout, options.read_timeout / 2)  # its reader gives up after twice the timeout
             settings = {"rtsp_transport": options.rtsp_transport, "analyzeduration": "0", "probesize": "32"}
     before = _open_sockets() if remote else {}
     try:

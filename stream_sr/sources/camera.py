@@ -227,9 +227,7 @@ def _load_cv2() -> Any:
         if "libGL" in str(error):
             raise SourceOpenError("the webcam needs OpenCV, which needs libGL.so.1: apt-get install libgl1") from error
         raise SourceOpenError(f"the webcam needs OpenCV ({error}): pip install opencv-python") from error
-    module: Any = cv2
-    module.setLogLevel(0)
-    return module
+    return cv2
 
 
 def _wrap(picture: Plane) -> av.VideoFrame:

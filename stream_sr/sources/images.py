@@ -47,6 +47,7 @@ class ImageSource:
         if options.duration is not None:
             exact = Fraction(options.duration).limit_denominator(1_000_000) * FPS
             self._paths = self._paths[: -(-exact.numerator // exact.denominator)]
+        self._waiting = iter(enumerate(self._paths))
         self._stopping = threading.Event()
         try:
             first, codec = _load(self._paths[0])
@@ -68,7 +69,7 @@ class ImageSource:
 
     def frames(self, pool: FramePool | None = None) -> Iterator[Frame]:
         """See `Source.frames`."""
-        for number, path in enumerate(self._paths):
+        for number, path in self._waiting:
             if self._stopping.is_set():
                 return
             picture, _ = _load(path)
