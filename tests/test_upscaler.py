@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from media_files import write_video
 
 import stream_sr
 from stream_sr import Upscaler
@@ -63,3 +66,14 @@ def test_the_package_is_light_and_names_what_it_lacks() -> None:
     assert set(stream_sr.__all__) <= set(dir(stream_sr)) | set(stream_sr._HOME)
     with pytest.raises(AttributeError, match="nothing"):
         stream_sr.nothing  # noqa: B018
+
+
+def test_the_readmes_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    readme = Path(__file__).parent.parent / "README.md"
+    block = readme.read_text().split("```python\n")[1].split("```")[0]
+    write_video(tmp_path / "film.mp4", width=64, height=48, count=3)
+    monkeypatch.chdir(tmp_path)
+    names = {"rgb": rgb_picture(40, 64)}
+    exec(block, names)
+    assert names["large"].shape == (80, 128, 3)
+    assert names["y"].shape == (96, 128)
