@@ -76,7 +76,8 @@ def test_counts() -> None:
 def test_a_written_model_reads_back(tmp_path: Path) -> None:
     spec = write_model(
         tmp_path / "new", name='a "quoted" ü', scale=2, network=SMALL, module=small(),
-        training={"shrinks": [1.0, 0.5], "note": None, "shares": {"a b": 0.5}, "none": {}}, psnr_y={"Set5": 36.5}, default=True,
+        training={"shrinks": [1.0, 0.5], "note": None, "shares": {"a b": 0.5}, "none": {}},
+        psnr_y={"Set5": 36.5}, default=True,
     )  # fmt: skip
     training = tomllib.loads(spec.onnx.with_name("model.toml").read_text())["training"]
     assert training == {"shrinks": [1.0, 0.5], "shares": {"a b": 0.5}, "none": {}}
