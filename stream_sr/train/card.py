@@ -1,6 +1,7 @@
 """``card.md``: what a shipped model is, what it was trained on, the exact commands and the figures."""
 
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -78,16 +79,19 @@ def _card(
         [
             f"# {model.name} x{model.scale}",
             "",
-            f"{kind} ({arguments}), {model.parameters:,} parameters, {model.macs_per_pixel:,} multiplications per",
-            "input pixel. Luma in, luma out, uint8, any size.",
-            *([f"{PAPERS[kind]}."] if kind in PAPERS else []),
+            *_wrap(
+                f"{kind} ({arguments}), {model.parameters:,} parameters, {model.macs_per_pixel:,} multiplications per "
+                f"input pixel. Luma in, luma out, uint8, any size." + (f" {PAPERS[kind]}." if kind in PAPERS else "")
+            ),
             "",
             "    " + f"stream-sr run SOURCE SINK --model {model.name} --scale {model.scale}",
             "",
             "## Figures",
             "",
-            "PSNR in dB and SSIM of luma (BT.601), border cut by the scale, reduced by MATLAB-style bicubic, uint8 in",
-            "and out of the shipped ONNX.",
+            *_wrap(
+                "PSNR in dB and SSIM of luma (BT.601), border cut by the scale, reduced by MATLAB-style bicubic, uint8 "
+                "in and out of the shipped ONNX."
+            ),
             "",
             *_figures(evaluations),
             "",
@@ -126,14 +130,19 @@ def _training(recipe: Recipe, run: Mapping[str, Any]) -> list[str]:
     start = f"the x{recipe.from_scale} body" if recipe.from_scale else "bilinear interpolation"
     done = "" if run["iterations"] >= run["of"] else f" ({run['iterations']:,} of them done)"
     squared = f", L2 after {recipe.l2_from:.0%} of the run" if recipe.l2_from < 1 else ""
-    held_back = ", ".join(recipe.validation_images)
-    return [
-        f"Recipe `{recipe.name}`: from {start}, {recipe.iterations:,} iterations{done} of {recipe.batch} patches of",
-        f"{recipe.patch}x{recipe.patch} low-resolution pixels, Adam, learning rate {recipe.learning_rate:g} after",
-        f"{recipe.warmup} iterations of warm-up, cosine to 1e-6, L1 loss{squared},",
-        f"average of the weights {recipe.ema:g}, seed {recipe.seed}; pictures also shown reduced by",
-        f"{', '.join(f'{shrink:g}' for shrink in recipe.shrinks)}; the eight flips and rotations.",
-        "",
-        f"The weights are those of iteration {run['at']:,}, the best on the validation pictures, {run['psnr']:.2f} dB.",
-        f"Never trained on: {held_back}.",
-    ]
+    made = (
+        f"Recipe `{recipe.name}`: from {start}, {recipe.iterations:,} iterations{done} of {recipe.batch} patches of "
+        f"{recipe.patch}x{recipe.patch} low-resolution pixels, Adam, learning rate {recipe.learning_rate:g} after "
+        f"{recipe.warmup} iterations of warm-up, cosine to 1e-6, L1 loss{squared}, average of the weights "
+        f"{recipe.ema:g}, seed {recipe.seed}; pictures shown at {', '.join(f'{s:g}' for s in recipe.shrinks)} of their "
+        "size, in the eight flips and rotations."
+    )
+    chosen = (
+        f"The weights are those of iteration {run['at']:,}, the best on the validation set ({run['psnr']:.2f} dB), "
+        f"which were never trained on: {', '.join(recipe.validation_images)}."
+    )
+    return [*_wrap(made), "", *_wrap(chosen)]
+
+
+def _wrap(text: str) -> list[str]:
+    return textwrap.wrap(text, 110, break_on_hyphens=False)
