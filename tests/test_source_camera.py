@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.abc
+import itertools
 import sys
 from collections.abc import Sequence
 from types import SimpleNamespace
@@ -30,8 +31,9 @@ class Capture:
     def __init__(self, count: int, opened: bool = True) -> None:
         self.count, self.opened, self.released = count, opened, 0
         self.values: dict[Any, float] = {
-            "FOURCC": CV2.VideoWriter_fourcc(*"YUYV"), "FRAME_WIDTH": 640, "FRAME_HEIGHT": 480, "FPS": 30, "POS_MSEC": 0,
-        }  # fmt: skip
+            "FOURCC": CV2.VideoWriter_fourcc(*"YUYV"),
+            **{"FRAME_WIDTH": 640, "FRAME_HEIGHT": 480, "FPS": 30, "POS_MSEC": 0},
+        }
 
     def isOpened(self) -> bool:
         return self.opened
@@ -174,6 +176,6 @@ def test_the_drivers_stamps_are_taken_while_they_are_sane() -> None:
 def test_insane_stamps_give_way_to_the_clock(driver: Any) -> None:
     clock = CameraClock()
     stamps = [clock.stamp(driver(i), 5 * NS + i * NS // 10) for i in range(20)]
-    assert all(a < b for (a, _), (b, _) in zip(stamps, stamps[1:], strict=False))
+    assert all(a < b for (a, _), (b, _) in itertools.pairwise(stamps))
     assert not clock.trusted
     assert stamps[-1] == (1_900_000, 5 * NS + 19 * NS // 10)
