@@ -32,7 +32,10 @@ class Capture:
         self.count, self.opened, self.released = count, opened, 0
         self.values: dict[Any, float] = {
             "FOURCC": CV2.VideoWriter_fourcc(*"YUYV"),
-            **{"FRAME_WIDTH": 640, "FRAME_HEIGHT": 480, "FPS": 30, "POS_MSEC": 0},
+            "FRAME_WIDTH": 640,
+            "FRAME_HEIGHT": 480,
+            "FPS": 30,
+            "POS_MSEC": 0,
         }
 
     def isOpened(self) -> bool:

@@ -440,7 +440,6 @@ def _open_container(address: str, options: SourceOptions, name: str) -> tuple[In
     if remote:
         timeout = (options.read_timeout, options.read_timeout)
         if address.startswith("rtsp"):
-            timeout = (options.read_timeout, options.read_timeout / 2)  # its reader gives up after twice the timeout
             settings = {"rtsp_transport": options.rtsp_transport, "analyzeduration": "0", "probesize": "32"}
     before = _open_sockets() if remote else {}
     try:
