@@ -104,11 +104,18 @@ def libraries() -> dict[str, str]:
 
 
 def gpus() -> list[dict[str, Any]]:
-    """NVIDIA GPUs through NVML: ``name``, ``memory_gib``, ``compute_capability`` and ``driver``."""
+    """NVIDIA GPUs through NVML: ``name``, ``memory_gib``, ``compute_capability``, ``driver``; none without a driver."""
     try:
         nvml = ctypes.CDLL(NVML)
     except OSError:
         return []
+    try:
+        return _gpus(nvml)
+    except AttributeError:  # a driver too old to know one of the calls
+        return []
+
+
+def _gpus(nvml: ctypes.CDLL) -> list[dict[str, Any]]:
     if nvml.nvmlInit_v2() != 0:
         return []
     try:

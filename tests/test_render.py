@@ -91,11 +91,30 @@ def test_overlap(render: ModuleType) -> None:
     assert "| 1.0 ms | 24.0 ms | 5.0 ms | 30.0 ms | 66.7 fps | 60.0 fps | 0.90 |" in text
 
 
+def test_live(render: ModuleType) -> None:
+    latency = {"p50": 14.04, "p95": 20.0, "p99": 31.26, "mean": 15.0, "max": 40.0, "count": 300}
+    row = {
+        "model": "fsrcnn-s", "scale": 2, "backend": "openvino", "precision": "fp32", "device": "CPU", "frames_in": 1800,
+        "frames_out": 1796, "dropped": {"late": 3, "ring": 1}, "fps": 29.96, "latency_ms": latency, "stages_ms": {},
+        "source": {"width": 640, "height": 360}, "output": {"width": 1280, "height": 720},
+        "glass_to_glass_ms": {"count": 0}, "memory_mib": {"second_quarter": 301.2, "last_quarter": 302.0, "peak": 310},
+    }  # fmt: skip
+    data = {"rows": [row], "seconds": 60.0, "machine": describe(), "command": "python benchmarks/live.py"}
+    expected = "640x360 to 1280x720 | 30.0 | 4 of 1800 | 14.0 / 31.3 | not measured | 301, later 302 MiB |"
+    assert f"| fsrcnn-s x2, openvino fp32 | {expected}" in render.live(data)
+    assert "| none |" in render.live(data | {"rows": [row | {"dropped": {}}]})
+
+
+def test_an_empty_block_waits_for_its_result(render: ModuleType, tmp_path: Path) -> None:
+    text = "<!-- overlap:begin -->\n<!-- overlap:end -->"
+    assert render.render(text, tmp_path) == text
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("<!-- nothing:begin -->\n<!-- nothing:end -->", "there are quality, overlap"),
-        ("<!-- overlap:begin -->\n<!-- overlap:end -->", "needs results/overlap.json"),
+        ("<!-- nothing:begin -->\n<!-- nothing:end -->", "there are quality, overlap, live"),
+        ("<!-- overlap:begin -->\nfigures\n<!-- overlap:end -->", "need results/overlap.json"),
         ("<!-- quality:begin -->\n", "every begin needs its end"),
         ("<!-- quality:begin -->\n<!-- overlap:end -->", "every begin needs its end"),
     ],
