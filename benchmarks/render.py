@@ -107,9 +107,7 @@ def live(data: Mapping[str, Any]) -> str:
         ]
         lines.append(f"| {' | '.join(cells)} |")
     note = f"Camera, filter and viewer are processes of one machine and speak RTSP; {data['seconds']:g} s each; the"
-    note += (
-        " latency is p50 / p99 in ms, glass to glass as read from the clock in the picture at the viewer; memory is the"
-    )
+    note += " latency is p50 / p99 in ms, glass to glass as read from the clock in the picture; memory is the"
     note += " filter's, in the second and the last quarter of the time."
     return "\n".join([*lines, "", note, *_origin(data)])
 
