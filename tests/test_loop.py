@@ -19,8 +19,8 @@ from stream_sr.train.recipe import Recipe
 
 RECIPE = Recipe(
     name="tiny", scale=2, network={"kind": "FSRCNN", "d": 4, "s": 2, "m": 1, "kernel": 5}, iterations=12, batch=2,
-    patch=8, learning_rate=1e-3, warmup=2, l2_from=0.5, ema=0.9, seed=1, shrinks=(1.0,), validation_every=4,
-    validation_images=("held",),
+    patch=8, learning_rate=1e-3, warmup=2, l2_from=0.5, round_from=0.5, ema=0.9, seed=1, shrinks=(1.0,),
+    validation_every=4, validation_images=("held",),
 )  # fmt: skip
 
 
@@ -89,7 +89,8 @@ def test_training_moves_the_weights_and_another_seed_moves_them_elsewhere(
 def test_the_best_weights_are_those_of_the_best_validation(folder: Path, whole: dict[str, Any], tmp_path: Path) -> None:
     network = build_network("FSRCNN", scale=2, d=4, s=2, m=1, kernel=5)
     pair = make_pair(load_luma(folder / "held.png"), 2)
-    assert measure(network, whole["best"], [pair]) == whole["best_psnr"]
+    network.load_state_dict(whole["best"])
+    assert measure(network, [pair]) == whole["best_psnr"]
     _, events = run(folder, tmp_path)
     rows = [event for event in events if event["event"] == "validation"]
     assert max(row["psnr"] for row in rows) == whole["best_psnr"]
@@ -144,3 +145,14 @@ def test_the_learning_rate_rises_then_falls_to_its_end() -> None:
     assert rates[:10] == pytest.approx([recipe.learning_rate * n / 10 for n in range(1, 11)])
     assert all(a > b for a, b in pairwise(rates[9:]))
     assert rates[-1] == pytest.approx(1e-6)
+
+
+def test_the_shipped_weights_are_exact_in_bfloat16(folder: Path, tmp_path: Path, whole: dict[str, Any]) -> None:
+    exact, _ = run(folder, tmp_path, replace(RECIPE, round_from=1.0))
+
+    def representable(weights: dict[str, Any]) -> bool:
+        return all(torch.equal(w, w.to(torch.bfloat16).float()) for w in weights.values() if w.dim() > 1)
+
+    assert representable(whole["best"])
+    assert not representable(whole["network"])  # training goes on with the exact ones
+    assert not representable(exact["best"])

@@ -17,6 +17,7 @@ patch = 8
 learning_rate = 1e-3
 warmup = 1
 l2_from = 1.0
+round_from = 0.9
 ema = 0.9
 seed = 1
 shrinks = [1.0]

@@ -75,14 +75,14 @@ def train(
     network = network.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     average = {name: value.detach().clone() for name, value in network.state_dict().items()}
     optimizer = torch.optim.Adam(network.parameters(), lr=recipe.learning_rate)
-    first, best_psnr, best = 0, -math.inf, average
+    first, best_psnr, best, rounded = 0, -math.inf, average, False
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True, map_location=device)
         _check_same(state["recipe"], recipe, checkpoint)
         network.load_state_dict(state["network"])
         optimizer.load_state_dict(state["optimizer"])
         average, best = state["average"], state["best"]
-        first, best_psnr = state["iteration"], state["best_psnr"]
+        first, best_psnr, rounded = state["iteration"], state["best_psnr"], state.get("rounded", False)
         patches.random.bit_generator.state = json.loads(state["random"])
 
     parameters = sum(p.numel() for p in network.parameters())
@@ -97,7 +97,7 @@ def train(
             "recipe": {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(recipe).items()},
             "network": network.state_dict(), "optimizer": optimizer.state_dict(), "average": average,
             "best": best, "best_psnr": best_psnr, "iteration": iteration,
-            "random": json.dumps(patches.random.bit_generator.state),
+            "rounded": rounded, "random": json.dumps(patches.random.bit_generator.state),
         }  # fmt: skip
         partial = checkpoint.with_suffix(".partial")
         torch.save(state, partial)
@@ -109,11 +109,16 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = rate
         low, truth = (torch.from_numpy(a).to(device, torch.float32) / 255 for a in patches.batch(recipe.batch))
+        rounding = iteration > recipe.round_from * recipe.iterations
+        if rounding and not rounded:  # weights from before cannot be shipped: the rounded ones count from here
+            rounded, best_psnr = True, -math.inf
+        masters = round_weights(network) if rounding else []
         output = network(low.contiguous(memory_format=torch.channels_last))
         squared = iteration > recipe.l2_from * recipe.iterations
         loss = F.mse_loss(output, truth) if squared else F.l1_loss(output, truth)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
+        restore_weights(network, masters)  # straight-through: the gradient at the rounded weights moves the exact ones
         optimizer.step()
         with torch.no_grad():
             decay = min(recipe.ema, (1 + iteration) / (10 + iteration))
@@ -124,9 +129,13 @@ def train(
         last = iteration == recipe.iterations
         stopping = stop()
         if last or iteration % recipe.validation_every == 0:
-            quality = measure(build_network(kind, scale=recipe.scale, **arguments).to(device), average, validation)
+            candidate = build_network(kind, scale=recipe.scale, **arguments).to(device)
+            candidate.load_state_dict(network.state_dict() if rounded else average)
+            if rounded:  # not the average: it would be rounded to other values than those that were trained
+                round_weights(candidate)
+            quality = measure(candidate, validation)
             if quality > best_psnr:
-                best_psnr, best = quality, {name: value.clone() for name, value in average.items()}
+                best_psnr, best = quality, {name: value.clone() for name, value in candidate.state_dict().items()}
             row = {
                 "event": "validation", "iteration": iteration, "of": recipe.iterations, "learning_rate": rate,
                 "loss": float(torch.stack(losses).mean()), "loss_kind": "l2" if squared else "l1",
@@ -163,9 +172,29 @@ def learning_rate(recipe: Recipe, iteration: int) -> float:
 
 
 @torch.no_grad()
-def measure(network: torch.nn.Module, weights: dict[str, Any], pairs: Sequence[tuple[Plane, Plane]]) -> float:
+def round_weights(network: torch.nn.Module) -> list[torch.Tensor]:
+    """Round the convolutions' weights to bfloat16 in place; returns the exact ones.
+
+    A CPU or GPU that computes in bfloat16 rounds the weights. In a network without a skip that is an error of gain,
+    0.5 dB for FSRCNN; trained with rounded weights, it loses next to nothing. Biases and slopes stay exact.
+    """
+    exact = []
+    for weight in (p for p in network.parameters() if p.dim() > 1):
+        exact.append(weight.detach().clone())
+        weight.copy_(weight.to(torch.bfloat16))
+    return exact
+
+
+@torch.no_grad()
+def restore_weights(network: torch.nn.Module, exact: Sequence[torch.Tensor]) -> None:
+    """Undo `round_weights`; nothing to do where ``exact`` is empty."""
+    for weight, value in zip((p for p in network.parameters() if p.dim() > 1), exact, strict=False):
+        weight.copy_(value)
+
+
+@torch.no_grad()
+def measure(network: torch.nn.Module, pairs: Sequence[tuple[Plane, Plane]]) -> float:
     """Mean PSNR in dB over (low, truth) pairs, output rounded to uint8, border cut by the scale."""
-    network.load_state_dict(weights)
     network.eval()
     device = next(network.parameters()).device
     total = 0.0

@@ -23,6 +23,7 @@ class Recipe:
     learning_rate: float
     warmup: int  # iterations
     l2_from: float  # share of the run
+    round_from: float  # share of the run after which it trains with weights rounded to bfloat16; 1: never
     ema: float
     seed: int
     shrinks: tuple[float, ...]
