@@ -20,7 +20,7 @@ from media_files import test_picture, video_frame, write_video, write_y4m
 from PIL import Image
 
 from stream_sr import barcode
-from stream_sr.errors import ConfigError, SourceOpenError
+from stream_sr.errors import ConfigError, DecodeError, SourceOpenError
 from stream_sr.frame import Frame, StreamInfo, chroma_shape
 from stream_sr.media import Lane, Source, SourceOptions
 from stream_sr.ring import FramePool
@@ -396,3 +396,75 @@ def test_folder_is_read_in_natural_order(tmp_path: Path) -> None:
         luma = frame.planes[0].astype(int)
         assert np.abs(luma - test_picture(right, 64, 48)[0]).mean() < 2
         assert np.abs(luma - test_picture(wrong, 64, 48)[0]).mean() > 5
+
+
+def test_pictures_of_different_sizes_name_both(tmp_path: Path) -> None:
+    for number, width in enumerate((64, 64, 96)):
+        Image.new("RGB", (width, 48)).save(tmp_path / f"{number}.png")
+    numbers = []
+    with pytest.raises(DecodeError, match=r"^2.png: .* from 64x48 to 96x48"):
+        for frame in open_source(str(tmp_path)).frames():
+            numbers.append(frame.number)
+    assert numbers == [0, 1]
+
+
+def test_pictures_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(SourceOpenError, match="holds no pictures"):
+        open_source(str(tmp_path))
+    with pytest.raises(SourceOpenError, match="no such file"):
+        open_source(str(tmp_path / "x.png"))
+    (tmp_path / "x.png").write_text("not a picture")
+    with pytest.raises(SourceOpenError, match=r"x.png is not a picture that can be read"):
+        open_source(str(tmp_path / "x.png"))
+    Image.fromarray(np.zeros((48, 64), np.uint16)).save(tmp_path / "deep.png")
+    with pytest.raises(SourceOpenError, match=r"deep.png: 16-bit video"):
+        open_source(str(tmp_path / "deep.png"))
+
+
+def test_a_grey_picture_keeps_its_values(tmp_path: Path) -> None:
+    grey = np.arange(64 * 48, dtype=np.uint32).reshape(48, 64).astype(np.uint8)
+    Image.fromarray(grey).save(tmp_path / "grey.png")
+    source = open_source(str(tmp_path / "grey.png"))
+    assert np.array_equal(next(source.frames()).planes[0], grey)
+    assert source.info.color.full_range
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "nothing came"),
+        (b"hello\n", "not y4m"),
+        (b"YUV4MPEG2 W64 H48 F25:1 C420p10\n", "more than 8 bits"),
+        (b"YUV4MPEG2 W64 H48 F25:1 It\n", "interlaced"),
+    ],
+)
+def test_standard_input_that_is_no_y4m(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "x").write_bytes(content)
+    with open(tmp_path / "x", "rb") as stdin, pytest.raises(SourceOpenError, match=f"^standard input: .*{message}"):
+        Y4mSource(descriptor=stdin.fileno())
+
+
+def test_truncated_y4m_gives_its_whole_pictures_and_then_says_so(tmp_path: Path) -> None:
+    expected = write_y4m(tmp_path / "x.y4m")
+    (tmp_path / "x.y4m").write_bytes((tmp_path / "x.y4m").read_bytes()[:-1000])
+    got: list[Frame] = []
+    with (
+        open(tmp_path / "x.y4m", "rb") as stdin,
+        pytest.raises(DecodeError, match=r"ended inside picture 4, after 3608 of its 4608 bytes"),
+    ):
+        for frame in Y4mSource(descriptor=stdin.fileno()).frames():
+            got.append(frame)
+    assert len(got) == 4
+    for frame, planes in zip(got, expected, strict=False):
+        assert all(np.array_equal(*pair) for pair in zip(frame.planes, planes, strict=True))
+
+
+def test_y4m_that_loses_its_rhythm(tmp_path: Path) -> None:
+    write_y4m(tmp_path / "x.y4m", count=1)
+    with open(tmp_path / "x.y4m", "ab") as file:
+        file.write(b"XRAME\n")
+    with (
+        open(tmp_path / "x.y4m", "rb") as stdin,
+        pytest.raises(DecodeError, match="picture 1 of the y4m input does not begin with FRAME"),
+    ):
+        list(Y4mSource(descriptor=stdin.fileno()).frames())

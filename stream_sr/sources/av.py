@@ -36,6 +36,7 @@ logger = logging.getLogger(__name__)
 PORTS = {"rtsp": 554, "rtsps": 322, "http": 80, "https": 443, "rtmp": 1935, "rtmps": 443}
 LIVE_SCHEMES = {"rtsp", "rtsps", "rtmp", "rtmps", "srt", "udp", "rtp", "tcp"}
 TEXT_CODECS = {"ansi", "bintext", "xbin", "idf"}  # FFmpeg paints a text file as a terminal would
+SILENT = (av.error.ExitError, av.error.TimeoutError)  # what a timeout looks like
 FAILURES_IN_A_ROW = 50
 TRAILING_SECONDS = 2  # how far other tracks may lie behind the video in a file
 
@@ -309,7 +310,7 @@ class AvSource:
             except av.FFmpegError as error:
                 if self._stopping.is_set():
                     return
-                if self._live:
+                if self._live or isinstance(error, SILENT):
                     raise self._lost(error) from error
                 failures += 1
                 self._counts["corrupt_packets"] += 1
@@ -317,7 +318,7 @@ class AvSource:
                     raise DecodeError(f"{self._name} cannot be read any further ({error.strerror})") from error
 
     def _lost(self, error: av.FFmpegError) -> SourceLost:
-        if isinstance(error, (av.error.ExitError, av.error.TimeoutError)):
+        if isinstance(error, SILENT):
             return SourceLost(f"{self._name} fell silent for {self._options.read_timeout:g} s")
         return SourceLost(f"{self._name} was lost: {error.strerror}")
 
@@ -458,7 +459,7 @@ def _why_not(address: str, name: str, error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return f"no such file: {name}"
     if "://" in address:
-        if isinstance(error, (av.error.ExitError, av.error.TimeoutError)):
+        if isinstance(error, SILENT):
             return f"{name} does not answer"
         return f"cannot open {name}: {reason}"
     with contextlib.suppress(OSError):

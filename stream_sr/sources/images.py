@@ -51,10 +51,13 @@ class ImageSource:
         self._stopping = threading.Event()
         try:
             first, codec = _load(self._paths[0])
-            self._reader = PictureReader(codec=codec)
-            self._reader.check(first)
         except DecodeError as error:
             raise SourceOpenError(str(error)) from error
+        self._reader = PictureReader(codec=codec)
+        try:
+            self._reader.check(first)
+        except DecodeError as error:
+            raise SourceOpenError(f"{self._paths[0]}: {error}") from error
         self.info = StreamInfo(
             width=first.width,
             height=first.height,
