@@ -173,8 +173,9 @@ class Depacketiser:
                 done += self._finish(now_ns)
                 if self.markers_end_units is None and self._marked:
                     self.markers_end_units = True
+            unsure = gap or self._raw is None  # something may have come before
             self._raw = packet.timestamp
-            self._begin(damaged=gap and not _begins_picture(packet.payload))
+            self._begin(damaged=unsure and not _begins_picture(packet.payload))
         elif self._closed:
             if not _carries_picture(packet.payload):
                 return done

@@ -429,11 +429,11 @@ class _Viewer(asyncio.Protocol):
         info = f"url={request.url.rstrip('/')}/{TRACK};seq={self._server.packetiser.sequence}"
         if self._server.timestamp is not None:
             info += f";rtptime={self._server.timestamp}"
-        self._answer(request, 200, Range="npt=now-", RTP_Info=info)
         if not self.playing:
             self._needs_key = True
-            self._server.wish.set()
             self._set_playing(True)
+            self._server.wish.set()
+        self._answer(request, 200, Range="npt=now-", RTP_Info=info)
 
     def _set_playing(self, playing: bool) -> None:
         self._server.playing += playing - self.playing

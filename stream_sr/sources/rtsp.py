@@ -49,7 +49,7 @@ QUEUE_UNITS = 300  # 10 s at 30 fps: a whole group of pictures fits, so that a l
 STALE_NS = NS // 2  # a picture older than this is not handed out while newer ones wait
 LAG_NS = 2 * NS  # a decoder further behind goes on with the next key picture
 KEY_SECONDS = 30.0  # a stream without a picture to start on for so long cannot be decoded
-CORRUPT_IN_A_ROW = 50
+BARREN_IN_A_ROW = 50  # more than a decoder ever holds back
 MESSAGE_BYTES = 256 << 10  # most that a server may send without completing a message
 TEARDOWN_SECONDS = 0.5
 AGENT = "stream_sr"
@@ -108,14 +108,17 @@ class RtspSource:
         self._reader = PictureReader(codec="h264")
         self._reader.size = self.info.width, self.info.height
         self._arrivals: dict[int, int] = {}
-        self._corrupt = self._corrupt_in_a_row = self._skipped = self._late = self._number = 0
+        self._corrupt = self._barren = self._skipped = self._late = self._number = 0
         self._skipping = self._caught_up = False
         self._first_pts: int | None = None
         self._last_pts = -1
 
     def frames(self, pool: FramePool | None = None) -> Iterator[Frame]:
-        """See `media.Source`. Once."""
+        """See `media.Source`. Once; from the call on, every picture is kept for it."""
         self._client.begin_reading()
+        return self._frames(pool)
+
+    def _frames(self, pool: FramePool | None) -> Iterator[Frame]:
         for unit in self._client.units:
             for picture in self._pictures(unit):
                 frame = self._frame(picture, pool)
@@ -172,22 +175,25 @@ class RtspSource:
         if len(self._arrivals) > 64:  # pictures that the decoder swallowed
             self._arrivals.clear()
         self._arrivals[unit.timestamp] = unit.arrived_ns
-        return self._decode(packet)
+        pictures = self._decode(packet)
+        self._barren = 0 if pictures else self._barren + 1
+        if self._barren >= BARREN_IN_A_ROW:
+            raise DecodeError(
+                f"{self.info.name}: {BARREN_IN_A_ROW} pictures in a row could not be decoded; "
+                "check the camera's encoder settings and the connection"
+            )
+        return pictures
 
     def _decode(self, packet: av.Packet[Any] | None) -> list[av.VideoFrame]:
+        """The pictures that come out, without those that the decoder had to invent parts of."""
         try:
             pictures = self._decoder.decode(packet)
-        except FFmpegError as error:
+        except FFmpegError:
             self._corrupt += 1
-            self._corrupt_in_a_row += 1
-            if self._corrupt_in_a_row >= CORRUPT_IN_A_ROW:
-                raise DecodeError(
-                    f"{self.info.name}: {CORRUPT_IN_A_ROW} pictures in a row could not be decoded ({error.strerror}); "
-                    "check the camera's encoder settings"
-                ) from error
             return []
-        self._corrupt_in_a_row = 0
-        return pictures
+        whole = [picture for picture in pictures if not picture.is_corrupt]
+        self._corrupt += len(pictures) - len(whole)
+        return whole
 
     def _frame(self, picture: av.VideoFrame, pool: FramePool | None) -> Frame | None:
         """The picture as a frame; None for one that comes too late, or not in its order."""
@@ -338,7 +344,7 @@ class _Client:
         if not h264.parameter_sets(self._sets)[0]:
             self._doing = "waiting for a key picture"
             await self._key.wait()
-            if self.failure is not None:
+            if self.failure is not None and not h264.parameter_sets(self._sets)[0]:
                 raise SourceOpenError(str(self.failure)) from self.failure
         return media, h264.parameter_sets(self._sets)[0][0]
 
@@ -480,10 +486,10 @@ class _Client:
             return f"{self._name}: there is no host '{self._target.host}'; check the address"
         if isinstance(cause, TimeoutError | asyncio.TimeoutError):
             return f"{self._name} does not answer within {self._timeout:g} s; check the address and the network"
-        if isinstance(cause, OSError):
-            return f"{self._name}: {cause.strerror or cause}; check the address and the network"
         if self._connection is not None and self._connection.not_rtsp:
             return f"{self._name}: what answers there does not speak RTSP; check the port"
+        if isinstance(cause, OSError) and not isinstance(cause, ConnectionError):
+            return f"{self._name}: {cause.strerror or cause}; check the address and the network"
         return f"{self._name} closed the connection while {self._doing}; check the address"
 
     async def close(self) -> None:
@@ -577,6 +583,12 @@ class _Connection(RTSPConnection):  # type: ignore[misc]
                 waiting.set_result(message)
         else:
             self.on_request(message)
+
+    async def send_request(self, *args: Any, **options: Any) -> RTSPResponse:
+        """Like aiortsp's, which would wait for an answer on a connection that is gone."""
+        if not self.running:
+            raise RTSPConnectionError("connection closed")
+        return await super().send_request(*args, **options)
 
     def on_request(self, request: RTSPRequest) -> None:
         """A server asks something of its client: we have nothing to offer."""
