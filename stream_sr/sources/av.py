@@ -10,10 +10,9 @@ import contextlib
 import logging
 import math
 import os
-import socket
 import threading
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -24,7 +23,9 @@ import av
 from av.container import InputContainer
 
 from stream_sr.codec.decode import PictureReader
+from stream_sr.codec.deinterlace import Deinterlacer
 from stream_sr.codec.extent import is_truncated, lacks_index
+from stream_sr.codec.sockets import open_sockets, peer_port, shut_down
 from stream_sr.errors import DecodeError, SourceError, SourceLost, SourceOpenError
 from stream_sr.frame import Frame, StreamInfo
 from stream_sr.media import Lane, SourceOptions, Track, redact
@@ -93,7 +94,7 @@ class AvSource:
         codec.copy_opaque = True  # carries the time of arrival from the packet to its picture
         stream.thread_type = "SLICE" if self._live else "AUTO"  # frame threads delay by a picture each
         self._reader = PictureReader(codec=codec.name)
-        self._deinterlacer: Deinterlacer | None = None
+        self._deinterlacer: Deinterlacer[Stamp] | None = None
         self._base = stream.time_base or Fraction(1, 90_000)
         rate = stream.average_rate or stream.guessed_rate
         self._fps = Fraction(rate) if rate else None
@@ -186,9 +187,9 @@ class AvSource:
     def stop(self) -> None:
         """See `Source.stop`. A read that waits for the network is freed by shutting its socket down (Linux)."""
         self._stopping.set()
-        for descriptor, identity in _open_sockets().items():
+        for descriptor, identity in open_sockets().items():
             if self._sockets.get(descriptor) == identity:
-                _shut_down(descriptor)
+                shut_down(descriptor)
 
     def counters(self) -> dict[str, int]:
         """``corrupt_packets`` (skipped), ``corrupt_pictures`` (shown as the decoder mended them), ``repaired_pts``."""
@@ -233,7 +234,7 @@ class AvSource:
             if self._deinterlacer is None:
                 yield picture, stamp
             else:
-                yield from self._deinterlacer.put(picture, stamp)
+                yield from self._deinterlacer.put(picture, stamp.pts, stamp)
         if self._deinterlacer is not None:
             yield from self._deinterlacer.flush()
         self._check_end()
@@ -394,45 +395,6 @@ def _with_durations(pictures: Iterator[tuple[av.VideoFrame, Stamp]]) -> Iterator
         yield held
 
 
-class Deinterlacer:
-    """bwdif over the frames marked as interlaced: as many pictures out as in, each with its own stamp."""
-
-    def __init__(self, picture: av.VideoFrame, time_base: Fraction) -> None:
-        self._stamps: deque[Stamp] = deque()
-        self._base = time_base
-        self._graph = av.filter.Graph()
-        source = self._graph.add(
-            "buffer",
-            f"video_size={picture.width}x{picture.height}:pix_fmt={picture.format.name}:time_base={time_base}:"
-            f"colorspace={int(picture.colorspace)}:range={int(picture.color_range)}",
-        )
-        bwdif = self._graph.add("bwdif", "mode=send_frame:deint=interlaced")
-        sink = self._graph.add("buffersink")
-        source.link_to(bwdif)
-        bwdif.link_to(sink)
-        self._graph.configure()
-
-    def put(self, picture: av.VideoFrame, stamp: Stamp) -> Iterator[tuple[av.VideoFrame, Stamp]]:
-        """Push one picture; yields those that are ready (one picture later)."""
-        self._stamps.append(stamp)
-        picture.pts, picture.time_base = stamp.pts, self._base
-        self._graph.vpush(picture)
-        yield from self._ready()
-
-    def flush(self) -> Iterator[tuple[av.VideoFrame, Stamp]]:
-        """The last pictures."""
-        self._graph.vpush(None)
-        yield from self._ready()
-
-    def _ready(self) -> Iterator[tuple[av.VideoFrame, Stamp]]:
-        while self._stamps:
-            try:
-                picture = self._graph.vpull()
-            except (av.BlockingIOError, av.EOFError):
-                return
-            yield picture, self._stamps.popleft()
-
-
 def _open_container(address: str, options: SourceOptions, name: str) -> tuple[InputContainer, dict[int, str]]:
     """The open container, and the sockets that it opened (descriptor to identity)."""
     remote = "://" in address
@@ -442,15 +404,15 @@ def _open_container(address: str, options: SourceOptions, name: str) -> tuple[In
         timeout = (options.read_timeout, options.read_timeout)
         if address.startswith("rtsp"):
             settings = {"rtsp_transport": options.rtsp_transport, "analyzeduration": "0", "probesize": "32"}
-    before = _open_sockets() if remote else {}
+    before = open_sockets() if remote else {}
     try:
         # "file:" keeps FFmpeg from reading a name with a colon as a protocol.
         container = av.open(address if remote else f"file:{address}", "r", options=settings, timeout=timeout)
     except (av.FFmpegError, OSError, ValueError) as error:
         raise SourceOpenError(_why_not(address, name, error)) from error
-    after = _open_sockets() if remote else {}
+    after = open_sockets() if remote else {}
     port = (urlsplit(address).port or PORTS.get(address.partition("://")[0])) if remote else None
-    mine = {fd: link for fd, link in after.items() if before.get(fd) != link and _peer_port(fd) == port}
+    mine = {fd: link for fd, link in after.items() if before.get(fd) != link and peer_port(fd) == port}
     return container, mine
 
 
@@ -501,29 +463,3 @@ def _rotation(picture: av.VideoFrame, name: str) -> int:
 def _seconds(value: float | None) -> Fraction | None:
     """As the decimal that the user wrote: 0.4 is two fifths, so that the frame at 0.4 s is met."""
     return None if value is None else Fraction(value).limit_denominator(1_000_000)
-
-
-def _open_sockets() -> dict[int, str]:
-    """Descriptors of this process that are sockets, with their identity. Empty where there is no /proc."""
-    found = {}
-    with contextlib.suppress(OSError):
-        for entry in os.listdir("/proc/self/fd"):
-            with contextlib.suppress(OSError):
-                link = os.readlink(f"/proc/self/fd/{entry}")
-                if link.startswith("socket:"):
-                    found[int(entry)] = link
-    return found
-
-
-def _peer_port(descriptor: int) -> int | None:
-    try:
-        with socket.socket(fileno=os.dup(descriptor)) as peer:
-            name = peer.getpeername()
-    except OSError:
-        return None
-    return name[1] if isinstance(name, tuple) else None
-
-
-def _shut_down(descriptor: int) -> None:
-    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as peer:
-        peer.shutdown(socket.SHUT_RDWR)

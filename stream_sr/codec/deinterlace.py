@@ -1,0 +1,54 @@
+"""Interlaced pictures to progressive ones, through FFmpeg's bwdif (yadif's motion test, w3fdif's interpolation)."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import Generic, TypeVar
+
+import av
+
+T = TypeVar("T")
+
+
+class Deinterlacer(Generic[T]):
+    """bwdif over the frames marked as interlaced: as many pictures out as in, each with what was put in with it.
+
+    Progressive frames pass unchanged. One thread at a time.
+    """
+
+    def __init__(self, picture: av.VideoFrame, time_base: Fraction) -> None:
+        self._waiting: deque[T] = deque()
+        self._base = time_base
+        self._graph = av.filter.Graph()
+        source = self._graph.add(
+            "buffer",
+            f"video_size={picture.width}x{picture.height}:pix_fmt={picture.format.name}:time_base={time_base}:"
+            f"colorspace={int(picture.colorspace)}:range={int(picture.color_range)}",
+        )
+        bwdif = self._graph.add("bwdif", "mode=send_frame:deint=interlaced")
+        sink = self._graph.add("buffersink")
+        source.link_to(bwdif)
+        bwdif.link_to(sink)
+        self._graph.configure()
+
+    def put(self, picture: av.VideoFrame, pts: int, companion: T) -> Iterator[tuple[av.VideoFrame, T]]:
+        """Push one picture, its pts in the time base; yields those that are ready (one picture later)."""
+        self._waiting.append(companion)
+        picture.pts, picture.time_base = pts, self._base
+        self._graph.vpush(picture)
+        yield from self._ready()
+
+    def flush(self) -> Iterator[tuple[av.VideoFrame, T]]:
+        """The last pictures."""
+        self._graph.vpush(None)
+        yield from self._ready()
+
+    def _ready(self) -> Iterator[tuple[av.VideoFrame, T]]:
+        while self._waiting:
+            try:
+                picture = self._graph.vpull()
+            except (av.BlockingIOError, av.EOFError):
+                return
+            yield picture, self._waiting.popleft()
