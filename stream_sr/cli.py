@@ -174,7 +174,7 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = command("export", _export, "turn a checkpoint into a model folder; needs the extra [train]")
     sub.add_argument("checkpoint", type=Path, metavar="CHECKPOINT")
-    sub.add_argument("folder", type=Path, metavar="DIR", help="becomes model.onnx, model.toml and card.md")
+    sub.add_argument("folder", type=Path, metavar="DIR", help="becomes model.onnx and model.toml")
     sub.add_argument("--name", help="of the model (default: the recipe's)")
     sub.add_argument("--default", action="store_true", help="make it the model that is used when none is named")
     sub.add_argument("--overwrite", action="store_true")
@@ -417,8 +417,10 @@ def _train(parsed: argparse.Namespace) -> int:
         )  # fmt: skip
     if bar is not None:
         bar.close()
-    plot_curves(out / "log.jsonl", out / "curves.png")
-    print(f"{checkpoint}\n{out / 'curves.png'}")
+    print(checkpoint)
+    if (out / "log.jsonl").exists():  # none before the first validation
+        plot_curves(out / "log.jsonl", out / "curves.png")
+        print(out / "curves.png")
     return 0
 
 

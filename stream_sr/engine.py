@@ -18,6 +18,7 @@ class EngineOptions:
     device: int = 0  # GPU number
     threads: int | None = None  # CPU threads; None: all cores
     depth: int = 1  # frames in flight: 1 for the lowest latency, 2 for throughput
+    keep: bool = True  # whether the compiled engine goes into the cache
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,7 @@ def evaluate(
     out of the mean. Raises SourceOpenError for a missing folder, an unreadable or a too small picture; ConfigError for
     a scale that is not the model's; what `open_engine` raises.
     """
+    options = replace(options, keep=False)  # a picture's size hardly comes again
     scale = _scale(model, options, scale)
     pairs = {path: _pair(path, scale) for path in find_images([folder])}
     outputs, engine = _enlarge({path: low for path, (low, _) in pairs.items()}, model, options, scale)

@@ -84,7 +84,7 @@ def open_model(model: ModelSpec, info: StreamInfo, options: EngineOptions) -> En
     streams = min(options.depth, threads)
     luma = _compile_cached(
         graph, (info.height, info.width), precision=precision, threads=threads, streams=streams,
-        onnx_sha256=model.sha256(), head=head,
+        onnx_sha256=model.sha256(), head=head, keep=options.keep,
     )  # fmt: skip
     chroma = _compile(
         chroma_graph(chroma_shape(info.width, info.height), scale, info.color.siting),
@@ -357,6 +357,7 @@ def _compile_cached(
     streams: int,
     onnx_sha256: str,
     head: str,
+    keep: bool,
 ) -> Any:
     key = BuildKey(
         onnx_sha256=onnx_sha256, backend="openvino", backend_version=cache_version(), device=cpu()[0],
@@ -370,8 +371,9 @@ def _compile_cached(
         except RuntimeError as error:
             cache.discard(key, f"OpenVINO refuses it: {_first_line(error)}")
     compiled = _compile(graph.sized(*size), precision=precision, threads=threads, streams=streams)
-    exported = compiled.export_model()
-    cache.store(key, exported if isinstance(exported, bytes) else exported.getvalue())
+    if keep:
+        exported = compiled.export_model()
+        cache.store(key, exported if isinstance(exported, bytes) else exported.getvalue())
     return compiled
 
 
