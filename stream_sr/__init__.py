@@ -1,7 +1,7 @@
 """Real-time video super-resolution: camera, RTSP or file in, upscaled live picture out.
 
-The library's surface: `Upscaler` for arrays and planes, `open_source` to iterate a camera or file, `open_sink`, `run` for
-the whole filter with a `Config`. Everything else may change.
+The library's surface: `Upscaler` for arrays and planes, `open_source` to iterate a camera or file, `open_sink`, `run`
+for the whole filter with a `Config`. Everything else may change.
 """
 
 from importlib import import_module

@@ -78,8 +78,9 @@ def format_report(report: dict[str, Any], files: list[Path]) -> str:
     """The final figures, for a person."""
     source, output = report["source"], report["output"]
     dropped = ", ".join(f"{reason} {count}" for reason, count in report["dropped"].items()) or "none"
+    sizes = f"{source['width']}x{source['height']} > {output['width']}x{output['height']}"
     rows = [
-        ("picture", f"{source['width']}x{source['height']} > {output['width']}x{output['height']}, {report['fps']} fps"),
+        ("picture", f"{sizes}, {report['fps']:.1f} fps"),
         ("engine", f"{report['model']} x{report['scale']} on {report['backend']} {report['precision']}"),
         ("device", report["device"]),
         ("frames", f"{report['frames_out']} of {report['frames_in']}, dropped: {dropped}"),

@@ -28,8 +28,8 @@ class Frame:
     """One picture, planar YUV 4:2:0, 8 bits.
 
     ``planes`` are luma ``[H, W]``, U and V ``[ceil(H/2), ceil(W/2)]``, uint8, read-only, rows possibly strided.
-    They are valid as long as the ``slot`` is held: who takes a frame out of a ring, or keeps it, calls `release` once when done.
-    A frame without a slot owns its memory and both calls do nothing.
+    They are valid as long as the ``slot`` is held: who takes a frame out of a ring, or keeps it, calls `release` once
+    when done. A frame without a slot owns its memory and both calls do nothing.
     """
 
     planes: Planes
