@@ -27,24 +27,6 @@ EXIT_ABORTED = 130
 PROGRAM = "stream-sr"
 T = TypeVar("T")
 
-SOURCES = """\
-SOURCE is one of
-  0, /dev/video0            a webcam
-  rtsp://host/path          a camera
-  FILE                      a video, a picture, or a folder of pictures
-  -                         y4m on standard input
-  synthetic:[photos,]WxH@FPS   a moving test picture with a clock in it
-"""
-SINKS = """\
-SINK is one of
-  FILE                      a video file (mp4, mkv, mov)
-  rtsp://@:8654/path        served here, to any RTSP client
-  rtsp://host/path          published to a server there
-  window:                   a window
-  -                         y4m on standard output
-  null:                     nowhere (counted)
-"""
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the exit code. ``arguments`` are those of the process when None."""
@@ -114,16 +96,16 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("-v", "--verbose", action="store_true", help="more log lines, and tracebacks of defects")
         return sub
 
-    sub = command("run", _run, "upscale a source into one or more sinks", SOURCES + "\n" + SINKS)
+    sub = command("run", _run, "upscale a source into one or more sinks", _forms("SOURCE") + "\n" + _forms("SINK"))
     sub.add_argument("source", metavar="SOURCE")
     sub.add_argument("sinks", metavar="SINK", nargs="+")
     _add_run_options(sub)
 
-    sub = command("preview", _preview, "show a source upscaled in a window", SOURCES)
+    sub = command("preview", _preview, "show a source upscaled in a window", _forms("SOURCE"))
     sub.add_argument("source", metavar="SOURCE")
     _add_run_options(sub)
 
-    sub = command("restream", _restream, "serve or publish a source at a higher resolution", SOURCES)
+    sub = command("restream", _restream, "serve or publish a source at a higher resolution", _forms("SOURCE"))
     sub.add_argument("source", metavar="SOURCE")
     sub.add_argument("url", metavar="URL", help="rtsp://@:8654/path (served here) or rtsp://host/path (published)")
     _add_run_options(sub)
@@ -135,7 +117,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add(sub, *ENGINE_OPTIONS)
 
-    sub = command("bench", _bench, "measure the engine, or with SOURCE the whole filter", SOURCES)
+    sub = command("bench", _bench, "measure the engine, or with SOURCE the whole filter", _forms("SOURCE"))
     sub.add_argument(
         "source", metavar="SOURCE", nargs="?", help="measure the pipeline on this; without it the engine alone"
     )
@@ -184,6 +166,15 @@ def _parser() -> argparse.ArgumentParser:
     _add(sub, *ENGINE_OPTIONS)
     _add_json(sub)
     return parser
+
+
+def _forms(word: str) -> str:
+    """The address forms of SOURCE or SINK, for the end of a help text."""
+    from stream_sr import sinks, sources
+
+    forms = sources.ADDRESSES if word == "SOURCE" else sinks.ADDRESSES
+    width = max(len(form) for form, _ in forms)
+    return f"{word} is one of\n" + "\n".join(f"  {form:<{width}}  {text}" for form, text in forms) + "\n"
 
 
 def _add_run_options(parser: argparse.ArgumentParser) -> None:

@@ -144,13 +144,11 @@ class PictureEncoder(Protocol):
 
 
 class PacketSink(Protocol):
-    """An output that takes encoded packets: a file, an RTSP server. `write` is called from one thread.
-
-    A sink that muxes pass-through tracks has an attribute ``takes_lane = True``.
-    """
+    """An output that takes encoded packets: a file, an RTSP server. `write` is called from one thread."""
 
     name: str
     paced: bool
+    takes_lane: bool  # whether it muxes the source's pass-through tracks
 
     def open(self, stream: EncodedStream) -> None:
         """Called once before the first packet. Raises SinkOpenError."""

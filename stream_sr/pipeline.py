@@ -284,7 +284,7 @@ class Pipeline:
             )
             self._rings.append(packets)
             outlets.append(packets)
-            takes = lane is not None and getattr(sink, "takes_lane", False)
+            takes = lane is not None and sink.takes_lane
             sink.open(encoder.stream.with_lane(lane if takes else None))
             lane = None if takes else lane
             self._cleanup.append(sink.close)
@@ -455,7 +455,7 @@ def run_sequential(plan: Plan) -> Stats:
             sink.open(output)
         for packet_sink in packet_sinks:
             if encoder is not None:
-                takes = lane is not None and getattr(packet_sink, "takes_lane", False)
+                takes = lane is not None and packet_sink.takes_lane
                 packet_sink.open(encoder.stream.with_lane(lane if takes else None))
                 lane = None if takes else lane
         if lane is not None:

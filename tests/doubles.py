@@ -165,6 +165,7 @@ class PacketList:
     """A packet sink that keeps what it is given."""
 
     paced = False
+    takes_lane = False
 
     def __init__(self, name: str = "packets", *, fail_at: int | None = None, wishes: Sequence[int] = ()) -> None:
         self.name = name

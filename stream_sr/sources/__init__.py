@@ -12,7 +12,7 @@ from stream_sr.media import Source, SourceOptions, redact
 logger = logging.getLogger(__name__)
 
 # For the help: the form of an address, and what it is.
-ADDRESS_FORMS = (
+ADDRESSES = (
     ("0, /dev/video0", "a webcam"),
     ("rtsp://[user:password@]host[:port]/path", "a network camera"),
     ("http://..., udp://..., ...", "any other URL that FFmpeg opens"),
@@ -55,13 +55,13 @@ def kind_of(address: str) -> str:
 
 
 def open_source(address: str, options: SourceOptions = SourceOptions()) -> Source:  # noqa: B008 - it is immutable
-    """Open an input by its address (`ADDRESS_FORMS`).
+    """Open an input by its address (`ADDRESSES`).
 
     Raises ConfigError for an address that is none and for an option that was set but does not apply to it;
     SourceOpenError when the input cannot be opened.
     """
     if not address:
-        raise ConfigError(f"the source is empty; allowed are: {'; '.join(form for form, _ in ADDRESS_FORMS)}")
+        raise ConfigError(f"the source is empty; allowed are: {'; '.join(form for form, _ in ADDRESSES)}")
     kind = kind_of(address)
     _check_options(address, kind, options)
     if kind == "webcam":
