@@ -18,12 +18,13 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import SplitResult, unquote, urlsplit
 
 import av
 from aiortsp.rtsp.connection import RTSPConnection
 from aiortsp.rtsp.errors import RTSPConnectionError, RTSPError, RTSPResponseError
+from aiortsp.rtsp.parser import RTSPRequest, RTSPResponse
 from aiortsp.transport.tcp import TCPTransport
 from av.codec.context import Flags, ThreadType
 from av.error import FFmpegError
@@ -39,9 +40,6 @@ from stream_sr.media import Lane, SourceOptions, redact
 from stream_sr.ring import FramePool, Full, RingBuffer
 from stream_sr.threads import LoopThread
 from stream_sr.timing import NS
-
-if TYPE_CHECKING:
-    from aiortsp.rtsp.parser import RTSPBinary, RTSPRequest, RTSPResponse
 
 TIME_BASE = Fraction(1, CLOCK)
 PORT = 554
@@ -381,9 +379,7 @@ class _Client:
         transport = _Transport(self._connection, logger=_silent, timeout=0)
         transport.rtp_idx, transport.rtcp_idx = int(numbers[0]), int(numbers[-1])
         transport.take_rtp, transport.take_rtcp = self._rtp, self._rtcp
-        self._connection.binary_handlers = {
-            transport.rtcp_idx: transport.handle_rtcp_bin, transport.rtp_idx: transport.handle_rtp_bin
-        }  # fmt: skip
+        self._connection.channels = {transport.rtcp_idx: transport.rtcp, transport.rtp_idx: transport.rtp}
         self._transport = transport
         self._session, _, rest = _header(answer, "session").partition(";")
         name, _, seconds = rest.strip().partition("=")
@@ -534,6 +530,15 @@ def _join(base: str, control: str) -> str:
     return base.rstrip("/") + "/" + control.lstrip("/")
 
 
+def _message(start: bytes) -> Any:
+    """aiortsp's parser for the message that begins so. Raises ValueError for the start of none."""
+    if start.startswith(b"RTSP/"[: len(start)]):
+        return RTSPResponse()
+    if any(start.startswith(method[: len(start)]) for method in (*RTSPRequest.CLIENT_REQUESTS, b"SET_PARAMETER")):
+        return RTSPRequest()
+    raise ValueError(f"{start!r} begins no RTSP message")
+
+
 class _Connection(RTSPConnection):  # type: ignore[misc]
     """aiortsp's connection, that takes what comes in bounded memory and says once when it is over."""
 
@@ -543,7 +548,8 @@ class _Connection(RTSPConnection):  # type: ignore[misc]
         self.lost: Callable[[], None] = lambda: None
         self._wire: asyncio.Transport | None = None
         self._shut = asyncio.Event()
-        self._pending_bytes = 0
+        self._rest = b""
+        self.channels: dict[int, Callable[[bytes], None]] = {}
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         super().connection_made(transport)
@@ -557,16 +563,18 @@ class _Connection(RTSPConnection):  # type: ignore[misc]
         self.lost()
 
     def data_received(self, data: bytes) -> None:
-        """Like aiortsp's, but quiet about what is not RTSP, and with a bound on what is not complete."""
-        self._pending_bytes += len(data)
+        """In place of aiortsp's, which copies all that is there once per packet, keeps without bound what does not
+        end, and prints a traceback for what is not RTSP.
+        """
+        data = self._rest + data if self._rest else data
         try:
-            for message in self.parser.parse(data):
-                self._pending_bytes = 0
-                self._dispatch(message)
-            if self._pending_bytes > MESSAGE_BYTES:
+            position = self._take(data)
+            self._rest = data[position:]
+            if len(self._rest) > MESSAGE_BYTES:
                 raise ValueError(f"more than {MESSAGE_BYTES} bytes without a message")
         except Exception as error:  # whatever the parser stumbles over
             self.not_rtsp = True
+            self._rest = b""
             if not self.result.done():
                 failure = RTSPConnectionError("what came is not RTSP")
                 failure.__cause__ = error
@@ -574,10 +582,37 @@ class _Connection(RTSPConnection):  # type: ignore[misc]
             if self._wire is not None:
                 self._wire.abort()
 
+    def _take(self, data: bytes) -> int:
+        """Hand on the packets and messages that are complete; how many bytes they were. Raises for what is neither."""
+        position, end = 0, len(data)
+        while position < end:
+            if data[position] == 0x24:  # "$": a packet
+                stop = position + 4 + int.from_bytes(data[position + 2 : position + 4], "big")
+                if position + 4 > end or stop > end:
+                    break
+                if (take := self.channels.get(data[position + 1])) is not None:
+                    take(data[position + 4 : stop])
+            elif data[position] in b"\r\n":
+                stop = position + 1
+            else:
+                message = _message(data[position : position + 13])
+                blank = data.find(b"\r\n\r\n", position)
+                if blank < 0:
+                    break
+                message.feed(data[position : blank + 4])
+                stop = blank + 4 + max(0, message.content_length)
+                if message.content_length > MESSAGE_BYTES:
+                    raise ValueError(f"a message of {message.content_length} bytes")
+                if stop > end:
+                    break
+                if message.content_length > 0:
+                    message.feed(data[blank + 4 : stop])
+                self._dispatch(message)
+            position = stop
+        return position
+
     def _dispatch(self, message: Any) -> None:
-        if message.type == "binary":
-            self.on_binary(message)
-        elif message.type == "response":
+        if message.type == "response":
             waiting = self.active_requests.get(message.cseq)
             if waiting is not None and not waiting.done():
                 waiting.set_result(message)
@@ -614,13 +649,14 @@ class _Transport(TCPTransport):  # type: ignore[misc]
     take_rtp: Callable[[bytes], None]
     take_rtcp: Callable[[bytes], None]
 
-    def handle_rtp_bin(self, binary: RTSPBinary) -> None:
-        data = binary.data
+    def rtp(self, data: bytes) -> None:
+        """A packet came."""
         if len(data) >= 12:
             self.stats.update(_Seen(int.from_bytes(data[2:4], "big"), int.from_bytes(data[4:8], "big")))
         self.take_rtp(data)
 
-    def handle_rtcp_bin(self, binary: RTSPBinary) -> None:
+    def rtcp(self, data: bytes) -> None:
+        """A report came."""
         with contextlib.suppress(Exception):  # packet types that aiortsp does not know
-            self.handle_rtcp_data(binary.data)
-        self.take_rtcp(binary.data)
+            self.handle_rtcp_data(data)
+        self.take_rtcp(data)
