@@ -51,6 +51,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read our output has left
         return 0
+    except Exception as error:
+        if {"-v", "--verbose"} & set(words):
+            raise
+        where = " ".join(getattr(error, "__notes__", []))
+        text = f"{type(error).__name__}: {error}" + (f" ({where})" if where else "")
+        print(f"{PROGRAM}: this is a defect of ours: {text}; -v shows where", file=sys.stderr)
+        return 1
 
 
 class _Said(Exception):

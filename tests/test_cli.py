@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from media_files import write_video, write_y4m
 
+from stream_sr import cli
 from stream_sr.demo import free_port, wait_for_port
 from stream_sr.quality import psnr, rgb_to_luma
 from stream_sr.train.data import make_pair
@@ -269,3 +270,16 @@ def test_bench_of_engine_and_pipeline(tmp_path: Path) -> None:
     result = stream_sr("bench", tmp_path / "in.mp4")
     assert result.returncode == 0, result.stderr.decode()
     assert "5 frames in, 5 out" in result.stdout.decode()
+
+
+def test_a_defect_is_one_line_and_exit_code_1(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(parsed: object) -> int:
+        raise ZeroDivisionError("division by zero")
+
+    monkeypatch.setattr(cli, "_models", broken)
+    assert cli.main(["models"]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["models", "-v"])

@@ -24,7 +24,7 @@ from stream_sr.errors import ConfigError, DecodeError, SourceOpenError
 from stream_sr.frame import Frame, StreamInfo, chroma_shape
 from stream_sr.media import Lane, Source, SourceOptions
 from stream_sr.ring import FramePool
-from stream_sr.sources import ADDRESS_FORMS, kind_of, open_source
+from stream_sr.sources import ADDRESSES, kind_of, open_source
 from stream_sr.sources.av import AvSource
 from stream_sr.sources.camera import CameraSource
 from stream_sr.sources.images import ImageSource
@@ -327,7 +327,7 @@ def test_kind_of_address(address: str, kind: str) -> None:
 
 
 def test_every_form_of_address_has_a_description() -> None:
-    assert all(form and text for form, text in ADDRESS_FORMS)
+    assert all(form and text for form, text in ADDRESSES)
 
 
 @pytest.mark.parametrize(
