@@ -46,7 +46,7 @@ def _construct(address: str, options: SinkOptions) -> FrameSink | PacketSink:
 
         return RtspServerSink(address)
     if address.startswith("rtsp://"):
-        from stream_sr.sinks.av import PublishSink
+        from stream_sr.sinks.publish import PublishSink
 
         return PublishSink(address, options)
     if not address or re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", address):

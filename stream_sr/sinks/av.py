@@ -1,4 +1,4 @@
-"""Sinks through FFmpeg's muxers: a video file, and publishing to an RTSP server. Pictures come encoded."""
+"""A video file through FFmpeg's muxers. Pictures come encoded and are only put into the container."""
 
 from __future__ import annotations
 
@@ -7,24 +7,18 @@ import io
 import logging
 import math
 import os
-import socket
 import stat
-import threading
-import time
 from collections import deque
-from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import av
 from av.error import FFmpegError
 from av.video.stream import VideoStream
 
 from stream_sr.errors import SinkError, SinkOpenError, SinkWriteError
-from stream_sr.media import EncodedStream, Lane, Packet, SinkOptions, redact
-from stream_sr.threads import Worker
+from stream_sr.media import EncodedStream, Lane, Packet, SinkOptions
 
 log = logging.getLogger("stream_sr")
 
@@ -54,6 +48,7 @@ class FileSink:
     """
 
     paced = False
+    takes_lane = True
 
     def __init__(self, path: str, options: SinkOptions) -> None:
         self.name = path
@@ -109,24 +104,28 @@ class FileSink:
             raise
         except FFMPEG_ERRORS as error:
             self._discard()
-            raise SinkOpenError(f"{self.name}: the file cannot be begun: {_reason(error)}") from error
+            what = ", ".join(f"{track.codec} {track.kind}" for track in stream.lane.tracks) if stream.lane else ""
+            hint = f" (with {what}); write .mkv, or leave the sound out with --audio none" if what else ""
+            raise SinkOpenError(f"{self.name}: the file cannot be begun: {_reason(error)}{hint}") from error
         self._offset = None if stream.info.live else 0
         if kind == "matroska" and (stream.info.time_base / Fraction(1, 1000)).denominator != 1:
             log.info("%s: Matroska counts milliseconds, so the times of the pictures are rounded to them", self.name)
 
     def write(self, packet: Packet) -> None:
         """Add a picture, and the audio and subtitles up to its end."""
-        if self._video is None or self._container is None:
+        if self._video is None or self._disk is None or self._failed:
             raise SinkWriteError(f"{self.name} is not open")
         if self._offset is None:
             self._offset = packet.pts
         self._end = max(self._end, (packet.pts + packet.duration) * packet.time_base)
+        good = self._disk.size()
         try:
             self._container.mux_one(_av_packet(packet, self._video, self._offset))
             if self._tracks is not None:
                 self._tracks.write(until=self._end, offset=self._offset * packet.time_base)
         except FFMPEG_ERRORS as error:
             self._failed = True
+            self._disk.cut(good)
             raise SinkWriteError(
                 f"{self.name}: writing failed after {float(self._end):.1f} s of video: {_reason(error)}"
             ) from error
@@ -140,6 +139,7 @@ class FileSink:
         container, disk, self._container, self._disk = self._container, self._disk, None, None
         if disk is None:
             return
+        good = disk.size()
         try:
             if container is not None and not self._failed and disk.error is None:
                 if self._tracks is not None and self._offset is not None and self._video is not None:
@@ -147,6 +147,7 @@ class FileSink:
                 container.close()
         except FFMPEG_ERRORS as error:
             self._failed = True
+            disk.cut(good)
             raise SinkWriteError(f"{self.name}: the end of the file cannot be written: {_reason(error)}") from error
         finally:
             # PyAV writes no trailer to a closed file: after a full disk half a trailer would spoil the fragments.
@@ -205,6 +206,14 @@ class _Disk:
             self.error = error
             raise
         return len(data)
+
+    def size(self) -> int:
+        return os.fstat(self._file.fileno()).st_size
+
+    def cut(self, size: int) -> None:
+        """After a failed write: drop what came after ``size``. Part of a fragment would spoil the whole file."""
+        if self.error is not None:
+            self._file.truncate(size)
 
     def seek(self, offset: int, whence: int = 0) -> int:
         return self._file.seek(offset, whence)
@@ -269,173 +278,6 @@ class _Tracks:
         packet.dts, packet.pts = dts, pts
         packet.stream = self._streams[number]
         self._container.mux_one(packet)
-
-
-class PublishSink:
-    """Pictures sent to an RTSP server (ANNOUNCE, RECORD) over TCP, which serves them to others. Video only.
-
-    A server that takes no data for ``stall_seconds`` is given up: the call that hangs inside FFmpeg is freed by
-    shutting its socket down. Raises SinkOpenError when the server refuses or does not answer, SinkWriteError when it
-    goes away or stalls. User and password of the URL are used but never printed.
-    """
-
-    paced = True
-
-    def __init__(self, url: str, options: SinkOptions, *, stall_seconds: float = 10.0) -> None:
-        self.name = redact(url)
-        self._url = url
-        self._stall_seconds = stall_seconds
-        self._container: Any = None
-        self._video: VideoStream | None = None
-        self._watchdog: _Watchdog | None = None
-        self._lane: Lane | None = None
-        self._failed = False
-
-    def check(self) -> None:
-        """Refuse an address that names no host. Connecting comes with the first picture."""
-        parts = urlsplit(self._url)
-        try:
-            port = parts.port
-        except ValueError as error:
-            raise SinkOpenError(f"{self.name}: the port is not a number from 1 to 65535") from error
-        if parts.scheme != "rtsp" or not parts.hostname or port == 0:
-            raise SinkOpenError(f"{self.name} is no address to publish to; it is rtsp://host[:port]/path")
-
-    def open(self, stream: EncodedStream) -> None:
-        """Connect and announce the stream."""
-        self.check()
-        self._lane = stream.lane
-        self._watchdog = _Watchdog(urlsplit(self._url).port or 554)
-        options = {"rtsp_transport": "tcp", "timeout": str(round(self._stall_seconds * 1e6))}
-        try:
-            with self._watchdog.limit(self._stall_seconds):
-                self._container = av.open(self._url, "w", format="rtsp", container_options=options)
-                self._video = _add_video(self._container, stream)
-                self._container.start_encoding()
-            self._watchdog.no_delay()
-        except FFMPEG_ERRORS as error:
-            stalled = self._watchdog.fired
-            self._failed = True
-            self.close()
-            reason = f"no answer within {self._stall_seconds:g} s" if stalled else _reason(error)
-            raise SinkOpenError(
-                f"{self.name}: the server did not take the stream: {reason}; "
-                "is an RTSP server listening there that allows publishing?"
-            ) from error
-
-    def write(self, packet: Packet) -> None:
-        """Send a picture."""
-        if self._container is None or self._video is None or self._watchdog is None or self._failed:
-            raise SinkWriteError(f"{self.name} is not open")
-        if self._lane is not None:
-            for _ in self._lane.take():
-                pass
-        try:
-            with self._watchdog.limit(self._stall_seconds):
-                self._container.mux_one(_av_packet(packet, self._video, 0))
-        except FFMPEG_ERRORS as error:
-            self._failed = True
-            stalled = self._watchdog.fired
-            reason = f"it took no data for {self._stall_seconds:g} s" if stalled else _reason(error)
-            raise SinkWriteError(f"{self.name}: the server is gone: {reason}") from error
-
-    def wants_key(self) -> bool:
-        return False
-
-    def close(self) -> None:
-        """Say goodbye (TEARDOWN), within two seconds, and disconnect."""
-        container, watchdog = self._container, self._watchdog
-        self._container = self._watchdog = self._video = self._lane = None
-        if watchdog is None:
-            return
-        try:
-            if container is not None:
-                with contextlib.suppress(*FFMPEG_ERRORS), watchdog.limit(0.0 if self._failed else 2.0):
-                    container.close()
-        finally:
-            watchdog.close()
-
-
-class _Watchdog:
-    """Frees a call that hangs in FFmpeg on a TCP connection, by shutting the connection down.
-
-    FFmpeg does not tell its descriptor: it is the process's socket that was not there before and whose peer has the
-    port in question. Linux only.
-    """
-
-    def __init__(self, port: int) -> None:
-        self.fired = False
-        self._port = port
-        self._before = set(_socket_ids())
-        self._deadline: float | None = None
-        self._closed = False
-        self._changed = threading.Condition()
-        self._worker = Worker("RTSP publishing watchdog", self._run)
-
-    @contextlib.contextmanager
-    def limit(self, seconds: float) -> Iterator[None]:
-        """What runs inside is freed after ``seconds``; ``fired`` tells so afterwards."""
-        self._set(time.monotonic() + seconds)
-        try:
-            yield
-        finally:
-            self._set(None)
-
-    def no_delay(self) -> None:
-        """Switch Nagle's algorithm off, which would hold packets back for 40 ms."""
-        for connection in self._connections():
-            with connection:
-                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-    def close(self) -> None:
-        with self._changed:
-            self._closed = True
-            self._changed.notify()
-        self._worker.join()
-
-    def _set(self, deadline: float | None) -> None:
-        with self._changed:
-            self._deadline = deadline
-            self._changed.notify()
-
-    def _run(self) -> None:
-        with self._changed:
-            while not self._closed:
-                left = None if self._deadline is None else self._deadline - time.monotonic()
-                if left is not None and left <= 0:
-                    self.fired = True
-                    self._shut_down()
-                    left = 0.1  # again, until the call is free: it may have been about to connect
-                self._changed.wait(left)
-
-    def _shut_down(self) -> None:
-        for connection in self._connections():
-            with connection, contextlib.suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
-
-    def _connections(self) -> Iterator[socket.socket]:
-        for identity, descriptor in _socket_ids().items():
-            if identity in self._before:
-                continue
-            with contextlib.suppress(OSError):
-                connection = socket.socket(fileno=os.dup(descriptor))
-                with contextlib.suppress(OSError):
-                    if connection.family in (socket.AF_INET, socket.AF_INET6) and (
-                        connection.getpeername()[1] == self._port
-                    ):
-                        yield connection
-                connection.close()
-
-
-def _socket_ids() -> dict[str, int]:
-    """The sockets that this process holds: kernel's name ("socket:[inode]") to descriptor."""
-    sockets = {}
-    for entry in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(OSError):
-            identity = os.readlink(f"/proc/self/fd/{entry}")
-            if identity.startswith("socket:"):
-                sockets[identity] = int(entry)
-    return sockets
 
 
 def _same_file(path: Path, source: str) -> bool:
