@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import socket
@@ -583,7 +584,9 @@ class RecordingServer:
     ``status`` answers all requests with another status; ``stall`` stops reading after RECORD; ``mute`` never answers.
     """
 
-    def __init__(self, *, status: str = "200 OK", stall: bool = False, mute: bool = False) -> None:
+    def __init__(self, *, status: str = "200 OK", stall: bool = False, mute: bool = False, challenge: str = "") -> None:
+        self._challenge = challenge
+        self.authorizations: list[str] = []
         self._status, self._stall, self._mute = status, stall, mute
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._listener.settimeout(10)
@@ -653,6 +656,11 @@ class RecordingServer:
         if method == "ANNOUNCE":
             self.sdp = body.decode()
         lines = [f"RTSP/1.0 {self._status}", f"CSeq: {fields['cseq']}", "Session: 1"]
+        if self._challenge and "authorization" not in fields:
+            lines[0] = "RTSP/1.0 401 Unauthorized"
+            lines.append(f"WWW-Authenticate: {self._challenge}")
+        elif self._challenge:
+            self.authorizations.append(fields["authorization"])
         if method == "SETUP":
             lines.append("Transport: RTP/AVP/TCP;unicast;interleaved=0-1;mode=record")
         connection.sendall("\r\n".join([*lines, "", ""]).encode())
@@ -693,6 +701,31 @@ def test_a_server_that_says_no_is_one_clear_line(status: str) -> None:
             sink.open(encoded(INFO, [0])[0])
         sink.close()
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("challenge", "words"),
+    [
+        ('Basic realm="r"', "Basic dXNlcjpzZWNyZXQ="),
+        ('Digest realm="r", nonce="n"', 'Digest username="user", realm="r", nonce="n", uri='),
+    ],
+)
+def test_a_password_is_given_when_it_is_asked_for(challenge: str, words: str) -> None:
+    stream, packets = encoded(INFO, [0], live=True, crf=None)
+    with RecordingServer(challenge=challenge) as server:
+        bare = server.url.replace("user:secret@", "")
+        sink = PublishSink(server.url, SinkOptions())
+        sink.open(stream)
+        sink.write(packets[0])
+        sink.close()
+        assert len(server.finish()) == 1
+    assert server.requests == ["ANNOUNCE", "ANNOUNCE", "SETUP", "RECORD", "TEARDOWN"]
+    assert len(server.authorizations) == 4
+    assert all(given.startswith(words) for given in server.authorizations)
+    if challenge.startswith("Digest"):  # RFC 2617, 3.2.2
+        secret, request = (hashlib.md5(t.encode()).hexdigest() for t in ("user:r:secret", f"ANNOUNCE:{bare}"))
+        response = hashlib.md5(f"{secret}:n:{request}".encode()).hexdigest()
+        assert f'response="{response}"' in server.authorizations[0]
 
 
 def test_a_server_that_never_answers_is_given_up() -> None:
