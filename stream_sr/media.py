@@ -79,7 +79,6 @@ class FrameSink(Protocol):
 
     name: str
     paced: bool  # frames are to be handed over at their presentation time
-    needs_main_thread: bool
 
     def open(self, info: StreamInfo) -> None:
         """Called once, before the first frame, with the size and colour of what comes. Raises SinkOpenError."""
@@ -164,15 +163,6 @@ class PacketSink(Protocol):
 
     def close(self) -> None:
         """Finish the file or tell the peers; free everything, join threads. Safe to call twice and after a failure."""
-        ...
-
-
-@runtime_checkable
-class Interactive(Protocol):
-    """A frame sink with a user in front of it, who is listened to also while no frame comes."""
-
-    def idle(self) -> bool:
-        """Handle the user's input; False when the user has closed the output. Called on the main thread, often."""
         ...
 
 

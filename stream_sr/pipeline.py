@@ -20,7 +20,7 @@ from stream_sr.color import guess_unknown
 from stream_sr.engine import Engine
 from stream_sr.errors import PipelineStalled
 from stream_sr.frame import Frame, StreamInfo
-from stream_sr.media import FrameSink, Interactive, Packet, PacketSink, PictureEncoder, Source
+from stream_sr.media import FrameSink, Packet, PacketSink, PictureEncoder, Source
 from stream_sr.ring import FramePool, Full, RingBuffer
 from stream_sr.stages import drop_late, measure, pace, upscale
 from stream_sr.stats import Stats
@@ -60,7 +60,7 @@ class Plan:
 
 
 class Pipeline:
-    """One run of a plan. `run` blocks in the calling thread, which also serves a sink that needs the main thread."""
+    """One run of a plan. `run` blocks in the calling thread, which only watches."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
@@ -130,10 +130,7 @@ class Pipeline:
             sink.open(output)
             self._cleanup.append(sink.close)
             primary = sink is plan.sinks[0]
-            if sink.needs_main_thread:
-                self._main_branch = (sink, ring, primary)
-            else:
-                consumers.append((sink.name, lambda s=sink, r=ring, p=primary: self._show(s, r, p)))  # type: ignore[misc]
+            consumers.append((sink.name, lambda s=sink, r=ring, p=primary: self._show(s, r, p)))  # type: ignore[misc]
         if packet_sinks:
             ring = frame_ring()
             branches.append(ring)
@@ -156,8 +153,6 @@ class Pipeline:
             self._spawn(name, work)
         self._spawn("inference", lambda: self._infer(ring_a, branches, pools[1]))
         self._spawn("capture", lambda: self._capture(ring_a, pools[0]))
-
-    _main_branch: tuple[FrameSink, RingBuffer[Queued], bool] | None = None
 
     def _spawn(self, name: str, work: Callable[[], None]) -> None:
         def guarded() -> None:
@@ -346,14 +341,12 @@ class Pipeline:
     # -- the calling thread --------------------------------------------------------------------------------------
 
     def _attend(self, tick: Callable[[Stats], None], tick_seconds: float, patience: float) -> None:
-        """Serve the main thread's sink, if any; hand out ticks; see that everything ends once it should."""
+        """Hand out ticks, and see that everything ends once it should."""
         clock, period = self.plan.clock, round(tick_seconds * 1e9)
         due, deadline = clock.now_ns() + period, None
-        main = self._main_thread_steps()
         while any(not worker.join(0) for worker in self._workers):
-            if next(main, False) is False:
-                self._wake.wait(min(tick_seconds, 0.05))
-                self._wake.clear()
+            self._wake.wait(min(tick_seconds, 0.05))
+            self._wake.clear()
             now = clock.now_ns()
             if now >= due:
                 tick(self.stats)
@@ -367,43 +360,7 @@ class Pipeline:
             if deadline is not None and now > deadline:
                 names = ", ".join(worker.name for worker in self._workers if not worker.join(0))
                 raise PipelineStalled(f"still running {patience:g} s after the stop: {names}")
-        for _ in main:
-            pass
         tick(self.stats)
-
-    def _main_thread_steps(self) -> Iterator[bool]:
-        """One step of the main thread's sink at each turn; ends when its stream has ended or its user closed it."""
-        if self._main_branch is None:
-            return
-        sink, ring, primary = self._main_branch
-        ended = False
-
-        def frames() -> Iterator[Frame]:
-            nonlocal ended
-            try:
-                if (queued := ring.get(timeout=0.02)) is None:
-                    ended = True
-                else:
-                    self.stats.stage("wait output", self.plan.clock.now_ns() - queued[1])
-                    yield queued[0]
-            except TimeoutError:
-                return
-
-        pacer, paced = Pacer(), sink.paced and not self.plan.source.info.live
-        with self._finishing(sink, ring):
-            while not ended:
-                open_still = True
-                source = frames()
-                if paced:
-                    source = pace(source, pacer, clock=self.plan.clock, stop=self._stopping)
-                for frame in source:
-                    open_still = self._write(sink, frame, primary)
-                if open_still and isinstance(sink, Interactive):
-                    open_still = sink.idle()
-                if not open_still:
-                    self.stop()
-                    return
-                yield True
 
     def _finish(self, patience: float) -> None:
         """End every thread and close everything that this run opened."""

@@ -103,17 +103,15 @@ class ListSink:
     """Keeps number and first sample of each frame; ``gate`` holds every write until it is set."""
 
     paced = False
-    needs_main_thread = False
 
     def __init__(
         self, name: str = "list", *, fail_at: int | None = None, close_at: int | None = None,
-        gate: threading.Event | None = None, main: bool = False,
+        gate: threading.Event | None = None,
     ) -> None:  # fmt: skip
-        self.name, self.needs_main_thread = name, main
+        self.name = name
         self.seen: list[tuple[int, int]] = []
         self.opened: StreamInfo | None = None
         self.closed = 0
-        self.thread = ""
         self.wrote = threading.Event()
         self._fail_at, self._close_at, self._gate = fail_at, close_at, gate
 
@@ -121,7 +119,6 @@ class ListSink:
         self.opened = info
 
     def write(self, frame: Frame) -> bool:
-        self.thread = threading.current_thread().name
         if self._gate is not None:
             assert self._gate.wait(20)
         if len(self.seen) == self._fail_at:

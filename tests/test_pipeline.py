@@ -142,20 +142,11 @@ def test_the_first_failure_wins() -> None:
         Pipeline(Plan(CountingSource(None), DoublingEngine(), [sink])).run()
 
 
-@pytest.mark.parametrize("main", [False, True])
-def test_a_sink_closed_by_its_user_is_the_end_and_no_error(main: bool) -> None:
-    sink = ListSink(close_at=5, main=main)
+def test_a_sink_closed_by_its_user_is_the_end_and_no_error() -> None:
+    sink = ListSink(close_at=5)
     Pipeline(Plan(CountingSource(None), DoublingEngine(), [sink])).run()
     assert sink.seen == expected(5)
     assert sink.closed
-
-
-def test_a_main_thread_sink_runs_there_beside_others() -> None:
-    window, other = ListSink("window", main=True), ListSink("other")
-    Pipeline(Plan(CountingSource(50), DoublingEngine(), [window, other])).run()
-    assert window.seen == other.seen == expected(50)
-    assert window.thread == threading.current_thread().name
-    assert other.thread == "other"
 
 
 def stop_from_tick(pipeline: Pipeline, sink: ListSink, how: str) -> None:

@@ -29,4 +29,4 @@ def to_rgb(frame: Frame, order: str = "rgb24") -> npt.NDArray[np.uint8]:
         format=order, src_colorspace=matrix, dst_colorspace=matrix,
         src_color_range=color.range, dst_color_range=2, interpolation=FLAGS,
     )  # fmt: skip
-    return picture.to_ndarray()
+    return picture.to_ndarray().astype(np.uint8, copy=False)

@@ -11,7 +11,6 @@ class NullSink:
 
     name = "null:"
     paced = False
-    needs_main_thread = False
 
     def __init__(self) -> None:
         self.frames = 0

@@ -59,6 +59,7 @@ class RtspServerSink:
     """
 
     paced = True
+    takes_lane = False
 
     def __init__(self, url: str) -> None:
         """Raises SinkOpenError for an address that is none; opens nothing."""

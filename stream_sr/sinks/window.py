@@ -51,7 +51,6 @@ class WindowSink:
 
     name = "window:"
     paced = True
-    needs_main_thread = False
 
     def __init__(self, title: str = "stream_sr") -> None:
         self._title = title

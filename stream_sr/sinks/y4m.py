@@ -21,7 +21,6 @@ class Y4mSink:
 
     name = "-"
     paced = False
-    needs_main_thread = False
 
     def __init__(self, descriptor: int | None = None) -> None:
         self._given = descriptor
