@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from stream_sr.engine import EngineOptions
+from stream_sr.engine import LIVE_FIDELITY, QUALITY_FIDELITY, EngineOptions
 from stream_sr.errors import ConfigError
 from stream_sr.media import EncoderOptions, SinkOptions, SourceOptions
 
@@ -177,10 +177,12 @@ class Config:
     def sink_options(self, source: str) -> SinkOptions:
         return SinkOptions(overwrite=self.overwrite, audio=self.audio, source=source)
 
-    def engine_options(self, *, depth: int) -> EngineOptions:
+    def engine_options(self, *, depth: int, live: bool = False) -> EngineOptions:
+        """``live`` runs take the faster precision where the eye sees no difference, others only where PSNR does not."""
         return EngineOptions(
-            backend=self.backend, precision=self.precision, device=self.device, threads=self.threads, depth=depth
-        )
+            backend=self.backend, precision=self.precision, device=self.device, threads=self.threads, depth=depth,
+            fidelity=LIVE_FIDELITY if live else QUALITY_FIDELITY,
+        )  # fmt: skip
 
     def _part(self, kind: type[SourceOptions]) -> SourceOptions:
         return kind(**{field.name: getattr(self, field.name) for field in fields(kind)})

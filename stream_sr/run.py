@@ -61,10 +61,13 @@ def choose_model(config: Config, info: StreamInfo | None = None) -> tuple[ModelS
     return model, model.scale
 
 
-def open_fitted_engine(config: Config, info: StreamInfo, *, depth: int) -> Engine:
-    """The engine that the options ask for, for this stream; with ``--size`` its results are resampled to fit."""
+def open_fitted_engine(config: Config, info: StreamInfo, *, live: bool) -> Engine:
+    """The engine that the options ask for, for this stream; with ``--size`` its results are resampled to fit.
+
+    ``live``: one frame in flight, for the latency; otherwise two, for the throughput.
+    """
     model, scale = choose_model(config, info)
-    engine = open_engine(model, info, config.engine_options(depth=depth), scale=scale)
+    engine = open_engine(model, info, config.engine_options(depth=1 if live else 2, live=live), scale=scale)
     return engine if config.size is None else FitEngine(engine, fit_into(info, config.size), info.color.siting)
 
 
@@ -84,10 +87,10 @@ def run(source: str, sinks: Sequence[str], config: Config, hooks: Hooks | None =
         outputs = [stack.enter_context(closing(open_sink(sink, config.sink_options(source)))) for sink in sinks]
         reader = stack.enter_context(closing(open_source(source, config.source_options)))
         live = reader.info.live or any(sink.paced for sink in outputs)
-        engine = open_fitted_engine(config, reader.info, depth=1 if live else 2)
+        engine = open_fitted_engine(config, reader.info, live=live)
         stack.callback(engine.close)
         for note in engine.spec.notes:
-            log.warning("%s", note)
+            log.info("%s", note)
         plan = Plan(
             source=reader,
             engine=engine,

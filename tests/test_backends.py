@@ -16,7 +16,7 @@ from PIL import Image
 from stream_sr import deconvolution
 from stream_sr.backends import BACKENDS, backends, cache, choose_backend, open_engine, openvino, output, tensorrt
 from stream_sr.color import ColorInfo, Siting, chroma_kernel
-from stream_sr.engine import Engine, EngineOptions
+from stream_sr.engine import LIVE_FIDELITY, Engine, EngineOptions
 from stream_sr.errors import ConfigError, EngineBuildError, EngineRunError, EngineUnavailable, ModelError
 from stream_sr.frame import Frame, Plane, StreamInfo, chroma_shape, read_only
 from stream_sr.model import ModelSpec
@@ -403,15 +403,16 @@ def test_bf16_is_taken_only_where_it_is_close(models: dict[int, ModelSpec], monk
     for quality, asked, expected, noted in (
         (60.0, "auto", "bf16", False),
         (49.9, "auto", "fp32", True),
+        (50.1, "auto", "bf16", False),
         (49.9, "bf16", "bf16", True),
         (10.0, "fp32", "fp32", False),
     ):
         monkeypatch.setattr(openvino, "compare_bf16", lambda _, quality=quality: quality)
-        precision, notes = openvino.choose_precision(graph, asked)
+        precision, notes = openvino.choose_precision(graph, asked, LIVE_FIDELITY)
         assert (precision, bool(notes)) == (expected, noted)
     monkeypatch.setattr(openvino, "compare_bf16", lambda _: 20.0)
     with pytest.raises(EngineBuildError, match=r"20\.0 dB"):
-        openvino.choose_precision(graph, "bf16")
+        openvino.choose_precision(graph, "bf16", LIVE_FIDELITY)
 
 
 def test_a_cpu_without_bf16(models: dict[int, ModelSpec], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -419,7 +420,7 @@ def test_a_cpu_without_bf16(models: dict[int, ModelSpec], monkeypatch: pytest.Mo
     info = info_of(picture(16, 10))
     with pytest.raises(EngineUnavailable, match="an old CPU has no bf16"):
         open_engine(models[2], info, EngineOptions(backend="openvino", precision="bf16"))
-    assert openvino.choose_precision(openvino.read_graph(models[2]), "auto") == ("fp32", ())
+    assert openvino.choose_precision(openvino.read_graph(models[2]), "auto", LIVE_FIDELITY) == ("fp32", ())
 
 
 # the model files

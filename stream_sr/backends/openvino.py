@@ -35,7 +35,6 @@ PRECISIONS = ("fp32", "bf16")
 INSTALL = "pip install openvino"
 LOWERED = "convolution + depth-to-space"
 REWRITE = 2  # counts the changes to the rewriting here; part of the cache's key
-BF16_PSNR = 50.0  # dB against fp32, below which `auto` does not take bf16
 BF16_BROKEN = 30.0  # dB, below which nobody gets it
 TRIAL = (48, 64)  # height and width of the trial that tells a graph's scale
 CHECK = (96, 160)  # of the frame that bf16 is checked on
@@ -79,7 +78,7 @@ def open_model(model: ModelSpec, info: StreamInfo, options: EngineOptions) -> En
         raise EngineUnavailable(f"{cpu()[0]} has no bf16 (avx512_bf16 or amx); use --precision fp32 or auto")
     graph, head = rewrite(read_graph(model))
     scale = graph.scale
-    precision, notes = choose_precision(graph, options.precision)
+    precision, notes = choose_precision(graph, options.precision, options.fidelity)
     threads = cpu_threads(options)
     streams = min(options.depth, threads)
     luma = _compile_cached(
@@ -291,23 +290,23 @@ def chroma_graph(shape: tuple[int, int], scale: int, siting: int) -> Any:
     return openvino.Model([ops.depth_to_space(x, "depth_first", scale)], [planes])
 
 
-def choose_precision(graph: Graph, asked: str) -> tuple[str, tuple[str, ...]]:
+def choose_precision(graph: Graph, asked: str, fidelity: float) -> tuple[str, tuple[str, ...]]:
     """fp32 or bf16, and what the user has to know about it. bf16 is compared with fp32 on a generated picture.
 
-    ``auto`` takes bf16 where the CPU has it and the comparison gives `BF16_PSNR`. Raises EngineBuildError where bf16
+    ``auto`` takes bf16 where the CPU has it and the comparison gives ``fidelity`` dB. Raises EngineBuildError where bf16
     was asked for and gives nonsense.
     """
     if asked == "fp32" or (asked == "auto" and not cpu()[1]):
         return "fp32", ()
     quality = compare_bf16(graph)
     if asked == "auto":
-        if quality >= BF16_PSNR:
+        if quality >= fidelity:
             return "bf16", ()
-        return "fp32", (f"bf16 is {quality:.1f} dB from fp32 with this model, under {BF16_PSNR:g}: computing in fp32",)
+        return "fp32", (f"bf16 is {quality:.1f} dB from fp32 with this model, under {fidelity:g}: computing in fp32",)
     if quality < BF16_BROKEN:
         raise EngineBuildError(f"bf16 is only {quality:.1f} dB from fp32 with {graph.name}; use --precision fp32")
-    note = f"bf16 is {quality:.1f} dB from fp32 with this model, under the {BF16_PSNR:g} that auto asks for"
-    return "bf16", (note,) if quality < BF16_PSNR else ()
+    note = f"bf16 is {quality:.1f} dB from fp32 with this model, under the {fidelity:g} that auto asks for"
+    return "bf16", (note,) if quality < fidelity else ()
 
 
 def compare_bf16(graph: Graph) -> float:
