@@ -8,7 +8,6 @@ from typing import Protocol
 from stream_sr.frame import Frame
 from stream_sr.ring import Allocate, Slot
 
-
 QUALITY_FIDELITY = 57.0  # dB to fp32: costs 0.02 dB against the truth at most, at 40 dB
 LIVE_FIDELITY = 50.0  # dB to fp32: half a level, nothing that an eye sees
 

@@ -293,8 +293,8 @@ def chroma_graph(shape: tuple[int, int], scale: int, siting: int) -> Any:
 def choose_precision(graph: Graph, asked: str, fidelity: float) -> tuple[str, tuple[str, ...]]:
     """fp32 or bf16, and what the user has to know about it. bf16 is compared with fp32 on a generated picture.
 
-    ``auto`` takes bf16 where the CPU has it and the comparison gives ``fidelity`` dB. Raises EngineBuildError where bf16
-    was asked for and gives nonsense.
+    ``auto`` takes bf16 where the CPU has it and the comparison gives ``fidelity`` dB. Raises EngineBuildError
+    where bf16 was asked for and gives nonsense.
     """
     if asked == "fp32" or (asked == "auto" and not cpu()[1]):
         return "fp32", ()
