@@ -57,7 +57,7 @@ def demo(out: Path, seconds: float, config: Config, *, started: Callable[[Any], 
                "--backend", "bicubic", "--scale", "1"):  # fmt: skip
         wait_for_port(camera_port, PATIENCE_SECONDS)
         with child("viewer", "view", served_url, str(out / "viewer.json"), module="stream_sr.demo") as viewer:
-            log.info("watch it live: ffplay -fflags nobuffer %s", served_url)
+            log.info("watch it live: ffplay -flags low_delay %s", served_url)
             hooks = Hooks(started=started, seen=pairs.see)
             outcome = run(camera_url, [f"rtsp://@:{served_port}/demo", str(video)], config, hooks)
             viewer.wait(PATIENCE_SECONDS)

@@ -57,7 +57,10 @@ def _map(memory: int, height: int, width: int) -> Any:
 
 
 def _visible(cv2: Any, title: str) -> bool:
-    return bool(cv2.getWindowProperty(title, cv2.WND_PROP_VISIBLE) >= 1)
+    try:
+        return bool(cv2.getWindowProperty(title, cv2.WND_PROP_VISIBLE) >= 1)
+    except cv2.error:  # Qt ends itself with its last window: the user has closed it
+        return False
 
 
 if __name__ == "__main__":
