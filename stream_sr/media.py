@@ -161,6 +161,17 @@ class PacketSink(Protocol):
         """Whether a key picture is wanted now (a viewer joined); asking clears the wish."""
         ...
 
+    def complete(self) -> None:
+        """Called once, before `close`, when the source came to its own end and everything of it was written.
+
+        Without it the output is a part: playable, but nothing that may take the place of something else.
+        """
+        ...
+
+    def counters(self) -> dict[str, int]:
+        """What is known of the receivers: ``viewers``, ``dropped_packets``... Called from any thread."""
+        ...
+
     def close(self) -> None:
         """Finish the file or tell the peers; free everything, join threads. Safe to call twice and after a failure."""
         ...
@@ -189,7 +200,8 @@ class Track:
 class Lane:
     """Pass-through packets beside the frames: bounded in bytes, in the order they were read. Thread-safe.
 
-    The source puts, one sink takes. It never blocks the source (a blocked demuxer could not deliver the video that the
+    The source puts, one sink takes; each further sink has a `branch`, which gets the same packets, so a taker must not
+    change them. It never blocks the source (a blocked demuxer could not deliver the video that the
     sink waits for): a lane that overflows says so once in ``overflowed`` and the source raises.
     """
 
@@ -198,20 +210,28 @@ class Lane:
     bytes_held: int = 0
     overflowed: bool = False
     unwanted: bool = False
+    _branches: list[Lane] = field(default_factory=list)
     _items: deque[tuple[int, int, Any]] = field(default_factory=deque)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def put(self, track: int, packet: Any, size: int) -> bool:
-        """Add a packet of ``tracks[track]``; False when the lane is full."""
+        """Add a packet of ``tracks[track]``; False when the lane or a branch of it is full."""
+        taken = all([branch.put(track, packet, size) for branch in self._branches])
         with self._lock:
             if self.unwanted:
-                return True
+                return taken
             if self.bytes_held + size > self.limit_bytes:
                 self.overflowed = True
                 return False
             self._items.append((track, size, packet))
             self.bytes_held += size
-            return True
+            return taken
+
+    def branch(self) -> Lane:
+        """A lane for one more sink. To be called before the first packet."""
+        lane = Lane(self.tracks, self.limit_bytes)
+        self._branches.append(lane)
+        return lane
 
     def shut(self) -> None:
         """Nobody takes the packets (any more): those here and those to come are dropped."""
