@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from stream_sr.config import Config
     from stream_sr.errors import StreamSRError
-    from stream_sr.run import run
+    from stream_sr.session import run
     from stream_sr.sinks import open_sink
     from stream_sr.sources import open_source
     from stream_sr.upscaler import Upscaler
@@ -23,7 +23,7 @@ _HOME = {
     "Upscaler": "upscaler",
     "open_sink": "sinks",
     "open_source": "sources",
-    "run": "run",
+    "run": "session",
 }
 
 

@@ -31,7 +31,7 @@ ROWS = (  # keys of a result and trtexec's names for them; only a GPU backend ca
     ("gpu_compute_ms", "GPU Compute Time"),
     ("d2h_ms", "D2H Latency"),
 )
-STAGES = ("decode", "wait", "infer", "encode")
+STAGES = ("decode", "wait", "infer", "wait output", "encode", "write")
 
 
 def bench_engine(

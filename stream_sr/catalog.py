@@ -68,8 +68,3 @@ def format_engines(entries: Sequence[cache.Entry], done: str = "") -> str:
             f"{key.backend_version}, {size}, {entry.path.name}".strip()
         )
     return "\n".join(lines)
-
-
-def prune_engines() -> list[cache.Entry]:
-    """Remove the engines of models that are not shipped, of other library versions, and damaged files."""
-    return cache.prune()

@@ -10,14 +10,24 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from stream_sr.config import ENGINE_OPTIONS, OUTPUT_OPTIONS, RUN_OPTIONS, SOURCE_OPTIONS, Config, Option, make_config
+from stream_sr.config import (
+    ENGINE_OPTIONS,
+    OUTPUT_OPTIONS,
+    RUN_OPTIONS,
+    SOURCE_OPTIONS,
+    Config,
+    Option,
+    make_config,
+    number,
+    size,
+)
 from stream_sr.errors import ConfigError, PipelineStalled, StreamSRError
 
 if TYPE_CHECKING:
@@ -45,6 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(error, PipelineStalled):
             os._exit(error.exit_code)  # a thread hangs in a library; a normal exit would wait for it
         return error.exit_code
+    except _StoppedEarly:
+        print(f"{PROGRAM}: stopped before the first frame", file=sys.stderr)
+        return 0
     except KeyboardInterrupt:
         print(f"{PROGRAM}: stopped", file=sys.stderr)
         return EXIT_ABORTED
@@ -62,6 +75,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 class _Said(Exception):
     """``--option=help`` was answered."""
+
+
+class _StoppedEarly(KeyboardInterrupt):
+    """The first Ctrl-C came before there was a run to stop."""
 
 
 def _answer_choices(words: Sequence[str]) -> None:
@@ -118,7 +135,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_run_options(sub)
 
     sub = command("demo", _demo, "camera, filter and viewer on this machine, over real RTSP")
-    sub.add_argument("--seconds", type=float, default=20.0, help="how long (default 20)")
+    sub.add_argument("--seconds", default="20", help="how long (default 20)")
     sub.add_argument(
         "--out", type=Path, default=Path("out"), metavar="DIR", help="for demo.mp4, before_after.png, report.json"
     )
@@ -129,20 +146,27 @@ def _parser() -> argparse.ArgumentParser:
         "source", metavar="SOURCE", nargs="?", help="measure the pipeline on this; without it the engine alone"
     )
     sub.add_argument("sink", metavar="SINK", nargs="?", default="null:")
-    sub.add_argument("--input-size", metavar="WxH", default="640x360", help="of the engine's frames (default 640x360)")
-    sub.add_argument("--seconds", type=float, default=5.0, help="of the engine measurement (default 5)")
+    sub.add_argument("--input-size", metavar="WxH", help="of the frames of the engine alone (default 640x360)")
+    sub.add_argument("--seconds", help="how long (default 5 for the engine alone, else to the end of SOURCE)")
     _add_run_options(sub)
 
     sub = command("models", _models, "list the models")
     _add_json(sub)
 
-    sub = command("engine", _engine, "build, list or prune compiled engines")
-    sub.add_argument("action", choices=("build", "list", "prune"))
-    sub.add_argument(
-        "--profile", metavar="WxH", default="640x360", help="usual input size of the engine (default 640x360)"
-    )
-    _add(sub, *ENGINE_OPTIONS)
-    _add_json(sub)
+    group = command("engine", _engine, "build, list or prune compiled engines")
+    actions = group.add_subparsers(title="actions", required=True, metavar="ACTION", parser_class=_Parser)
+    for action, text in (
+        ("build", "compile a TensorRT engine, which needs no GPU"),
+        ("list", "the compiled engines in the cache"),
+        ("prune", "remove what nothing will ask for again"),
+    ):
+        sub = actions.add_parser(action, help=text, description=text)
+        sub.set_defaults(action=action)
+        if action == "build":
+            sub.add_argument("--profile", metavar="WxH", default="640x360", help="usual input size (default 640x360)")
+            sub.add_argument("--rebuild", action="store_true", help="even if it is in the cache")
+            _add(sub, *ENGINE_OPTIONS)
+        _add_json(sub)
 
     sub = command("doctor", _doctor, "what was found on this machine, what is missing and what mends it")
     _add_json(sub)
@@ -235,23 +259,29 @@ def _restream(parsed: argparse.Namespace) -> int:
 
 
 def _filter(parsed: argparse.Namespace, sinks: Sequence[str]) -> int:
-    from stream_sr.run import Hooks, run
+    from stream_sr.session import Hooks, run
 
     if parsed.json == "-" and "-" in sinks:
         raise ConfigError("the picture and --json cannot both go to standard output; give --json a file")
-    if list(sinks).count("-") > 1:
-        raise ConfigError("standard output can be given once")
+    _check_json(parsed.json)
     with _Interrupts() as interrupts:
         outcome = run(parsed.source, sinks, _config(parsed), Hooks(started=interrupts.attach))
-    _write_json(parsed.json, outcome.report)
+    code = _end_of_run(parsed.json, outcome.report, outcome.error, interrupts)
+    if code == 0 and "-" not in sinks and parsed.json != "-":
+        logging.getLogger("stream_sr").info("%s", _closing_line(outcome.report))
+    return code
+
+
+def _end_of_run(json_to: str | None, report: Any, error: StreamSRError | None, interrupts: _Interrupts) -> int:
+    """Write the report, whatever happened; then raise the run's error, or return its exit code."""
+    _write_json(json_to, report)
     if interrupts.count > 1:
-        if isinstance(outcome.error, PipelineStalled):
+        if isinstance(error, PipelineStalled):
+            _flush()
             os._exit(EXIT_ABORTED)  # a thread hangs in a library; the user wants to be gone
         return EXIT_ABORTED
-    if outcome.error is not None:
-        raise outcome.error
-    if "-" not in sinks and parsed.json != "-":
-        logging.getLogger("stream_sr").info("%s", _closing_line(outcome.report))
+    if error is not None:
+        raise error
     return 0
 
 
@@ -271,8 +301,8 @@ class _Interrupts:
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> _Interrupts:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._before[number] = signal.signal(number, self._handle)
+        for which in (signal.SIGINT, signal.SIGTERM):
+            self._before[which] = signal.signal(which, self._handle)
         return self
 
     def attach(self, pipeline: Any) -> None:
@@ -281,47 +311,61 @@ class _Interrupts:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         self.count += 1
         if self._pipeline is None:
-            raise KeyboardInterrupt
+            raise _StoppedEarly if self.count == 1 else KeyboardInterrupt
         if self.count == 1:
-            os.write(2, b"\nstopping: what was captured is finished (Ctrl-C again stops now)\n")
+            with suppress(OSError):
+                os.write(2, b"\nstopping: what was captured is finished (Ctrl-C again stops now)\n")
             self._pipeline.stop()
         else:
             self._pipeline.abort()
 
     def __exit__(self, *error: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        for which, handler in self._before.items():
+            signal.signal(which, handler)
 
 
 def _demo(parsed: argparse.Namespace) -> int:
     from stream_sr.demo import demo
 
+    seconds = Option("seconds", "", number(1, 86_400)).read(parsed.seconds, "--seconds")
     with _Interrupts() as interrupts:
-        print(demo(parsed.out, parsed.seconds, _config(parsed), started=interrupts.attach))
-    return 0
+        text = demo(parsed.out, seconds, _config(parsed), started=interrupts.attach)
+    print(text)
+    return EXIT_ABORTED if interrupts.count > 1 else 0
 
 
 def _bench(parsed: argparse.Namespace) -> int:
     from stream_sr import bench
-    from stream_sr.config import size
-    from stream_sr.run import Hooks, choose_model, run
+    from stream_sr.session import Hooks, choose_model, run
 
     config = _config(parsed)
+    _check_json(parsed.json)
+    seconds = Option("seconds", "", number(0.05, 86_400)).read(parsed.seconds or "5", "--seconds")
     if parsed.source is None:
-        width, height = Option("input-size", "", size).read(parsed.input_size, "--input-size")
+        config.refuse(
+            {option.key for option in SOURCE_OPTIONS + OUTPUT_OPTIONS} | {"overwrite"},
+            "without SOURCE the engine alone runs",
+        )
+        width, height = Option("input-size", "", size).read(parsed.input_size or "640x360", "--input-size")
         model, scale = choose_model(config)
         result = bench.bench_engine(
-            model, width, height, config.engine_options(depth=2), scale=scale, seconds=parsed.seconds,
+            model, width, height, config.engine_options(depth=2), scale=scale or None, seconds=seconds,
             command=_command_line(),
         )  # fmt: skip
         _print_result(parsed.json, result, bench.format_trtexec)
         return 0
+    if parsed.sink == "-":
+        raise ConfigError("bench prints to standard output, so the picture cannot go there; use null: or a file")
+    if parsed.input_size is not None:
+        raise ConfigError("--input-size is for the engine alone; SOURCE brings its own size")
+    if parsed.seconds is not None and config.duration is None:
+        config = replace(config, duration=seconds)
     with _Interrupts() as interrupts:
         outcome = run(parsed.source, [parsed.sink], config, Hooks(started=interrupts.attach))
-    _print_result(parsed.json, outcome.report | {"command": _command_line()}, bench.format_stages)
-    if outcome.error is not None:
-        raise outcome.error
-    return 0
+    report = outcome.report | {"command": _command_line()}
+    if parsed.json != "-":
+        print(bench.format_stages(report))
+    return _end_of_run(parsed.json, report, outcome.error, interrupts)
 
 
 def _models(parsed: argparse.Namespace) -> int:
@@ -341,14 +385,14 @@ def _models_text() -> str:
 
 def _engine(parsed: argparse.Namespace) -> int:
     from stream_sr.backends import cache
-    from stream_sr.catalog import format_engines, prune_engines
+    from stream_sr.catalog import format_engines
 
     if parsed.action == "list":
         entries = cache.engine_entries()
     elif parsed.action == "prune":
-        entries = prune_engines()
+        entries = cache.prune()
     else:
-        entries = [_build_engine(_config(parsed), parsed.profile)]
+        entries = [_build_engine(parsed)]
     rows = [
         {"file": entry.path.name, "bytes": entry.size_bytes, "key": asdict(entry.key) if entry.key else None}
         for entry in entries
@@ -358,19 +402,22 @@ def _engine(parsed: argparse.Namespace) -> int:
     return 0
 
 
-def _build_engine(config: Config, profile: str) -> Entry:
+def _build_engine(parsed: argparse.Namespace) -> Entry:
     from stream_sr.backends import cache, tensorrt
-    from stream_sr.config import size
-    from stream_sr.run import choose_model
+    from stream_sr.session import choose_model
 
+    config = _config(parsed)
     if config.backend not in ("auto", "tensorrt"):
         raise ConfigError(f"--backend {config.backend} compiles when it opens; `engine build` is for tensorrt")
-    usual = Option("profile", "", size).read(profile, "--profile")
+    config.refuse({"threads"}, "TensorRT builds as it likes")
+    usual = Option("profile", "", size).read(parsed.profile, "--profile")
     model, _ = choose_model(config)
     if model is None:
         raise ConfigError("`engine build` needs a model")
     precision = "fp16" if config.precision == "auto" else config.precision
-    key, engine = tensorrt.build(model, precision, tensorrt.Profile(usual=usual), rebuild=config.overwrite)
+    key, engine = tensorrt.build(
+        model, precision, tensorrt.Profile(usual=usual), device=config.device, rebuild=parsed.rebuild
+    )
     return cache.Entry(cache.entry_path(key), key, len(engine))
 
 
@@ -453,7 +500,7 @@ def _need_torch() -> None:
 
 def _evaluate(parsed: argparse.Namespace) -> int:
     from stream_sr.evaluate import evaluate, format_table
-    from stream_sr.run import choose_model
+    from stream_sr.session import choose_model
 
     config = _config(parsed)
     model, scale = choose_model(config)
@@ -474,6 +521,15 @@ def _print_result(json_to: str | None, result: T, text: Callable[[T], str]) -> N
         print(text(result))
 
 
+def _check_json(to: str | None) -> None:
+    """Refuse a place that cannot be written, before a long run rather than after it. Raises ConfigError."""
+    if to in (None, "-"):
+        return
+    path = Path(to)
+    if path.is_dir() or not os.access(path if path.exists() else path.absolute().parent, os.W_OK):
+        raise ConfigError(f"--json {to} cannot be written; give a file in a folder that exists")
+
+
 def _write_json(to: str | None, result: Any) -> None:
     if to is None:
         return
@@ -481,10 +537,11 @@ def _write_json(to: str | None, result: Any) -> None:
     if to == "-":
         sys.stdout.write(text)
         return
+    _check_json(to)
     try:
         Path(to).write_text(text)
-    except OSError as error:
-        raise ConfigError(f"--json {to} cannot be written: {error.strerror}") from error
+    except OSError as error:  # the disk may be full by now: the run's own outcome counts more
+        logging.getLogger("stream_sr").error("--json %s cannot be written: %s", to, error.strerror)
 
 
 def _command_line() -> str:

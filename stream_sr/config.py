@@ -8,8 +8,8 @@ from __future__ import annotations
 import math
 import os
 import tomllib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +155,7 @@ class Config:
     gop: int | None = None
     audio: str = "copy"
     overwrite: bool = False
+    asked: frozenset[str] = field(default=frozenset(), compare=False)  # options given for this very run: flags
 
     def __post_init__(self) -> None:
         if self.crf is not None and self.bitrate is not None:
@@ -164,9 +165,19 @@ class Config:
         if self.backend == "bicubic" and self.model is not None:
             raise ConfigError(f"--backend bicubic uses no network; leave out --model {self.model}")
 
-    @property
-    def source_options(self) -> SourceOptions:
-        return self._part(SourceOptions)
+    def source_options(self, applicable: Collection[str]) -> SourceOptions:
+        """Options for an input to which ``applicable`` ones apply; others count only if they were asked for.
+
+        So a timeout in the environment or in a file does not stand in the way of opening a film.
+        """
+        wanted = [part.name for part in fields(SourceOptions) if part.name in applicable or part.name in self.asked]
+        return SourceOptions(**{name: getattr(self, name) for name in wanted})
+
+    def refuse(self, names: Collection[str], why: str) -> None:
+        """Raise ConfigError if one of these options was asked for: it would do nothing."""
+        idle = [f"--{name.replace('_', '-')}" for name in sorted(self.asked & set(names))]
+        if idle:
+            raise ConfigError(f"{', '.join(idle)} would do nothing: {why}")
 
     @property
     def encoder_options(self) -> EncoderOptions:
@@ -184,24 +195,33 @@ class Config:
             fidelity=LIVE_FIDELITY if live else QUALITY_FIDELITY,
         )  # fmt: skip
 
-    def _part(self, kind: type[SourceOptions]) -> SourceOptions:
-        return kind(**{field.name: getattr(self, field.name) for field in fields(kind)})
+
+# a stronger layer that names one of these takes the other away from the weaker ones
+RIVALS = (("crf", "bitrate"), ("size", "scale"))
 
 
 def make_config(
     flags: Mapping[str, Any], *, environment: Mapping[str, str] = os.environ, file: Path | None = None
 ) -> Config:
     """One configuration. ``flags`` are parsed values (None: not given). Raises ConfigError."""
-    values: dict[str, Any] = {}
     options = {option.key: option for option in RUN_OPTIONS} | {"overwrite": Option("overwrite", "", switch)}
-    if file is not None:
-        values |= _read_file(file, options)
-    for key, option in options.items():
-        name = f"STREAM_SR_{key.upper()}"
-        if name in environment:
-            values[key] = option.read(environment[name], name)
-    values |= {key: value for key, value in flags.items() if key in options and value is not None}
-    return Config(**values)
+    found = {f"STREAM_SR_{key.upper()}": key for key in options}
+    given = {key: value for key, value in flags.items() if key in options and value is not None}
+    values: dict[str, Any] = {}
+    for layer in (
+        _read_file(file, options) if file is not None else {},
+        {key: options[key].read(environment[name], name) for name, key in found.items() if name in environment},
+        given,
+    ):
+        for one, other in RIVALS:
+            if (one in layer) != (other in layer):
+                values.pop(other if one in layer else one, None)
+        if layer.get("backend") == "bicubic":
+            values.pop("model", None)
+        elif "model" in layer and values.get("backend") == "bicubic":
+            values.pop("backend")
+        values |= layer
+    return Config(**values, asked=frozenset(given))
 
 
 def _read_file(file: Path, options: Mapping[str, Option]) -> dict[str, Any]:

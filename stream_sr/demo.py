@@ -13,20 +13,22 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from stream_sr import barcode
 from stream_sr.compare import PairKeeper
 from stream_sr.config import Config
 from stream_sr.errors import SourceOpenError, StreamSRError
-from stream_sr.run import Hooks, run
+from stream_sr.session import Hooks, run
 from stream_sr.sources import open_source
-from stream_sr.stats import Histogram
+from stream_sr.stages import measure
+from stream_sr.stats import Stats
+from stream_sr.timing import MonotonicClock
 
 log = logging.getLogger("stream_sr")
 
@@ -60,14 +62,15 @@ def demo(out: Path, seconds: float, config: Config, *, started: Callable[[Any], 
             log.info("watch it live: ffplay -flags low_delay %s", served_url)
             hooks = Hooks(started=started, seen=pairs.see)
             outcome = run(camera_url, [f"rtsp://@:{served_port}/demo", str(video)], config, hooks)
-            viewer.wait(PATIENCE_SECONDS)
-    if outcome.error is not None:
-        raise outcome.error
+            if outcome.error is not None:
+                raise outcome.error
+            with suppress(subprocess.TimeoutExpired):  # what it has left undone is noticed below
+                viewer.wait(PATIENCE_SECONDS)
     seen = _take(out / "viewer.json")
     report = outcome.report | {
         "glass_to_glass_ms": seen["glass_to_glass_ms"],
         "viewer": seen["viewer"],
-        "first_frame_seconds": round((seen["first_frame_ns"] - began_ns) / 1e9, 3),
+        "first_frame_seconds": round((seen["first_frame_ns"] - began_ns) / 1e9, 3) if seen["first_frame_ns"] else None,
     }
     report_file.write_text(json.dumps(report, indent=2) + "\n")
     pairs.save(picture, model=f"{report['model']} x{report['scale']}")
@@ -78,13 +81,15 @@ def format_report(report: dict[str, Any], files: list[Path]) -> str:
     """The final figures, for a person."""
     source, output = report["source"], report["output"]
     dropped = ", ".join(f"{reason} {count}" for reason, count in report["dropped"].items()) or "none"
+    first = report["first_frame_seconds"]
+    arrival = "never reached the viewer" if first is None else f"{first:.1f} s after the start, at the viewer"
     sizes = f"{source['width']}x{source['height']} > {output['width']}x{output['height']}"
     rows = [
         ("picture", f"{sizes}, {report['fps']:.1f} fps"),
         ("engine", f"{report['model']} x{report['scale']} on {report['backend']} {report['precision']}"),
         ("device", report["device"]),
         ("frames", f"{report['frames_out']} of {report['frames_in']}, dropped: {dropped}"),
-        ("first picture", f"{report['first_frame_seconds']:.1f} s after the start, at the viewer"),
+        ("first picture", arrival),
         ("latency", _percentiles(report["latency_ms"]) + ", capture to output"),
         ("glass to glass", _percentiles(report["glass_to_glass_ms"]) + ", read from the picture at the viewer"),
         *((f"  {name}", _percentiles(stage)) for name, stage in report["stages_ms"].items()),
@@ -104,25 +109,35 @@ def _percentiles(block: dict[str, float]) -> str:
 
 @contextmanager
 def child(name: str, *arguments: str, module: str = "stream_sr") -> Iterator[subprocess.Popen[bytes]]:
-    """A process of this program, ended with the block. It does not get the terminal's Ctrl-C: the block ends it."""
+    """A process of this program, ended with the block. It does not get the terminal's Ctrl-C: the block ends it.
+
+    Options in the environment are for the filter, not for its children.
+    """
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("STREAM_SR_") or name == "STREAM_SR_CACHE"
+    }
     quiet = subprocess.DEVNULL
-    process = subprocess.Popen(
-        [sys.executable, "-m", module, *arguments], stdin=quiet, stdout=quiet, stderr=subprocess.PIPE,
-        start_new_session=True,
-    )  # fmt: skip
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
-            process.send_signal(signal.SIGTERM)
+    with tempfile.TemporaryFile() as words:
+        process = subprocess.Popen(
+            [sys.executable, "-m", module, *arguments], stdin=quiet, stdout=quiet, stderr=words, env=environment,
+            start_new_session=True,
+        )  # fmt: skip
         try:
-            _, errors = process.communicate(timeout=10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            _, errors = process.communicate()
-        if process.returncode not in (0, -signal.SIGTERM):
-            last = errors.decode(errors="replace").strip().splitlines()[-1:] or ["no message"]
-            log.warning("the %s process ended with %d: %s", name, process.returncode, last[0])
+            yield process
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            if process.returncode not in (0, -signal.SIGTERM):
+                words.seek(0)
+                last = words.read().decode(errors="replace").strip().splitlines()[-1:] or ["no message"]
+                log.warning("the %s process ended with %d: %s", name, process.returncode, last[0])
 
 
 def free_port() -> int:
@@ -166,25 +181,20 @@ def _take(path: Path) -> dict[str, Any]:
 def view(url: str, file: Path) -> int:
     """The viewer: decode what is served until it ends, read the clocks, write the figures."""
     wait_for_port(int(url.split(":")[2].split("/")[0]), 2 * PATIENCE_SECONDS)
-    latency, unreadable, frames, first_ns = Histogram(), 0, 0, 0
+    stats, first_ns, frames = Stats(), 0, 0
     source = open_source(url)
     try:
-        for frame in source.frames():
-            now = time.monotonic_ns()
-            first_ns = first_ns or now
+        for _ in measure(source.frames(), clock=MonotonicClock(), stats=stats):
+            first_ns = first_ns or time.monotonic_ns()
             frames += 1
-            reading = barcode.read(frame.planes[0])
-            if reading is None:
-                unreadable += 1
-            else:
-                latency.record(reading.age_ns(now))
     except StreamSRError as error:
         log.debug("the stream ended: %s", error)  # the filter's server has closed: the end of the demonstration
     finally:
         source.close()
+    summary = stats.summary()
     result = {
-        "glass_to_glass_ms": latency.summary(),
-        "viewer": {"frames": frames, "unreadable_barcodes": unreadable},
+        "glass_to_glass_ms": summary["stages_ms"].get("glass_to_glass", {"count": 0}),
+        "viewer": {"frames": frames, "unreadable_barcodes": summary.get("unreadable_barcodes", 0)},
         "first_frame_ns": first_ns,
     }
     file.write_text(json.dumps(result))

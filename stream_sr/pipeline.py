@@ -11,18 +11,19 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TypeGuard
 
 from stream_sr.color import guess_unknown
 from stream_sr.engine import Engine
 from stream_sr.errors import PipelineStalled
 from stream_sr.frame import Frame, StreamInfo
-from stream_sr.media import FrameSink, Packet, PacketSink, PictureEncoder, Source
+from stream_sr.media import FrameSink, Lane, Packet, PacketSink, PictureEncoder, Source
 from stream_sr.ring import FramePool, Full, RingBuffer
-from stream_sr.stages import drop_late, measure, pace, upscale
+from stream_sr.stages import drop_late, pace, upscale
 from stream_sr.stats import Stats
 from stream_sr.threads import Worker
 from stream_sr.timing import Clock, MonotonicClock, Pacer
@@ -46,7 +47,6 @@ class Plan:
     sinks: Sequence[FrameSink | PacketSink]
     make_encoder: Callable[[StreamInfo], PictureEncoder] | None = None  # needed by packet sinks
     max_latency_ns: int | None = None  # live frames older than this are dropped before inference
-    read_barcodes: bool = False
     seen: Callable[[Frame, Frame], None] = lambda before, after: None  # shown each pair, both borrowed
     clock: Clock = field(default_factory=MonotonicClock)
     poison: bool = False  # overwrite returned frame memory, for tests
@@ -70,6 +70,7 @@ class Pipeline:
         self._wake = threading.Event()  # a worker has ended
         self._stopping = threading.Event()
         self._stop_wanted = self._abort_wanted = False
+        self._source_ended = False  # by itself, with everything delivered
         self._rings: list[RingBuffer[Queued] | RingBuffer[Packet]] = []
         self._workers: list[Worker] = []
         self._cleanup: list[Callable[[], None]] = []
@@ -96,7 +97,7 @@ class Pipeline:
         """Process the source to its end and return what was counted.
 
         ``tick`` is called in this thread every ``tick_seconds``. Raises the first failure after all threads have ended;
-        PipelineStalled if one does not end within ``patience`` seconds after it should (2 after an abort).
+        PipelineStalled if after a stop nothing moves for ``patience`` seconds (2 after an abort).
         """
         try:
             self._start()
@@ -111,48 +112,55 @@ class Pipeline:
         return self.stats
 
     def _start(self) -> None:
-        plan, live = self.plan, self.plan.source.info.live
-        full, frames = (Full.DROP_OLDEST, LIVE_FRAMES) if live else (Full.BLOCK, FILE_FRAMES)
+        plan = self.plan
         frame_sinks, packet_sinks = split_sinks(plan.sinks)
+        names = {id(sink): self.stats.add_output(sink.name) for sink in plan.sinks}
         output = plan.output
-
-        def frame_ring() -> RingBuffer[Queued]:
-            ring = RingBuffer[Queued](frames, full, discard=lambda queued: queued[0].release())
-            self._rings.append(ring)
-            return ring
-
-        ring_a = frame_ring()
+        ring_a = self._frame_ring("overload", None)
         branches: list[RingBuffer[Queued]] = []
         consumers: list[tuple[str, Callable[[], None]]] = []
         for sink in frame_sinks:
-            ring = frame_ring()
+            name = names[id(sink)]
+            ring = self._frame_ring("slow output", [name])
             branches.append(ring)
-            sink.open(output)
             self._cleanup.append(sink.close)
-            primary = sink is plan.sinks[0]
-            consumers.append((sink.name, lambda s=sink, r=ring, p=primary: self._show(s, r, p)))  # type: ignore[misc]
+            sink.open(output)
+            consumers.append((name, partial(self._show, name, sink, ring)))
         if packet_sinks:
-            ring = frame_ring()
+            group = {names[id(sink)]: sink for sink in packet_sinks}
+            ring = self._frame_ring("slow encoder", list(group))
             branches.append(ring)
-            consumers += self._encoding(packet_sinks, ring, output, live)
-        elif plan.source.lane is not None:
-            plan.source.lane.shut()
-
-        depth = plan.engine.depth
-        pools = (
-            FramePool(
-                plan.source.info.width, plan.source.info.height, frames + depth + 3,
-                allocate=plan.engine.allocate, poison=plan.poison,
-            ),
-            FramePool(
-                output.width, output.height, len(branches) * (frames + 2) + depth + 2,
-                allocate=plan.engine.allocate, poison=plan.poison,
-            ),
-        )  # fmt: skip
+            consumers += self._encoding(group, ring, output)
+        else:
+            give_lanes(plan.source.lane, [])
+        pools = self._pools(len(branches))
         for name, work in reversed(consumers):
             self._spawn(name, work)
         self._spawn("inference", lambda: self._infer(ring_a, branches, pools[1]))
         self._spawn("capture", lambda: self._capture(ring_a, pools[0]))
+
+    def _frame_ring(self, reason: str, outputs: list[str] | None) -> RingBuffer[Queued]:
+        live = self.plan.source.info.live
+        ring = RingBuffer[Queued](
+            LIVE_FRAMES if live else FILE_FRAMES,
+            Full.DROP_OLDEST if live else Full.BLOCK,
+            discard=lambda queued: queued[0].release(),
+            lost=lambda amount: self.stats.drop(reason, amount, outputs=outputs),
+        )
+        self._rings.append(ring)
+        return ring
+
+    def _pools(self, branches: int) -> tuple[FramePool, FramePool]:
+        """Memory for captured frames and for results: what rings, engine, producer and consumers can hold at most."""
+        plan, depth = self.plan, self.plan.engine.depth
+        frames = LIVE_FRAMES if plan.source.info.live else FILE_FRAMES
+        counts = (frames + depth + 3, branches * (frames + 2) + depth + 2)
+        sizes = ((plan.source.info.width, plan.source.info.height), plan.engine.spec.output_size)
+        before, after = (
+            FramePool(width, height, count, allocate=plan.engine.allocate, poison=plan.poison)
+            for (width, height), count in zip(sizes, counts, strict=True)
+        )
+        return before, after
 
     def _spawn(self, name: str, work: Callable[[], None]) -> None:
         def guarded() -> None:
@@ -178,23 +186,20 @@ class Pipeline:
 
     def _capture(self, ring: RingBuffer[Queued], pool: FramePool) -> None:
         clock, stats, live = self.plan.clock, self.stats, self.plan.source.info.live
+        color = self.plan.output.color  # from here on every frame says its colours, guessed or told
         try:
             began = clock.now_ns()
             for frame in self.plan.source.frames(pool):
                 now = clock.now_ns()
                 stats.count("frames_in")
                 stats.stage("decode", now - (frame.captured_ns if live else began))
-                lost = ring.dropped
-                if not ring.put((frame, now)):
+                if not ring.put((replace(frame, color=color), now)):
                     break
-                if ring.dropped > lost:
-                    stats.drop("overload", ring.dropped - lost)
                 began = clock.now_ns()
+            else:
+                self._source_ended = not self._stop_wanted
         finally:
             ring.end()
-            for name, value in self.plan.source.counters().items():
-                if value:
-                    stats.count(name, value)
 
     def _queued(self, ring: RingBuffer[Queued], stage: str) -> Iterator[Frame]:
         for frame, since in ring:
@@ -206,17 +211,12 @@ class Pipeline:
         frames = self._queued(ring, "wait")
         if plan.max_latency_ns is not None and plan.source.info.live:
             frames = drop_late(frames, limit_ns=plan.max_latency_ns, clock=clock, stats=self.stats)
-        if plan.read_barcodes:
-            frames = measure(frames, clock=clock, stats=self.stats)
         results = upscale(frames, plan.engine, clock=clock, stats=self.stats, lease=pool.lease, seen=plan.seen)
         try:
             for result in results:
                 now = clock.now_ns()
                 for branch in branches:
-                    lost = branch.dropped
                     branch.put((result.retain(), now))
-                    if branch.dropped > lost:
-                        self.stats.drop("slow output", branch.dropped - lost)
                 result.release()
         finally:
             ring.abort()
@@ -229,66 +229,65 @@ class Pipeline:
             return frames
         return pace(frames, Pacer(), clock=self.plan.clock, stop=self._stopping)
 
-    def _show(self, sink: FrameSink, ring: RingBuffer[Queued], primary: bool) -> None:
-        with self._finishing(sink, ring):
+    def _show(self, name: str, sink: FrameSink, ring: RingBuffer[Queued]) -> None:
+        clock = self.plan.clock
+        with self._finishing(name, sink, ring):
             for frame in self._paced(self._queued(ring, "wait output"), [sink]):
-                if not self._write(sink, frame, primary):
+                began = clock.now_ns()
+                try:
+                    still_open = sink.write(frame)
+                finally:
+                    frame.release()
+                self.stats.output(name, frame.captured_ns, began, clock.now_ns())
+                if not still_open:
                     self.stop()
                     break
 
     @contextmanager
-    def _finishing(self, sink: FrameSink | PacketSink, ring: RingBuffer[Queued] | RingBuffer[Packet]) -> Iterator[None]:
+    def _finishing(
+        self, name: str, sink: FrameSink | PacketSink, ring: RingBuffer[Queued] | RingBuffer[Packet]
+    ) -> Iterator[None]:
         """However the block ends, the ring before the sink is aborted and the sink closed; its failure counts first."""
         try:
             yield
+            if is_packet_sink(sink) and self._source_ended and self.failure is None and not self._abort_wanted:
+                sink.complete()
         except BaseException as error:
-            self._fail(sink.name, error)
+            self._fail(name, error)
             raise
         finally:
             ring.abort()
             sink.close()
 
-    def _write(self, sink: FrameSink, frame: Frame, primary: bool) -> bool:
-        began = self.plan.clock.now_ns()
-        try:
-            open_still = sink.write(frame)
-        finally:
-            frame.release()
-        now = self.plan.clock.now_ns()
-        if primary:
-            self.stats.stage("write", now - began)
-            self.stats.output(frame.captured_ns, now)
-        return open_still
-
     def _encoding(
-        self, sinks: Sequence[PacketSink], ring: RingBuffer[Queued], output: StreamInfo, live: bool
+        self, sinks: Mapping[str, PacketSink], ring: RingBuffer[Queued], output: StreamInfo
     ) -> list[tuple[str, Callable[[], None]]]:
         """Open encoder and packet sinks; the work of the encode thread and of each sink's thread."""
         if self.plan.make_encoder is None:
             raise ValueError("packet sinks need make_encoder")
+        live = self.plan.source.info.live
         encoder = self.plan.make_encoder(output)
         self._cleanup.append(encoder.close)
         outlets: list[RingBuffer[Packet]] = []
         work: list[tuple[str, Callable[[], None]]] = []
-        lane = self.plan.source.lane
-        for sink in sinks:
+        lanes = give_lanes(self.plan.source.lane, list(sinks.values()))
+        for (name, sink), lane in zip(sinks.items(), lanes, strict=True):
             packets = RingBuffer[Packet](
                 LIVE_PACKETS if live else FILE_PACKETS,
                 Full.SKIP_TO_KEY if live else Full.BLOCK,
+                lost=partial(self._lost_packets, name),
                 is_key=lambda packet: packet.key,
             )
             self._rings.append(packets)
             outlets.append(packets)
-            takes = lane is not None and sink.takes_lane
-            sink.open(encoder.stream.with_lane(lane if takes else None))
-            lane = None if takes else lane
             self._cleanup.append(sink.close)
-            primary = sink is self.plan.sinks[0]
-            work.append((sink.name, lambda s=sink, r=packets, p=primary: self._send(s, r, p)))  # type: ignore[misc]
-        if lane is not None:
-            lane.shut()
-        work.append(("encode", lambda: self._encode(encoder, sinks, ring, outlets)))
+            sink.open(encoder.stream.with_lane(lane))
+            work.append((name, partial(self._send, name, sink, packets)))
+        work.append(("encode", lambda: self._encode(encoder, list(sinks.values()), ring, outlets)))
         return work
+
+    def _lost_packets(self, name: str, amount: int) -> None:
+        self.stats.drop("slow output", amount, outputs=[name])
 
     def _encode(
         self,
@@ -299,15 +298,10 @@ class Pipeline:
     ) -> None:
         clock = self.plan.clock
 
-        def hand_out(packets: Sequence[Packet]) -> bool:
-            taken = True
+        def hand_out(packets: Sequence[Packet]) -> None:
             for packet in packets:
                 for outlet in outlets:
-                    lost = outlet.dropped
-                    taken &= outlet.put(packet)
-                    if outlet.dropped > lost:
-                        self.stats.drop("slow output", outlet.dropped - lost)
-            return taken
+                    outlet.put(packet)
 
         try:
             for frame in self._paced(self._queued(ring, "wait output"), sinks):
@@ -328,38 +322,40 @@ class Pipeline:
                 outlet.end()
             encoder.close()
 
-    def _send(self, sink: PacketSink, ring: RingBuffer[Packet], primary: bool) -> None:
-        with self._finishing(sink, ring):
+    def _send(self, name: str, sink: PacketSink, ring: RingBuffer[Packet]) -> None:
+        clock = self.plan.clock
+        with self._finishing(name, sink, ring):
             for packet in ring:
-                began = self.plan.clock.now_ns()
+                began = clock.now_ns()
                 sink.write(packet)
-                if primary:
-                    now = self.plan.clock.now_ns()
-                    self.stats.stage("write", now - began)
-                    self.stats.output(packet.captured_ns, now)
+                self.stats.output(name, packet.captured_ns, began, clock.now_ns())
 
     # -- the calling thread --------------------------------------------------------------------------------------
 
     def _attend(self, tick: Callable[[Stats], None], tick_seconds: float, patience: float) -> None:
         """Hand out ticks, and see that everything ends once it should."""
-        clock, period = self.plan.clock, round(tick_seconds * 1e9)
-        due, deadline = clock.now_ns() + period, None
+        clock, period, source = self.plan.clock, round(tick_seconds * 1e9), self.plan.source
+        due, progress, moved_ns = clock.now_ns() + period, -1, 0
         while any(not worker.join(0) for worker in self._workers):
             self._wake.wait(min(tick_seconds, 0.05))
             self._wake.clear()
             now = clock.now_ns()
             if now >= due:
+                self.stats.source(source.counters())
                 tick(self.stats)
                 due = now + period
             if self._abort_wanted:
                 return
-            if self._stop_wanted and deadline is None:
-                self._stopping.set()
-                self.plan.source.stop()
-                deadline = now + round(patience * 1e9)
-            if deadline is not None and now > deadline:
-                names = ", ".join(worker.name for worker in self._workers if not worker.join(0))
-                raise PipelineStalled(f"still running {patience:g} s after the stop: {names}")
+            if self._stop_wanted:
+                if not self._stopping.is_set():
+                    self._stopping.set()
+                    source.stop()
+                if progress != self.stats.progress:  # slow is not stuck
+                    progress, moved_ns = self.stats.progress, now
+                if now - moved_ns > patience * 1e9:
+                    names = ", ".join(worker.name for worker in self._workers if not worker.join(0))
+                    raise PipelineStalled(f"no progress for {patience:g} s after the stop in: {names}")
+        self.stats.source(source.counters())
         tick(self.stats)
 
     def _finish(self, patience: float) -> None:
@@ -380,11 +376,28 @@ class Pipeline:
                 close()
             except Exception as error:
                 self._fail("close", error)
-        if stuck:
+        self.stats.finish()
+        if stuck and not isinstance(self.failure, PipelineStalled):
             stalled = PipelineStalled(f"did not end within {limit:g} s: {', '.join(stuck)}")
-            if self.failure is not None:
-                stalled.__cause__ = self.failure
+            stalled.__cause__ = self.failure
             self.failure = stalled
+
+
+def give_lanes(lane: Lane | None, sinks: Sequence[PacketSink]) -> list[Lane | None]:
+    """A lane for each sink that takes one; the packets of a lane that nobody takes are dropped at once."""
+    if lane is None:
+        return [None for _ in sinks]
+    lanes: list[Lane | None] = []
+    free: Lane | None = lane
+    for sink in sinks:
+        if not sink.takes_lane:
+            lanes.append(None)
+            continue
+        lanes.append(lane.branch() if free is None else free)
+        free = None
+    if free is not None:
+        free.shut()
+    return lanes
 
 
 def is_packet_sink(sink: FrameSink | PacketSink) -> TypeGuard[PacketSink]:
@@ -405,32 +418,37 @@ def run_sequential(plan: Plan) -> Stats:
     """
     stats, clock, output = Stats(), plan.clock, plan.output
     frame_sinks, packet_sinks = split_sinks(plan.sinks)
+    names = [stats.add_output(sink.name) for sink in plan.sinks]
     encoder = plan.make_encoder(output) if packet_sinks and plan.make_encoder else None
-    try:
-        lane = plan.source.lane
-        for sink in frame_sinks:
-            sink.open(output)
-        for packet_sink in packet_sinks:
-            if encoder is not None:
-                takes = lane is not None and packet_sink.takes_lane
-                packet_sink.open(encoder.stream.with_lane(lane if takes else None))
-                lane = None if takes else lane
-        if lane is not None:
-            lane.shut()
-        for frame in upscale(plan.source.frames(), plan.engine, clock=clock, stats=stats):
-            for sink in frame_sinks:
-                sink.write(frame)
-            for packet in encoder.encode(frame) if encoder else ():
-                for packet_sink in packet_sinks:
-                    packet_sink.write(packet)
-            stats.output(frame.captured_ns, clock.now_ns())
-            frame.release()
-        for packet in encoder.flush() if encoder else ():
-            for packet_sink in packet_sinks:
-                packet_sink.write(packet)
-    finally:
-        for closing in plan.sinks:
-            closing.close()
+
+    def captured() -> Iterator[Frame]:
+        for frame in plan.source.frames():
+            stats.count("frames_in")
+            yield replace(frame, color=output.color)
+
+    def send(packets: Sequence[Packet]) -> None:
+        for packet in packets:
+            for sink in packet_sinks:
+                sink.write(packet)
+
+    with ExitStack() as stack:
+        for closing in [*plan.sinks, *([encoder] if encoder else [])]:
+            stack.callback(closing.close)
+        for frame_sink in frame_sinks:
+            frame_sink.open(output)
         if encoder is not None:
-            encoder.close()
+            for sink, lane in zip(packet_sinks, give_lanes(plan.source.lane, packet_sinks), strict=True):
+                sink.open(encoder.stream.with_lane(lane))
+        for frame in upscale(captured(), plan.engine, clock=clock, stats=stats):
+            began = clock.now_ns()
+            for frame_sink in frame_sinks:
+                frame_sink.write(frame)
+            if encoder is not None:
+                send(encoder.encode(frame))
+            for name in names:
+                stats.output(name, frame.captured_ns, began, clock.now_ns())
+        if encoder is not None:
+            send(encoder.flush())
+        for sink in packet_sinks:
+            sink.complete()
     return stats

@@ -106,7 +106,8 @@ class RingBuffer(Generic[T]):
     """A bounded queue for one producer and one consumer, with two endings.
 
     `end`: no more comes, the consumer still gets what is there. `abort`: everything is dropped, both sides wake.
-    Dropped items are handed to ``discard`` (which gives their memory back); ``dropped`` counts those of a full ring.
+    Dropped items are handed to ``discard`` (which gives their memory back). Those that a full ring lost are counted in
+    ``dropped`` and their number told to ``lost``, in the producer's thread.
     ``is_key`` tells key packets apart (SKIP_TO_KEY only).
     """
 
@@ -116,13 +117,14 @@ class RingBuffer(Generic[T]):
         full: Full,
         *,
         discard: Callable[[T], None] = lambda _: None,
+        lost: Callable[[int], None] = lambda _: None,
         is_key: Callable[[T], bool] = lambda _: True,
     ) -> None:
         if capacity < 1:
             raise ValueError(f"capacity is {capacity}; it must be at least 1")
         self.capacity, self.full = capacity, full
         self.dropped = 0
-        self._discard, self._is_key = discard, is_key
+        self._discard, self._lost, self._is_key = discard, lost, is_key
         self._items: deque[T] = deque()
         self._ended = self._aborted = self._skipping = False
         self._changed = threading.Condition(threading.Lock())
@@ -145,6 +147,8 @@ class RingBuffer(Generic[T]):
                 self._changed.notify_all()
         for one in lost:
             self._discard(one)
+        if taken and lost:
+            self._lost(len(lost))
         return taken
 
     def _make_room(self, item: T) -> list[T]:

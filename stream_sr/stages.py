@@ -57,19 +57,20 @@ def upscale(
         frame, slot, pending, began = flying.popleft()
         try:
             result = pending.wait()
+            stats.stage("infer", clock.now_ns() - began)
+            seen(frame, result)
         except BaseException:
             give_back(frame, slot)
             raise
-        stats.stage("infer", clock.now_ns() - began)
-        seen(frame, result)
         frame.release()
         return result
 
     try:
         for frame in frames:
-            slot = lease() if lease else None
-            began = clock.now_ns()
+            slot = None
             try:
+                slot = lease() if lease else None
+                began = clock.now_ns()
                 pending = engine.submit(frame, slot)
             except BaseException:
                 give_back(frame, slot)

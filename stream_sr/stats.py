@@ -3,6 +3,7 @@
 import math
 import threading
 from collections import Counter
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -64,44 +65,99 @@ class Stats:
         self._dropped: Counter[str] = Counter()
         self._counts: Counter[str] = Counter()
         self._latency = Histogram()
-        self._outputs = 0
         self._first_ns = self._last_ns = 0
+        self._outputs: dict[str, Counter[str]] = {}
+        self._source: dict[str, int] = {}
+        self._progress = 0
+
+    def add_output(self, name: str) -> str:
+        """Announce an output; the first is the one that latency, fps, ``frames_out`` and ``dropped`` are about.
+
+        Returns the name to use for it, which differs from ``name`` where that is taken.
+        """
+        with self._lock:
+            unique = name
+            while unique in self._outputs:
+                unique = f"{name} ({len(self._outputs) + 1})"
+            self._outputs[unique] = Counter()
+            return unique
+
+    @property
+    def progress(self) -> int:
+        """Grows with everything that is recorded: what has not grown for long is stuck."""
+        with self._lock:
+            return self._progress
 
     def count(self, name: str, amount: int = 1) -> None:
         """Add to a counter: ``frames_in``, ``corrupt_packets``..."""
         with self._lock:
             self._counts[name] += amount
 
-    def drop(self, reason: str, amount: int = 1) -> None:
-        """Count frames that were lost, by reason."""
+    def drop(self, reason: str, amount: int = 1, *, outputs: Collection[str] | None = None) -> None:
+        """Count frames that were lost, by reason, on their way to these outputs (None: all)."""
         with self._lock:
+            self._drop(reason, amount, self._outputs if outputs is None else outputs)
+
+    def _drop(self, reason: str, amount: int, outputs: Collection[str]) -> None:
+        self._progress += 1
+        for name in outputs:
+            self._outputs[name]["dropped"] += amount
+        if not self._outputs or next(iter(self._outputs)) in outputs:
             self._dropped[reason] += amount
+
+    def source(self, counters: Mapping[str, int]) -> None:
+        """What the source says it has lost or met; replaces what it said before."""
+        with self._lock:
+            self._source = {name: value for name, value in counters.items() if value}
+
+    def finish(self) -> None:
+        """The run is over: frames that were captured and reached no output are dropped as ``unfinished``."""
+        with self._lock:
+            for name, counts in self._outputs.items():
+                rest = self._counts["frames_in"] - counts["frames"] - counts["dropped"]
+                if rest > 0:
+                    self._drop("unfinished", rest, [name])
 
     def stage(self, name: str, ns: int) -> None:
         """Record what one frame took in a stage."""
         with self._lock:
+            self._progress += 1
             if name not in self._stages:
                 self._stages[name] = Histogram()
             self._stages[name].record(ns)
 
-    def output(self, captured_ns: int, now_ns: int) -> None:
-        """One frame reached the (first) output."""
+    def output(self, name: str, captured_ns: int, began_ns: int, now_ns: int) -> None:
+        """One frame was handed to an output between ``began_ns`` and ``now_ns``."""
         with self._lock:
+            self._progress += 1
+            self._outputs[name]["frames"] += 1
+            if name != next(iter(self._outputs)):
+                return
             self._latency.record(now_ns - captured_ns)
-            if not self._outputs:
+            self._stages.setdefault("write", Histogram()).record(now_ns - began_ns)
+            if self._outputs[name]["frames"] == 1:
                 self._first_ns = now_ns
-            self._outputs += 1
             self._last_ns = now_ns
 
     def summary(self) -> dict[str, Any]:
-        """``frames_in``, ``frames_out``, ``dropped``, ``fps``, ``latency_ms``, ``stages_ms`` and the other counters."""
+        """``frames_in``, ``frames_out``, ``dropped``, ``fps``, ``latency_ms``, ``stages_ms`` and the other counters.
+
+        The first four and the latency are about the first output; ``outputs`` has frames and drops of each,
+        ``lost_in_source`` what never came in. After `finish` frames_in is frames_out and the drops together.
+        """
         with self._lock:
             seconds = (self._last_ns - self._first_ns) / 1e9
+            frames = next(iter(self._outputs.values()))["frames"] if self._outputs else 0
             return {
                 "frames_in": self._counts["frames_in"],
-                "frames_out": self._outputs,
+                "frames_out": frames,
                 "dropped": dict(self._dropped),
-                "fps": round((self._outputs - 1) / seconds, 3) if seconds > 0 else 0.0,
+                "lost_in_source": dict(self._source),
+                "outputs": {
+                    name: {"frames": counts["frames"], "dropped": counts["dropped"]}
+                    for name, counts in self._outputs.items()
+                },
+                "fps": round((frames - 1) / seconds, 3) if seconds > 0 else 0.0,
                 "latency_ms": self._latency.summary(),
                 "stages_ms": {name: histogram.summary() for name, histogram in self._stages.items()},
             } | {name: value for name, value in self._counts.items() if name != "frames_in"}

@@ -53,7 +53,7 @@ class Rate:
 
 
 def describe(sizes: str, fps: float, summary: dict[str, Any]) -> str:
-    """``640x360 > 1280x720  30.0 fps  latency p50 12.1 p99 20.3 ms  dropped 3 (late 3)``."""
+    """``640x360 > 1280x720  30.0 fps  latency p50 12.1 p99 20.3 ms  dropped 3 (late 3)``, and the source's losses."""
     parts = [sizes, f"{fps:5.1f} fps"]
     latency = summary["latency_ms"]
     if latency["count"]:
@@ -62,6 +62,7 @@ def describe(sizes: str, fps: float, summary: dict[str, Any]) -> str:
     total = sum(dropped.values())
     reasons = ", ".join(f"{reason} {count}" for reason, count in dropped.items())
     parts.append(f"dropped {total} ({reasons})" if total else "dropped 0")
+    parts += [f"{name.replace('_', ' ')} {count}" for name, count in summary["lost_in_source"].items()]
     return "  ".join(parts)
 
 

@@ -14,7 +14,7 @@ from stream_sr.config import Config
 from stream_sr.engine import Engine
 from stream_sr.errors import ConfigError
 from stream_sr.frame import Frame, Plane, Planes, StreamInfo, chroma_shape, read_only
-from stream_sr.run import choose_model
+from stream_sr.session import choose_model
 
 
 class Upscaler:
@@ -42,6 +42,7 @@ class Upscaler:
         self._config = Config(model=model, scale=scale, backend=backend, precision=precision, threads=threads)
         self._model, self.scale = choose_model(self._config)
         self._engine: Engine | None = None
+        self._opened_for: tuple[int, int, int] = (0, 0, 0)
 
     def __call__(self, rgb: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         """RGB ``[H, W, 3]`` uint8 to ``[sH, sW, 3]``: luma by the network, chroma (4:4:4, not subsampled) bicubic."""
@@ -63,6 +64,9 @@ class Upscaler:
 
     def planes(self, y: Plane, u: Plane, v: Plane, color: ColorInfo | None = None) -> Planes:
         """Planar 4:2:0, uint8: ``[H, W]`` and twice ``[ceil(H/2), ceil(W/2)]``. ``color`` tells the chroma siting."""
+        for plane in (y, u, v):
+            if plane.ndim != 2 or plane.dtype != np.uint8:
+                raise ConfigError(f"expected planes of uint8 [H, W], got {plane.dtype} {list(plane.shape)}")
         height, width = y.shape
         expected = chroma_shape(width, height)
         if u.shape != expected or v.shape != expected:
@@ -71,9 +75,10 @@ class Upscaler:
         return self._open(frame).submit(frame).wait().planes
 
     def _open(self, frame: Frame) -> Engine:
-        spec = self._engine.spec if self._engine else None
-        if self._engine is None or spec is None or (spec.width, spec.height) != (frame.width, frame.height):
+        wanted = (frame.width, frame.height, frame.color.siting)
+        if self._engine is None or wanted != self._opened_for:
             self.close()
+            self._opened_for = wanted
             info = StreamInfo(frame.width, frame.height, Fraction(1), color=frame.color)
             self._engine = open_engine(self._model, info, self._config.engine_options(depth=1), scale=self.scale)
             self.scale = self._engine.spec.scale

@@ -168,7 +168,7 @@ class PacketList:
         self.name = name
         self.seen: list[tuple[int, int]] = []
         self.stream: EncodedStream | None = None
-        self.closed = 0
+        self.closed = self.completed = 0
         self._fail_at, self._asked, self._wishes = fail_at, 0, set(wishes)
 
     def open(self, stream: EncodedStream) -> None:
@@ -183,6 +183,13 @@ class PacketList:
     def wants_key(self) -> bool:
         self._asked += 1
         return self._asked - 1 in self._wishes
+
+    def complete(self) -> None:
+        assert not self.closed
+        self.completed += 1
+
+    def counters(self) -> dict[str, int]:
+        return {}
 
     def close(self) -> None:
         self.closed += 1

@@ -132,11 +132,12 @@ def test_the_stages_of_a_run_in_the_order_of_the_way() -> None:
     stats.drop("late")
     for name, ms in (("encode", 5), ("infer", 20), ("decode", 1), ("glass", 2), ("wait", 3)):
         stats.stage(name, ms * 1_000_000)
-    stats.output(0, 30_000_000)
-    stats.output(1_000_000_000, 1_030_000_000)
+    name = stats.add_output("null:")
+    stats.output(name, 0, 30_000_000, 30_000_000)
+    stats.output(name, 1_000_000_000, 1_030_000_000, 1_030_000_000)
     lines = format_stages(stats.summary()).splitlines()
     titles = [line[:18].strip() for line in lines]
-    assert titles[:7] == ["ms", "decode", "wait", "infer", "encode", "glass", "capture to output"]
+    assert titles[:8] == ["ms", "decode", "wait", "infer", "encode", "write", "glass", "capture to output"]
     assert lines[3].split()[1] == f"{stats.summary()['stages_ms']['infer']['p50']:.2f}"
     assert lines[-1] == "3 frames in, 2 out, 1.0 fps, dropped: late 1"
 

@@ -154,6 +154,38 @@ class TestMistakes:
         assert_one_line(stream_sr("run", source, "null:", "--backend", "tensorrt"), 4, "tensorrt")
         assert_one_line(stream_sr("run"), 2, "SOURCE")
 
+    def test_options_that_would_do_nothing(self, tmp_path: Path) -> None:
+        clip(tmp_path / "in.mp4", count=2)
+        source = tmp_path / "in.mp4"
+        assert_one_line(stream_sr("run", source, "null:", "--crf", "20"), 2, "--crf", "no output is encoded")
+        assert_one_line(stream_sr("run", source, "null:", "--max-latency", "20"), 2, "--max-latency", "not live")
+        assert_one_line(stream_sr("run", source, "null:", "--device", "3"), 2, "device 3")
+        assert_one_line(
+            stream_sr("run", source, tmp_path / "o.mp4", "--encoder-preset", "warp"), 2, "warp", "ultrafast"
+        )
+        assert_one_line(stream_sr("bench", "--crf", "20"), 2, "--crf")
+        assert_one_line(stream_sr("bench", source, "-"), 2, "standard output")
+        assert_one_line(stream_sr("engine", "list", "--device", "1"), 2, "--device")
+        assert not (tmp_path / "o.mp4").exists()
+
+    def test_options_in_the_environment_do_not_stand_in_the_way(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        clip(tmp_path / "in.mp4", count=2)
+        monkeypatch.setenv("STREAM_SR_READ_TIMEOUT", "7")
+        monkeypatch.setenv("STREAM_SR_MODEL", "fsrcnn")
+        monkeypatch.setenv("STREAM_SR_BITRATE", "4M")
+        source = tmp_path / "in.mp4"
+        for words in (["null:"], ["null:", "--backend", "bicubic"], [tmp_path / "out.mp4", "--crf", "30"]):
+            result = stream_sr("run", source, *words)
+            assert result.returncode == 0, result.stderr.decode()
+
+    def test_an_output_given_twice(self, tmp_path: Path) -> None:
+        clip(tmp_path / "in.mp4", count=2)
+        twice = [tmp_path / "a.mp4", f"{tmp_path}/./a.mp4"]
+        assert_one_line(stream_sr("run", tmp_path / "in.mp4", *twice, "--overwrite"), 2, "a.mp4", "twice")
+        assert not twice[0].exists()
+
     def test_refused_address_without_the_password(self) -> None:
         result = stream_sr("run", f"rtsp://user:secret@127.0.0.1:{free_port()}/x", "null:")
         assert_one_line(result, 3, "refused")
@@ -187,6 +219,10 @@ class TestMistakes:
 
     def test_json_into_nowhere(self, tmp_path: Path) -> None:
         assert_one_line(stream_sr("models", "--json", tmp_path / "no" / "x.json"), 2, "--json")
+        clip(tmp_path / "in.mp4", count=2)
+        result = stream_sr("run", tmp_path / "in.mp4", tmp_path / "out.mp4", "--json", tmp_path / "no" / "x.json")
+        assert_one_line(result, 2, "--json")
+        assert not (tmp_path / "out.mp4").exists()  # refused before the work
         assert_one_line(stream_sr("run", "-", "-", "--json", "-"), 2, "standard output")
 
 

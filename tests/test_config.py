@@ -12,7 +12,7 @@ from stream_sr.errors import ConfigError
 
 
 def test_every_option_is_a_field_and_every_field_an_option() -> None:
-    assert {option.key for option in RUN_OPTIONS} | {"overwrite"} == {field.name for field in fields(Config)}
+    assert {option.key for option in RUN_OPTIONS} | {"overwrite", "asked"} == {field.name for field in fields(Config)}
 
 
 def test_flag_over_environment_over_file_over_default(tmp_path: Path) -> None:
@@ -26,10 +26,32 @@ def test_flag_over_environment_over_file_over_default(tmp_path: Path) -> None:
 
 def test_parts_carry_the_options() -> None:
     config = Config(read_timeout=2, start=1.5, crf=30, encoder_preset="fast", audio="none", threads=1)
-    assert (config.source_options.read_timeout, config.source_options.start) == (2, 1.5)
+    source = config.source_options({"read_timeout", "start"})
+    assert (source.read_timeout, source.start) == (2, 1.5)
     assert (config.encoder_options.crf, config.encoder_options.preset) == (30, "fast")
     assert (config.sink_options("in.mp4").audio, config.sink_options("in.mp4").source) == ("none", "in.mp4")
     assert (config.engine_options(depth=2).threads, config.engine_options(depth=2).depth) == (1, 2)
+
+
+def test_a_stronger_layer_takes_its_rival_away(tmp_path: Path) -> None:
+    file = tmp_path / "options.toml"
+    file.write_text('crf = 20\nscale = 3\nmodel = "fsrcnn"\n')
+    config = make_config({"size": (640, 360)}, environment={"STREAM_SR_BITRATE": "4M"}, file=file)
+    assert (config.crf, config.bitrate, config.scale, config.size) == (None, 4_000_000, None, (640, 360))
+    assert make_config({"backend": "bicubic"}, environment={}, file=file).model is None
+    again = make_config({"model": "fsrcnn-s"}, environment={"STREAM_SR_BACKEND": "bicubic"}, file=file)
+    assert (again.model, again.backend) == ("fsrcnn-s", "auto")
+
+
+def test_what_does_not_apply_counts_only_if_it_was_asked_for() -> None:
+    environment = {"STREAM_SR_READ_TIMEOUT": "9", "STREAM_SR_GOP": "30"}
+    config = make_config({"fourcc": "MJPG"}, environment=environment)
+    assert config.source_options({"start"}).read_timeout == 5.0
+    assert config.source_options({"read_timeout"}).read_timeout == 9.0
+    assert config.source_options({"start"}).fourcc == "MJPG"  # for the source to refuse
+    config.refuse({"gop"}, "nothing is encoded")
+    with pytest.raises(ConfigError, match="--fourcc would do nothing: no webcam"):
+        config.refuse({"fourcc", "gop"}, "no webcam")
 
 
 @pytest.mark.parametrize(

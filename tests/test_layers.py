@@ -18,7 +18,7 @@ LAYERS: list[set[str]] = [
     {"stages", "pipeline"},
     {"codec"},
     {"sources", "sinks", "backends", "train"},
-    {"config", "status", "run", "upscaler", "compare", "demo", "bench", "evaluate", "doctor", "catalog"},
+    {"config", "status", "session", "upscaler", "compare", "demo", "bench", "evaluate", "doctor", "catalog"},
     {"cli", "__main__"},
 ]
 LIBRARIES = {

@@ -9,7 +9,10 @@ from collections.abc import Iterator
 import pytest
 from doubles import ByteEncoder, CountingSource, DoublingEngine, ListSink, PacketList, picture
 
+from stream_sr.color import Matrix
 from stream_sr.errors import EngineRunError, PipelineStalled, SinkWriteError, SourceLost
+from stream_sr.frame import Frame
+from stream_sr.media import Lane, Track
 from stream_sr.pipeline import Pipeline, Plan, run_sequential
 from stream_sr.stats import Stats
 
@@ -22,6 +25,14 @@ def hurried_threads() -> Iterator[None]:
     yield
     sys.setswitchinterval(before)
     assert set(threading.enumerate()) <= threads, "a thread was left behind"
+
+
+def assert_adds_up(stats: Stats) -> None:
+    """Every captured frame reached the first output or is counted with a reason; the same for each output."""
+    summary = stats.summary()
+    assert summary["frames_in"] == summary["frames_out"] + sum(summary["dropped"].values()), summary
+    for counts in summary["outputs"].values():
+        assert summary["frames_in"] == counts["frames"] + counts["dropped"], summary
 
 
 def expected(count: int) -> list[tuple[int, int]]:
@@ -52,6 +63,65 @@ def test_threaded_and_sequential_runs_agree() -> None:
             run_sequential(plan)
         results.append((sink.seen, packets.seen))
     assert results[0] == results[1] == (expected(100), expected(100))
+
+
+@pytest.mark.parametrize("how", ["end", "stop", "abort", "failure"])
+def test_only_a_whole_run_is_complete(how: str) -> None:
+    source = CountingSource(30 if how == "end" else None, fail_at=30 if how == "failure" else None)
+    packets, sink = PacketList(), ListSink()
+    pipeline = Pipeline(Plan(source, DoublingEngine(), [packets, sink], make_encoder=ByteEncoder))
+    if how in ("stop", "abort"):
+        stop_from_tick(pipeline, sink, how)
+    elif how == "failure":
+        with pytest.raises(SourceLost):
+            pipeline.run()
+    else:
+        pipeline.run()
+    assert packets.completed == (1 if how == "end" else 0)
+    assert packets.closed
+    assert_adds_up(pipeline.stats)
+
+
+def test_lanes_go_to_those_who_take_them() -> None:
+    track = Track(0, "audio", "aac", None)
+    for takers in ([True, False, True], [False, False], []):
+        source = CountingSource(5)
+        source.lane = Lane((track,))
+        sinks = [PacketList(f"sink {n}") for n in range(len(takers))]
+        for sink, takes in zip(sinks, takers, strict=True):
+            sink.takes_lane = takes
+        Pipeline(Plan(source, DoublingEngine(), [*sinks, ListSink()], make_encoder=ByteEncoder)).run()
+        source.lane.put(0, "packet", 10)
+        lanes = [sink.stream.lane for sink in sinks if sink.stream is not None]
+        assert [lane is not None for lane in lanes] == takers
+        assert [list(lane.take()) for lane in lanes if lane is not None] == [[(0, "packet")]] * sum(takers)
+        assert source.lane.bytes_held == 0
+
+
+def test_frames_carry_the_colour_guessed_from_the_inputs_size() -> None:
+    seen = set()
+    plan = Plan(
+        CountingSource(3), DoublingEngine(), [ListSink()],
+        seen=lambda before, after: seen.update({before.color, after.color}),
+    )  # fmt: skip
+    Pipeline(plan).run()
+    assert seen == {plan.output.color}
+    assert plan.output.color.matrix == Matrix.SMPTE170M
+
+
+def test_slow_is_not_stuck() -> None:
+    """A stop with more work behind it than the patience: it goes on as long as something moves."""
+
+    class Slow(ListSink):
+        def write(self, frame: Frame) -> bool:
+            threading.Event().wait(0.1)
+            return super().write(frame)
+
+    sink = Slow()
+    pipeline = Pipeline(Plan(CountingSource(None), DoublingEngine(depth=3), [sink]))
+    pipeline.run(tick=lambda stats: pipeline.stop(), tick_seconds=0.01, patience=0.3)
+    assert_adds_up(pipeline.stats)
+    assert len(sink.seen) >= 4
 
 
 def test_encoded_once_for_all_packet_sinks() -> None:
@@ -113,8 +183,11 @@ def test_a_failing_sink_ends_the_run_and_the_others_are_finished(at: int, live: 
     good, packets = ListSink("good"), PacketList("packets")
     bad = ListSink("bad", fail_at=at)
     plan = Plan(CountingSource(None, live=live), DoublingEngine(), [good, bad, packets], make_encoder=ByteEncoder)
+    pipeline = Pipeline(plan)
     with pytest.raises(SinkWriteError, match="bad") as caught:
-        Pipeline(plan).run()
+        pipeline.run()
+    assert_adds_up(pipeline.stats)
+    assert packets.completed == 0
     assert "in: bad" in caught.value.__notes__
     assert all(sink.closed for sink in (good, bad, packets))
     if not live:
@@ -162,8 +235,8 @@ def test_stop_processes_what_was_captured(live: bool) -> None:
     source, sink = CountingSource(None, live=live), ListSink()
     pipeline = Pipeline(Plan(source, DoublingEngine(depth=2), [sink]))
     stop_from_tick(pipeline, sink, "stop")
-    lost = sum(pipeline.stats.summary()["dropped"].values())
-    assert len(sink.seen) + lost == source.made
+    assert_adds_up(pipeline.stats)
+    assert pipeline.stats.summary()["frames_in"] == source.made
     assert sink.seen[-1] == (source.made - 1, picture(source.made - 1))
     if not live:
         assert sink.seen == expected(source.made)
@@ -180,9 +253,10 @@ def test_abort_drops_and_ends() -> None:
             gate.set()
 
     pipeline.run(tick=tick, tick_seconds=0.01)
+    assert_adds_up(pipeline.stats)
     assert slow.closed
     assert quick.closed
-    assert len(slow.seen) <= 2
+    assert len(slow.seen) <= 6  # what the ring and the sink's hands held while the gate was opened
 
 
 def test_a_live_source_loses_the_oldest_and_every_loss_is_counted() -> None:
@@ -215,6 +289,8 @@ def test_a_slow_sink_harms_only_itself() -> None:
             pipeline.stop()
 
     pipeline.run(tick=tick, tick_seconds=0.01)
+    assert_adds_up(pipeline.stats)
+    assert pipeline.stats.summary()["dropped"].get("slow output", 0) < 100  # of the first output only
     assert len(quick.seen) > 100
     assert len(slow.seen) <= 6
 

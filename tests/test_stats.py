@@ -41,16 +41,23 @@ def test_an_empty_histogram_has_no_percentiles() -> None:
 
 def test_summary_of_a_run() -> None:
     stats = Stats()
-    stats.count("frames_in", 4)
-    stats.count("corrupt_packets")
+    file, window = stats.add_output("out.mp4"), stats.add_output("window")
+    stats.count("frames_in", 9)
+    stats.source({"corrupt_packets": 1, "late_frames": 0})
     stats.drop("late")
-    stats.drop("ring full", 2)
+    stats.drop("slow output", 2, outputs=[file])
+    stats.drop("slow output", 5, outputs=[window])
     for n in range(3):
         stats.stage("infer", 20_000_000)
-        stats.output(captured_ns=n * 10**9, now_ns=n * 10**9 + 50_000_000)
+        stats.output(file, n * 10**9, n * 10**9 + 49_000_000, n * 10**9 + 50_000_000)
+        stats.output(window, 0, 0, 7)
+    stats.finish()
     summary = stats.summary()
-    assert (summary["frames_in"], summary["frames_out"], summary["corrupt_packets"]) == (4, 3, 1)
-    assert summary["dropped"] == {"late": 1, "ring full": 2}
+    assert (summary["frames_in"], summary["frames_out"]) == (9, 3)
+    assert summary["lost_in_source"] == {"corrupt_packets": 1}
+    assert summary["dropped"] == {"late": 1, "slow output": 2, "unfinished": 3}
+    assert summary["outputs"] == {"out.mp4": {"frames": 3, "dropped": 6}, "window": {"frames": 3, "dropped": 6}}
+    assert summary["stages_ms"]["write"]["count"] == 3
     assert summary["fps"] == 1.0
     assert summary["latency_ms"]["p99"] == pytest.approx(50, rel=0.006)
     assert summary["stages_ms"]["infer"]["count"] == 3
@@ -60,10 +67,21 @@ def test_summary_of_a_run() -> None:
 @pytest.mark.parametrize("outputs", [0, 1])
 def test_a_run_of_no_frame_or_one_has_no_rate(outputs: int) -> None:
     stats = Stats()
+    name = stats.add_output("null:")
     for _ in range(outputs):
-        stats.output(0, 5)
+        stats.output(name, 0, 3, 5)
     assert stats.summary()["fps"] == 0.0
     json.dumps(stats.summary(), allow_nan=False)
+
+
+def test_outputs_of_one_name_are_told_apart() -> None:
+    stats = Stats()
+    names = [stats.add_output("null:") for _ in range(3)]
+    assert len(set(names)) == 3
+    before = stats.progress
+    stats.output(names[2], 0, 1, 2)
+    assert stats.progress > before
+    assert [counts["frames"] for counts in stats.summary()["outputs"].values()] == [0, 0, 1]
 
 
 def test_threads_lose_no_count() -> None:

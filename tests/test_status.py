@@ -24,10 +24,12 @@ FILE = StreamInfo(640, 360, Fraction(1, 90000), Fraction(30))
 
 def some_stats() -> Stats:
     stats = Stats()
+    name = stats.add_output("null:")
     stats.count("frames_in", 5)
     for number in range(3):
-        stats.output(number * 33_000_000, number * 33_000_000 + 12_000_000)
+        stats.output(name, number * 33_000_000, 0, number * 33_000_000 + 12_000_000)
     stats.drop("late", 2)
+    stats.source({"skipped": 4})
     return stats
 
 
@@ -40,6 +42,7 @@ def test_a_live_run_on_a_terminal_rewrites_one_line(monkeypatch: pytest.MonkeyPa
     assert "640x360 > 1280x720" in text
     assert "latency p50 12.0 p99 12.0 ms" in text
     assert "dropped 2 (late 2)" in text
+    assert "skipped 4" in text
     assert "\n" not in text
     logging.getLogger("stream_sr").warning("a log line")
     assert terminal.getvalue().endswith("\r\x1b[2K")  # cleared before the log handler writes

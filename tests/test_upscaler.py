@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ from media_files import write_video
 
 import stream_sr
 from stream_sr import Upscaler
+from stream_sr.color import ColorInfo, Siting
 from stream_sr.errors import ConfigError, ModelError
 
 
@@ -55,6 +58,31 @@ def test_arrays_that_are_no_pictures(bad: np.ndarray[tuple[int, ...], np.dtype[n
 def test_chroma_of_the_wrong_size() -> None:
     with Upscaler() as upscale, pytest.raises(ConfigError, match="4:2:0 chroma of"):
         upscale.planes(np.zeros((4, 4), np.uint8), np.zeros((4, 4), np.uint8), np.zeros((4, 4), np.uint8))
+
+
+@pytest.mark.parametrize("bad", [np.zeros((4, 4)), np.zeros((4, 4, 1), np.uint8)])
+def test_planes_that_are_none(bad: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> None:
+    chroma = np.zeros((2, 2), np.uint8)
+    with Upscaler() as upscale, pytest.raises(ConfigError, match=r"expected planes of uint8 \[H, W\]"):
+        upscale.planes(bad, chroma, chroma)
+
+
+def test_another_chroma_siting_is_another_engine() -> None:
+    luma, ramp = np.full((16, 32), 90, np.uint8), np.tile(np.arange(0, 240, 15, dtype=np.uint8), (8, 1))
+    with Upscaler() as upscale:
+        left = upscale.planes(luma, ramp, ramp, ColorInfo(siting=Siting.LEFT))[1].copy()
+        centre = upscale.planes(luma, ramp, ramp, ColorInfo(siting=Siting.CENTER))[1]
+    assert not np.array_equal(left, centre)
+
+
+def test_the_whole_filter_is_a_function_after_the_upscaler(tmp_path: Path) -> None:
+    write_video(tmp_path / "film.mp4", width=64, height=48, count=3)
+    code = (
+        "from stream_sr import Upscaler, Config, run; from stream_sr import run\n"
+        "outcome = run('film.mp4', ['null:'], Config(backend='bicubic'))\n"
+        "assert outcome.report['frames_out'] == 3 and outcome.error is None"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, timeout=60)
 
 
 def test_an_unknown_model() -> None:

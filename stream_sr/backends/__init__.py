@@ -61,8 +61,13 @@ def open_engine(
     """
     if options.backend not in ("auto", *BACKENDS):
         raise ConfigError(f"no backend '{options.backend}'; there are auto, {', '.join(BACKENDS)}")
+    reason = ""
     if options.backend == "auto":
-        options = replace(options, backend=choose_backend().name)
+        choice = choose_backend()
+        options = replace(options, backend=choice.name)
+        reason = choice.reason if choice.name != BACKENDS[0] else ""
+    if options.device != 0 and options.backend != "tensorrt":
+        raise ConfigError(f"device {options.device} is the number of a GPU; backend {options.backend} uses none")
     adapter = _adapter(options.backend)
     if options.precision not in ("auto", *adapter.PRECISIONS):
         known = ", ".join(("auto", *adapter.PRECISIONS))
@@ -77,12 +82,17 @@ def open_engine(
         raise ModelError(f"model '{model.name}' is trained for x{model.scale}, x{scale} was asked for")
     if scale is not None and model.scale == 0:
         model = replace(model, scale=scale)
-    return adapter.open_model(model, info, options)
+    engine = adapter.open_model(model, info, options)
+    if reason:
+        engine.spec = replace(engine.spec, notes=(*engine.spec.notes, reason))
+    return engine
 
 
 def _open_bicubic(
     adapter: Any, model: ModelSpec | None, info: StreamInfo, options: EngineOptions, scale: int | None
 ) -> Engine:
+    if options.threads is not None:
+        raise ConfigError("bicubic computes in one thread; leave out --threads")
     chosen = scale if scale is not None else (model.scale if model is not None else None)
     if chosen not in SCALES:
         raise ConfigError(f"scale {chosen} is not possible with bicubic; it is {', '.join(map(str, SCALES))}")

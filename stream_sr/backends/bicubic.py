@@ -58,9 +58,9 @@ class BicubicEngine:
         self._in_flight.enter()
         try:
             self._compute(frame, output)
-        except Exception as error:
+        except EngineRunError:
             self._in_flight.leave()
-            raise EngineRunError(f"swscale could not enlarge frame {frame.number}: {error}") from error
+            raise
 
         def finish() -> Frame:
             self._in_flight.leave()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from fractions import Fraction
 
 from stream_sr.backends.swscale import Scaler
 from stream_sr.engine import Engine, Pending
@@ -11,9 +12,16 @@ from stream_sr.ring import Allocate, Slot
 
 
 def fit_into(info: StreamInfo, box: tuple[int, int]) -> tuple[int, int]:
-    """The largest even width and height of the stream's shape inside ``box`` = (width, height), at least 2x2."""
-    ratio = min(box[0] / info.width, box[1] / info.height)
-    return tuple(max(2, round(side * ratio / 2) * 2) for side in (info.width, info.height))  # type: ignore[return-value]
+    """The largest even width and height of the stream's shape inside ``box`` = (width, height), at least 2x2.
+
+    Both count samples: a sample aspect other than 1 is kept, not resolved. A picture that players turn by 90 or 270
+    degrees is fitted as it will be seen.
+    """
+    if info.rotation in (90, 270):
+        box = (box[1], box[0])
+    ratio = min(Fraction(box[0], info.width), Fraction(box[1], info.height))
+    width, height = (max(2, int(side * ratio) // 2 * 2) for side in (info.width, info.height))
+    return width, height
 
 
 class FitEngine:

@@ -11,7 +11,7 @@ import av.filter
 import numpy as np
 
 from stream_sr.color import Siting
-from stream_sr.errors import EngineBuildError
+from stream_sr.errors import EngineBuildError, EngineRunError
 from stream_sr.frame import Plane, Planes
 
 # position of a chroma sample in 1/256 of a luma sample, across and down: FFmpeg's scale filter
@@ -53,7 +53,7 @@ class Scaler:
             ) from error
 
     def __call__(self, planes: Planes, targets: Planes) -> None:
-        """Resize ``planes`` into the writable ``targets``. Raises av.FFmpegError."""
+        """Resize ``planes`` into the writable ``targets``. Raises EngineRunError."""
         picture = av.VideoFrame(self._width, self._height, "yuv420p")
         picture.pts = 0
         for plane, memory in zip(planes, _views(picture.planes), strict=True):
@@ -61,8 +61,11 @@ class Scaler:
             memory[:height, :width] = plane
             memory[height:, :width] = plane[-1:]
             memory[:, width:] = memory[:, width - 1 : width]
-        self._graph.push(picture)
-        larger: Any = self._graph.pull()
+        try:
+            self._graph.push(picture)
+            larger: Any = self._graph.pull()
+        except av.FFmpegError as error:
+            raise EngineRunError(f"swscale could not resize a picture: {error}") from error
         for plane, target in zip(_views(larger.planes), targets, strict=True):
             np.copyto(target, plane[: target.shape[0], : target.shape[1]])
 

@@ -100,6 +100,11 @@ def _open_rtsp(address: str, options: SourceOptions) -> Source:
         return AvSource(address, options)
 
 
+def applicable(address: str) -> frozenset[str]:
+    """Names of the options that mean something for this address. Raises ConfigError for an address that is none."""
+    return frozenset(_APPLICABLE[kind_of(address)])
+
+
 def _check_options(address: str, kind: str, options: SourceOptions) -> None:
     for field in fields(options):
         value = getattr(options, field.name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
@@ -11,19 +12,22 @@ from typing import Any
 from stream_sr import machine
 from stream_sr.backends import open_engine
 from stream_sr.backends.fit import FitEngine, fit_into
-from stream_sr.codec.encoder import Encoder
+from stream_sr.codec.encoder import Encoder, check_options
 from stream_sr.config import Config
 from stream_sr.engine import Engine, EngineSpec
-from stream_sr.errors import StreamSRError
+from stream_sr.errors import ConfigError, PipelineStalled, StreamSRError
 from stream_sr.frame import Frame, StreamInfo
+from stream_sr.media import redact
 from stream_sr.model import ModelSpec, default_model, find_model, list_models
-from stream_sr.pipeline import Pipeline, Plan
+from stream_sr.pipeline import Pipeline, Plan, is_packet_sink, split_sinks
 from stream_sr.sinks import open_sink
-from stream_sr.sources import open_source
+from stream_sr.sources import applicable, open_source
 from stream_sr.stats import Stats
 from stream_sr.status import Status, open_status
 
 log = logging.getLogger("stream_sr")
+
+ENCODER_OPTIONS = {"encoder", "crf", "bitrate", "encoder_preset", "gop", "audio"}
 
 
 @dataclass(frozen=True)
@@ -32,33 +36,29 @@ class Hooks:
 
     started: Callable[[Pipeline], None] = lambda _: None  # just before the first frame; keep it to stop the run
     show_status: bool = True
-    read_barcodes: bool = False  # the camera burns a clock into its pictures: measure glass to glass
     seen: Callable[[Frame, Frame], None] = lambda before, after: None  # shown each input and result, both borrowed
 
 
 def choose_model(config: Config, info: StreamInfo | None = None) -> tuple[ModelSpec | None, int]:
     """The model and scale that the options ask for; no model for the bicubic backend.
 
-    With ``--size`` the smallest scale that reaches it (by ``info``), else the largest there is. Raises ModelError.
+    With ``--size`` the smallest scale that reaches it (by ``info``; without it any), else the largest there is. Raises
+    ModelError.
     """
-    scale = config.scale
-    if config.size is not None and info is not None:
-        width, height = fit_into(info, config.size)
-        needed = max(width / info.width, height / info.height)
-        name = config.model or default_model().name
-        scales = sorted(model.scale for model in list_models() if model.name == name) or [2]
-        if config.backend == "bicubic":
-            scales = [1, 2, 3, 4]
-        scale = next((s for s in scales if s >= needed), scales[-1])
-        if name.endswith(".onnx"):
-            scale = None
     if config.backend == "bicubic":
-        return None, scale or 2
-    if config.model is None and scale is None:
-        model = default_model()
-    else:
-        model = find_model(config.model or default_model().name, scale)
+        return None, config.scale or (_reaching((1, 2, 3, 4), config, info) if config.size else 2)
+    name = config.model or default_model().name
+    scales = sorted(model.scale for model in list_models() if model.name == name)
+    scale = _reaching(scales, config, info) if config.size and scales else config.scale
+    model = find_model(name, scale)
     return model, model.scale
+
+
+def _reaching(scales: Sequence[int], config: Config, info: StreamInfo | None) -> int:
+    if config.size is None or info is None:
+        return scales[0]
+    width, height = fit_into(info, config.size)
+    return next((s for s in scales if s * info.width >= width and s * info.height >= height), scales[-1])
 
 
 def open_fitted_engine(config: Config, info: StreamInfo, *, live: bool) -> Engine:
@@ -82,25 +82,30 @@ class Outcome:
 def run(source: str, sinks: Sequence[str], config: Config, hooks: Hooks | None = None) -> Outcome:
     """Run the filter to its end. Raises only what happens before the first frame; later errors are in the outcome."""
     hooks = hooks or Hooks()
+    _refuse_twice(sinks)
+    choose_model(config)  # a wrong name is refused before anything is opened
     with ExitStack() as stack:
-        choose_model(config)  # a wrong name is refused before anything is opened
         outputs = [stack.enter_context(closing(open_sink(sink, config.sink_options(source)))) for sink in sinks]
-        reader = stack.enter_context(closing(open_source(source, config.source_options)))
+        _, packet_sinks = split_sinks(outputs)
+        if packet_sinks:
+            check_options(config.encoder_options)
+        else:
+            config.refuse(ENCODER_OPTIONS, "no output is encoded")
+        reader = stack.enter_context(closing(open_source(source, config.source_options(applicable(source)))))
+        if not reader.info.live:
+            config.refuse({"max_latency"}, f"{reader.info.name} is not live, and no frame of it is dropped")
         live = reader.info.live or any(sink.paced for sink in outputs)
         engine = open_fitted_engine(config, reader.info, live=live)
         stack.callback(engine.close)
-        for note in engine.spec.notes:
-            log.info("%s", note)
         plan = Plan(
             source=reader,
             engine=engine,
             sinks=outputs,
             make_encoder=lambda info: Encoder(info, config.encoder_options, live=live),
             max_latency_ns=round(config.max_latency * 1e6),
-            read_barcodes=hooks.read_barcodes,
             seen=hooks.seen,
         )
-        _announce(plan, sinks)
+        _announce(plan)
         pipeline = Pipeline(plan)
         error: StreamSRError | None = None
         status = _status(plan, config) if hooks.show_status else None
@@ -109,13 +114,23 @@ def run(source: str, sinks: Sequence[str], config: Config, hooks: Hooks | None =
             pipeline.run(tick=status.show if status else lambda _: None)
         except StreamSRError as failure:
             error = failure
+            if isinstance(error, PipelineStalled):
+                stack.pop_all()  # what a stuck thread holds cannot be closed; the caller ends the process
         finally:
             if status:
                 status.close()
         return Outcome(make_report(plan, pipeline.stats, error), error)
 
 
-def _announce(plan: Plan, sinks: Sequence[str]) -> None:
+def _refuse_twice(sinks: Sequence[str]) -> None:
+    """Raise ConfigError if two outputs are the same file, address or standard output."""
+    places = [sink if sink == "-" or "://" in sink else os.path.realpath(sink) for sink in sinks if sink != "null:"]
+    for place in places:
+        if places.count(place) > 1:
+            raise ConfigError(f"the output {redact(place)} is given twice; give each output once")
+
+
+def _announce(plan: Plan) -> None:
     info, output, spec = plan.source.info, plan.output, plan.engine.spec
     fps = f" at {float(info.fps):.4g} fps" if info.fps else ""
     log.info(
@@ -123,6 +138,8 @@ def _announce(plan: Plan, sinks: Sequence[str]) -> None:
         info.name, info.width, info.height, fps, output.width, output.height,
         f"{spec.model} x{spec.scale}", spec.backend, spec.precision, spec.device,
     )  # fmt: skip
+    for note in spec.notes:
+        log.info("%s", note)
 
 
 def _status(plan: Plan, config: Config) -> Status:
@@ -140,8 +157,11 @@ def make_report(plan: Plan, stats: Stats, error: BaseException | None) -> dict[s
     info, output, spec = plan.source.info, plan.output, plan.engine.spec
     report = stats.summary() | {
         "source": {"name": info.name, "live": info.live} | _size(info),
-        "output": _size(output) | {"sinks": [sink.name for sink in plan.sinks]},
+        "output": _size(output),
     }
+    for sink, counts in zip(plan.sinks, report["outputs"].values(), strict=False):
+        if is_packet_sink(sink):
+            counts.update(sink.counters())
     report |= engine_block(spec)
     report["machine"] = machine.describe()
     if error is not None:
