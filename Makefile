@@ -33,8 +33,7 @@ $(VENV)/.demo: pyproject.toml | $(BIN)/python
 $(VENV)/.test: pyproject.toml | $(BIN)/python
 	@echo "setting up $(VENV) (once)"
 	$(PIP) torch==2.13.0
-	$(PIP) --editable '.[demo,train]' --group test
-	-$(PIP) --group tensorrt-build
+	$(PIP) --editable '.[demo,train,test]'
 	@touch $@
 
 # Figures: each writes JSON under benchmarks/results, `make readme` renders it.
