@@ -27,7 +27,7 @@ LIBRARIES = {
     "openvino": {"backends/openvino"},
     "torch": {"networks", "train", "backends/torch"},
     "onnx": {"train", "backends/torch", "backends/tensorrt"},
-    "aiortsp": {"sources/rtsp"},
+    "aiortsp": {"sources/rtsp_client", "sources/rtsp_connection"},
     "threading.Thread": {"threads"},
 }
 

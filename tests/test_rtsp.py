@@ -20,9 +20,9 @@ from stream_sr.errors import DecodeError, SinkOpenError, SinkWriteError, SourceL
 from stream_sr.frame import Frame, StreamInfo
 from stream_sr.media import EncodedStream, Packet, SourceOptions
 from stream_sr.ring import FramePool
-from stream_sr.sinks import rtsp_server
+from stream_sr.sinks import rtsp_server, rtsp_viewer
 from stream_sr.sinks.rtsp_server import RtspServerSink
-from stream_sr.sources import rtsp
+from stream_sr.sources import rtsp, rtsp_client
 from stream_sr.sources.rtsp import LowDelayUnsupported, open_rtsp
 from stream_sr.threads import Worker
 
@@ -184,7 +184,7 @@ def test_two_viewers_see_the_same(packets: list[Packet]) -> None:
 
 
 def test_a_stalled_viewer_harms_only_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rtsp_server, "BACKLOG_BYTES", 1 << 20)
+    monkeypatch.setattr(rtsp_viewer, "BACKLOG_BYTES", 1 << 20)
     monkeypatch.setattr(rtsp_server, "FAREWELL_SECONDS", 0.1)
     big = encode(count=2, gop=1, noise=True, width=640, height=360)
     with serving(big) as sink, raw_viewer(sink, receive_bytes=4096), closing(open_rtsp(sink.url, OPTIONS)) as source:
@@ -444,6 +444,26 @@ def test_a_password_is_tried_and_never_printed() -> None:
     assert "crit" not in str(refused.value)
 
 
+@pytest.mark.parametrize(("user", "words"), [("me:s%40crit", "response="), ("me:", "response="), ("", "")])
+def test_the_password_answers_the_challenge(user: str, words: str) -> None:
+    """Also an empty one, which cameras do have; and to Digest, where Basic is offered first."""
+    heads: list[str] = []
+
+    def serve(connection: socket.socket) -> None:
+        for number in (1, 2):
+            heads.append(connection.recv(4096).decode())
+            head = "RTSP/1.0 404 x" if "Authorization" in heads[-1] else "RTSP/1.0 401 Unauthorized"
+            offers = 'WWW-Authenticate: Basic realm="r"\r\nWWW-Authenticate: Digest realm="r", nonce="n", qop="auth"'
+            connection.sendall(f"{head}\r\nCSeq: {number}\r\n{offers}\r\n\r\n".encode())
+            if not user:
+                return
+
+    with scripted(serve) as url, pytest.raises(SourceOpenError, match="no such stream" if user else "wants a password"):
+        open_rtsp(url.replace("rtsp://", f"rtsp://{user}@" if user else "rtsp://"), OPTIONS)
+    assert words in heads[-1]
+    assert "Basic" not in heads[-1]
+
+
 def test_a_server_that_says_nothing() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"rtsp://127.0.0.1:{listener.getsockname()[1]}/cam"
@@ -564,7 +584,7 @@ def test_pictures_that_do_not_decode_are_an_error_in_the_end(packets: list[Packe
 
 
 def test_a_stream_without_a_key_picture(packets: list[Packet], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rtsp, "KEY_SECONDS", 0.0)
+    monkeypatch.setattr(rtsp_client, "KEY_SECONDS", 0.0)
 
     def then(connection: socket.socket, packetiser: rtp.Packetiser) -> None:
         connection.sendall(framed(packetiser, packets[1:GOP]))
@@ -661,7 +681,7 @@ def test_requests_that_are_none(packets: list[Packet], sent: bytes, answer: byte
 
 
 def test_more_viewers_than_there_may_be(packets: list[Packet], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rtsp_server, "VIEWERS", 1)
+    monkeypatch.setattr(rtsp_viewer, "VIEWERS", 1)
     with serving(packets) as sink, raw_viewer(sink), pytest.raises(SourceOpenError, match="453"):
         open_rtsp(sink.url, OPTIONS)
         assert sink.viewers == 1

@@ -6,18 +6,15 @@ would stop every thread of the program; FFmpeg leaves Nagle's algorithm on; and 
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import hashlib
-import re
 import select
 import socket
 import time
 from fractions import Fraction
-from urllib.parse import unquote, urlsplit
 
 from stream_sr.codec.h264 import split_annexb
 from stream_sr.codec.rtp import Packetiser, goodbye, interleave, sender_report
+from stream_sr.codec.rtsp import Access, Target, join_control, parse_target
 from stream_sr.codec.sdp import build_sdp, parse_sdp
 from stream_sr.errors import SinkOpenError, SinkWriteError
 from stream_sr.media import EncodedStream, Packet, SinkOptions, redact
@@ -27,6 +24,8 @@ RTP_TICK = Fraction(1, 90_000)
 REPORT_SECONDS = 5.0
 GOODBYE_SECONDS = 2.0
 LONGEST_ANSWER = 64 << 10
+
+Fields = dict[str, list[str]]  # headers: names in lower case, each with all its values
 
 
 class PublishSink:
@@ -50,23 +49,16 @@ class PublishSink:
 
     def check(self) -> None:
         """Refuse an address that names no host. Connecting comes with the first picture."""
-        parts = urlsplit(self._url)
-        try:
-            port = parts.port
-        except ValueError as error:
-            raise SinkOpenError(f"{self.name}: the port is not a number from 1 to 65535") from error
-        if parts.scheme != "rtsp" or not parts.hostname or port == 0:
-            raise SinkOpenError(f"{self.name} is no address to publish to; it is rtsp://host[:port]/path")
+        self._target()
 
     def open(self, stream: EncodedStream) -> None:
         """Connect, announce the stream and begin."""
-        self.check()
+        target = self._target()
         sets = split_annexb(stream.extradata)
-        host = urlsplit(self._url).hostname or ""
-        description = build_sdp(host=host, name="stream_sr", sets=sets, fps=stream.info.fps)
+        description = build_sdp(host=target.host, name="stream_sr", sets=sets, fps=stream.info.fps)
         control = parse_sdp(description).media[0].control
         try:
-            self._connection = connection = _Connection(self._url, self._stall_seconds)
+            self._connection = connection = _Connection(target, self._stall_seconds)
             connection.request("ANNOUNCE", body=description)
             transport = {"Transport": "RTP/AVP/TCP;unicast;interleaved=0-1;mode=record"}
             connection.request("SETUP", track=control, headers=transport)
@@ -106,6 +98,13 @@ class PublishSink:
     def wants_key(self) -> bool:
         return False
 
+    def complete(self) -> None:
+        """See `media.PacketSink`: a server is told of the end by `close`, however it came."""
+
+    def counters(self) -> dict[str, int]:
+        """See `media.PacketSink`: how many watch, only the server knows."""
+        return {}
+
     def close(self) -> None:
         """Say goodbye, within two seconds, and disconnect."""
         if self._connection is not None:
@@ -114,6 +113,17 @@ class PublishSink:
                 self._connection.send(interleave(1, goodbye(self._packetiser.ssrc)))
                 self._connection.request("TEARDOWN")
         self._drop()
+
+    def _target(self) -> Target:
+        try:
+            target = parse_target(self._url)
+        except ValueError as error:
+            raise SinkOpenError(
+                f"{self.name} is no address to publish to: {error}; it is rtsp://host[:port]/path"
+            ) from error
+        if target.scheme != "rtsp":
+            raise SinkOpenError(f"{self.name}: publishing over TLS (rtsps) is not supported; use rtsp://")
+        return target
 
     def _drop(self) -> None:
         connection, self._connection = self._connection, None
@@ -136,18 +146,12 @@ class PublishSink:
 class _Connection:
     """An RTSP client's connection. Raises OSError, with words for the user, for whatever goes wrong."""
 
-    def __init__(self, url: str, timeout: float) -> None:
-        parts = urlsplit(url)
-        self._user, self._password = unquote(parts.username or ""), unquote(parts.password or "")
-        host = parts.hostname or ""
-        port = f":{parts.port}" if parts.port else ""
-        self._url = f"rtsp://{f'[{host}]' if ':' in host else host}{port}{parts.path}"
-        if parts.query:
-            self._url += f"?{parts.query}"
+    def __init__(self, target: Target, timeout: float) -> None:
+        self._url = target.url
+        self._access = Access(target.user, target.password)
         self._sequence = 0
         self._session = ""
-        self._challenge = ""
-        self._socket = socket.create_connection((host, parts.port or 554), timeout)
+        self._socket = socket.create_connection((target.host, target.port), timeout)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._received = b""
 
@@ -167,33 +171,35 @@ class _Connection:
     def request(self, method: str, *, track: str = "", headers: dict[str, str] | None = None, body: str = "") -> None:
         """Send a request and wait for its answer, once more with the password when that is asked for."""
         status, fields = self._exchange(method, track, headers or {}, body)
-        if status.startswith("401") and self._user and not self._challenge and "www-authenticate" in fields:
-            self._challenge = fields["www-authenticate"]
+        if status.startswith("401") and self._access.challenged(fields.get("www-authenticate", [])):
             status, fields = self._exchange(method, track, headers or {}, body)
         if not status.startswith("200"):
             hint = " (the password is wrong or missing)" if status.startswith("401") else ""
             raise ConnectionError(f"{method} was answered with {status!r}{hint}")
-        self._session = fields.get("session", self._session).partition(";")[0].strip()
+        self._access.accepted()
+        self._session = fields.get("session", [self._session])[0].partition(";")[0].strip()
 
-    def _exchange(self, method: str, track: str, headers: dict[str, str], body: str) -> tuple[str, dict[str, str]]:
-        url = f"{self._url}/{track}" if track else self._url
+    def _exchange(
+        self, method: str, track: str, headers: dict[str, str], body: str
+    ) -> tuple[str, dict[str, list[str]]]:
+        url = join_control(self._url, track)
         self._sequence += 1
         lines = [f"{method} {url} RTSP/1.0", f"CSeq: {self._sequence}", "User-Agent: stream_sr"]
         lines += [f"{name}: {value}" for name, value in headers.items()]
         if self._session:
             lines.append(f"Session: {self._session}")
-        if self._challenge:
-            lines.append(f"Authorization: {self._authorization(method, url)}")
+        if words := self._access.authorization(method, url):
+            lines.append(f"Authorization: {words}")
         if body:
             lines += ["Content-Type: application/sdp", f"Content-Length: {len(body.encode())}"]
         self._socket.sendall("\r\n".join([*lines, "", body]).encode())
         while True:
             status, fields = self._answer()
-            if fields.get("cseq") == str(self._sequence):
+            if fields.get("cseq") == [str(self._sequence)]:
                 return status, fields
 
-    def _answer(self) -> tuple[str, dict[str, str]]:
-        """The next answer: status and headers, names in lower case. Interleaved data before it is thrown away."""
+    def _answer(self) -> tuple[str, Fields]:
+        """The next answer: status and headers. Interleaved data before it is thrown away."""
         while self._take(1) == b"$":
             self._take(4 + int.from_bytes(self._take(4)[2:], "big"), drop=True)
         while b"\r\n\r\n" not in self._received:
@@ -202,11 +208,11 @@ class _Connection:
         first, *rest = head.decode("utf-8", "replace").split("\r\n")
         if not first.startswith("RTSP/1."):
             raise ConnectionError("it does not speak RTSP")
-        fields = {}
+        fields: Fields = {}
         for line in rest:
             name, _, value = line.partition(":")
-            fields[name.strip().lower()] = value.strip()
-        length = fields.get("content-length", "0")
+            fields.setdefault(name.strip().lower(), []).append(value.strip())
+        length = fields.get("content-length", ["0"])[0]
         self._take(int(length) if length.isdecimal() and int(length) < LONGEST_ANSWER else 0, drop=True)
         return first.partition(" ")[2], fields
 
@@ -225,18 +231,3 @@ class _Connection:
         self._received += data
         if len(self._received) > 4 * LONGEST_ANSWER:
             raise ConnectionError("it does not speak RTSP")
-
-    def _authorization(self, method: str, url: str) -> str:
-        """Digest (RFC 2617, without qop, as RTSP servers ask) or Basic, whichever the server named."""
-        scheme, _, rest = self._challenge.partition(" ")
-        if scheme.lower() == "basic":
-            return "Basic " + base64.b64encode(f"{self._user}:{self._password}".encode()).decode()
-        fields = dict(re.findall(r'(\w+)="?([^",]*)"?', rest))
-        realm, nonce = fields.get("realm", ""), fields.get("nonce", "")
-        secret = _md5(f"{self._user}:{realm}:{self._password}")
-        response = _md5(f"{secret}:{nonce}:{_md5(f'{method}:{url}')}")
-        return f'Digest username="{self._user}", realm="{realm}", nonce="{nonce}", uri="{url}", response="{response}"'
-
-
-def _md5(text: str) -> str:
-    return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
