@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +32,10 @@ from stream_sr.media import EncodedStream, EncoderOptions, Lane, Packet, SinkOpt
 from stream_sr.ring import FramePool
 from stream_sr.sinks import ADDRESSES, open_sink
 from stream_sr.sinks import window as window_module
-from stream_sr.sinks.av import FileSink
+from stream_sr.sinks.av import CONTAINERS, FileSink
 from stream_sr.sinks.null import NullSink
 from stream_sr.sinks.publish import PublishSink
+from stream_sr.sinks.tracks import copied
 from stream_sr.sinks.y4m import Y4mSink
 from stream_sr.threads import Worker
 
@@ -64,8 +66,13 @@ def write_file(path: Path, stream: EncodedStream, packets: Sequence[Packet], **o
     sink.open(stream)
     for packet in packets:
         sink.write(packet)
+    sink.complete()
     sink.close()
     return sink
+
+
+def record(path: Path, stream: EncodedStream, packets: Sequence[Packet]) -> None:
+    write_file(path, stream, packets)
 
 
 def read_pictures(path: Path) -> list[av.VideoFrame]:
@@ -188,7 +195,19 @@ def test_every_sink_says_what_the_pipeline_asks(case: Case) -> None:
     sink = case.make()
     assert isinstance(sink.name, str)
     assert isinstance(sink.paced, bool)
-    assert not case.packets or isinstance(sink.takes_lane, bool)
+    if case.packets:
+        assert isinstance(sink.takes_lane, bool)
+        assert all(isinstance(value, int) for value in sink.counters().values())
+
+
+def test_the_end_of_the_run_is_told_before_closing(case: Case) -> None:
+    sink = case.make()
+    deliver(case, sink, INFO, 3)
+    if case.packets:
+        sink.complete()
+        assert sink.counters() == {}
+    sink.close()
+    assert case.arrived() == 3
 
 
 # --- addresses -------------------------------------------------------------------------------------------------------
@@ -264,7 +283,9 @@ def remux(source: Path, target: Path, **options: Any) -> None:
         lane = Lane(tuple(Track(i, s.type, s.codec_context.name, s) for i, s in enumerate(others)))
         encoder = Encoder(replace(INFO, time_base=video.time_base), EncoderOptions(preset="ultrafast"), live=False)
         sink = FileSink(str(target), SinkOptions(**options))
-        sink.open(replace(encoder.stream, lane=lane))
+        if not sink.takes_lane:
+            lane.shut()
+        sink.open(encoder.stream.with_lane(lane if sink.takes_lane else None))
         for packet in container.demux():
             if packet.stream_index in numbers and packet.size:
                 assert lane.put(numbers[packet.stream_index], packet, packet.size)
@@ -321,11 +342,68 @@ def test_subtitles_that_mp4_cannot_hold_are_left_out_and_that_is_said(
     assert "subtitle, which is left out" in caplog.text
 
 
-def test_without_audio_the_lane_is_emptied_but_not_written(tmp_path: Path) -> None:
+def test_without_audio_the_lane_is_not_taken(tmp_path: Path) -> None:
     source = tmp_path / "in.mp4"
     write_video(source, count=10, audio_seconds=0.4)
+    assert FileSink("x.mp4", SinkOptions()).takes_lane is True
+    assert FileSink("x.mp4", SinkOptions(audio="none")).takes_lane is False
     remux(source, tmp_path / "out.mp4", audio="none")
     assert other_packets(tmp_path / "out.mp4") == {}
+
+
+def described(packet: Any) -> tuple[Any, ...]:
+    """All that a packet says of itself."""
+    sides = tuple((side.data_type, bytes(side)) for side in packet.iter_sidedata())
+    marks = (packet.is_keyframe, packet.is_discard, packet.is_disposable, packet.is_trusted, packet.is_corrupt)
+    return (bytes(packet), packet.pts, packet.dts, packet.duration, packet.time_base, packet.stream_index, marks, sides)
+
+
+def test_two_files_take_the_same_packets_at_once_and_leave_them_as_they_are(tmp_path: Path) -> None:
+    """Each in a thread of its own, with other time bases, and one of them with another beginning."""
+    source = tmp_path / "in.mkv"
+    write_video(source, count=50, audio_seconds=2.0)
+    with av.open(str(source)) as container:
+        stream = container.streams.audio[0]
+        lane = Lane((Track(0, "audio", "aac", stream),))
+        lanes = [lane, lane.branch()]
+        packets = [packet for packet in container.demux(stream) if packet.size]
+        before = [described(packet) for packet in packets]
+        for packet in packets:
+            assert lane.put(0, packet, packet.size)
+        stored = [tmp_path / "one.mp4", tmp_path / "two.mkv"]
+        coded, pictures = encoded(INFO, [i * STEP for i in range(50)])
+        workers = [
+            Worker(path.name, partial(record, path, coded.with_lane(lane), pictures))
+            for path, lane in zip(stored, lanes, strict=True)
+        ]
+        for worker in workers:
+            worker.join()
+        assert [worker.error for worker in workers] == [None, None]
+        assert [described(packet) for packet in packets] == before
+    assert len(packets) > 80
+    for path in stored:
+        assert [data for data, _ in other_packets(path)["audio"]] == [bytes(packet) for packet in packets]
+
+
+@pytest.mark.parametrize("ending", ["mp4", "mkv"])
+def test_a_copied_packet_is_muxed_to_the_same_bytes(tmp_path: Path, ending: str) -> None:
+    """With its side data: the priming of AAC, samples to be skipped, is that of the first packet."""
+    source, made = tmp_path / f"in.{ending}", []
+    write_video(source, audio_seconds=1.0)
+    for copy in (False, True):
+        target: Any = io.BytesIO()
+        kind, bare = CONTAINERS[f".{ending}"], {"fflags": "+bitexact"}
+        with av.open(str(source)) as container, av.open(target, "w", format=kind, container_options=bare) as output:
+            stream = container.streams.audio[0]
+            added = output.add_stream_from_template(stream, opaque=True)
+            for number, packet in enumerate(packet for packet in container.demux(stream) if packet.size):
+                assert packet.has_sidedata("skip_samples") == (number == 0)
+                sent = copied(packet) if copy else packet
+                assert described(sent)[3:5] == described(packet)[3:5]
+                sent.pts, sent.dts, sent.stream = packet.pts, packet.dts, added
+                output.mux_one(sent)
+        made.append(target.getvalue())
+    assert made[0] == made[1]
 
 
 def test_an_audio_track_that_the_container_cannot_hold_is_refused(tmp_path: Path) -> None:
@@ -415,10 +493,70 @@ def test_the_input_is_not_overwritten_by_accident(tmp_path: Path, link: str) -> 
     sink.open(stream)
     for packet in packets:
         sink.write(packet)
+    sink.complete()
     assert source.read_bytes() == before
+    sink.close()
     sink.close()
     assert len(read_pictures(target)) == 9
     assert {path.name for path in tmp_path.iterdir()} == {"in.mp4", target.name}
+
+
+@pytest.mark.parametrize("ending", ["mp4", "mkv", "ts"])
+def test_an_input_is_not_replaced_by_a_part_of_the_output(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, ending: str
+) -> None:
+    """A run that was stopped is closed without being complete: twice, so that no earlier part is lost either."""
+    source = tmp_path / f"in.{ending}"
+    write_video(source, count=30)
+    before = source.read_bytes()
+    stream, packets = encoded(INFO, [i * STEP for i in range(9)])
+    for number, name in enumerate((f"in.part.{ending}", f"in.part2.{ending}")):
+        sink = FileSink(str(source), SinkOptions(source=str(source), overwrite=True))
+        sink.open(stream)
+        for packet in packets[: 9 - number]:
+            sink.write(packet)
+        caplog.clear()
+        sink.close()
+        sink.close()
+        assert source.read_bytes() == before
+        assert len(read_pictures(tmp_path / name)) == 9 - number
+        assert len(caplog.records) == 1
+        assert caplog.records[0].levelname == "WARNING"
+        assert name in caplog.text
+        assert "input is left alone" in caplog.text
+    assert {path.name for path in tmp_path.iterdir()} == {source.name, f"in.part.{ending}", f"in.part2.{ending}"}
+
+
+def test_an_input_is_not_replaced_by_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    source = tmp_path / "in.mp4"
+    write_video(source, count=3)
+    before = source.read_bytes()
+    sink = write_file(source, *encoded(INFO, [])[:1], [], source=str(source), overwrite=True)
+    sink.close()
+    assert source.read_bytes() == before
+    assert "nothing was written" in caplog.text
+    assert list(tmp_path.iterdir()) == [source]
+
+
+def test_an_input_is_not_replaced_after_a_failed_write(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    source = tmp_path / "in.mp4"
+    write_video(source, count=30)
+    before = source.read_bytes()
+    stream, packets = encoded(INFO, [i * STEP for i in range(250)], gop=25)
+    sink = FileSink(str(source), SinkOptions(source=str(source), overwrite=True))
+    sink.open(stream)
+    for packet in packets[:90]:
+        sink.write(packet)
+    assert sink._disk is not None
+    sink._disk.error = OSError(28, "No space left on device")
+    with pytest.raises(SinkWriteError, match="No space left"):
+        for packet in packets[90:]:
+            sink.write(packet)
+    sink.complete()
+    sink.close()
+    assert source.read_bytes() == before
+    assert len(read_pictures(tmp_path / "in.part.mp4")) >= 50
+    assert caplog.text.count("in.part.mp4") == 1
 
 
 def test_overwriting_replaces_the_old_file(tmp_path: Path) -> None:
@@ -445,7 +583,7 @@ sys.path.insert(0, sys.argv[1])
 from test_sinks import INFO, STEP, encoded
 from stream_sr.errors import SinkWriteError
 from stream_sr.media import SinkOptions
-from stream_sr.sinks.av import FileSink
+from stream_sr.sinks.av import CONTAINERS, FileSink
 path, limit = sys.argv[2], int(sys.argv[3])
 stream, packets = encoded(INFO, [i * STEP for i in range(250)], gop=25)
 sink = FileSink(path, SinkOptions())
@@ -604,8 +742,8 @@ class RecordingServer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.finish()
-        self._listener.close()
+        with self._listener:
+            self.finish()
 
     def finish(self) -> list[bytes]:
         """Wait for the publisher to leave; what it sent."""

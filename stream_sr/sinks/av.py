@@ -4,29 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import logging
 import math
 import os
 import stat
-from collections import deque
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import av
-from av.error import FFmpegError
 from av.video.stream import VideoStream
 
 from stream_sr.errors import SinkError, SinkOpenError, SinkWriteError
 from stream_sr.media import EncodedStream, Lane, Packet, SinkOptions
+from stream_sr.sinks.tracks import FFMPEG_ERRORS, Tracks
 
 log = logging.getLogger("stream_sr")
 
 CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".ts": "mpegts"}
 FINEST_MP4_TICK = 1_000_000  # per second; a finer time base leaves too few bits for the distance of two frames
 FRAGMENT_SECONDS = 1
-LANE_BYTES = 64 << 20  # audio and subtitles that may wait here for their picture; more waits in the lane
-FFMPEG_ERRORS = (FFmpegError, OSError, ValueError)
 
 
 class FileSink:
@@ -43,24 +41,25 @@ class FileSink:
       up to the video's time with each picture and completely on closing: a source that ends early (``--duration``)
       puts nothing later than its end into the lane. MPEG-TS wraps AAC into ADTS headers.
 
-    An existing file is replaced only with ``overwrite``. If it is the input itself, the output is written beside it and
-    takes its place when it is complete.
+    An existing file is replaced only with ``overwrite``. If it is the input itself, the output is written beside it
+    (``clip.part.mp4``) and takes its place on closing after `complete`; otherwise both stay, which the log says.
     """
 
     paced = False
-    takes_lane = True
 
     def __init__(self, path: str, options: SinkOptions) -> None:
         self.name = path
+        self.takes_lane = options.audio == "copy"
         self._path = Path(path)
         self._options = options
         self._disk: _Disk | None = None
         self._container: Any = None
         self._video: VideoStream | None = None
-        self._tracks: _Tracks | None = None
+        self._tracks: Tracks | None = None
         self._replace = False  # the output is the input, and overwriting was asked for
-        self._failed = False
+        self._failed = self._whole = False
         self._offset: int | None = None
+        self._written = False  # at least one picture
         self._end = Fraction(0)
 
     def check(self) -> None:
@@ -96,8 +95,8 @@ class FileSink:
                 self._disk, "w", format=kind, container_options=_muxer_options(kind, stream), buffer_size=1 << 17
             )
             self._video = _add_video(self._container, stream)
-            if stream.lane is not None:
-                self._tracks = _Tracks(self.name, self._container, stream.lane, copy=self._options.audio == "copy")
+            if stream.lane is not None and self.takes_lane:
+                self._tracks = Tracks(self.name, self._container, stream.lane)
             self._container.start_encoding()
         except SinkError:
             self._discard()
@@ -129,9 +128,18 @@ class FileSink:
             raise SinkWriteError(
                 f"{self.name}: writing failed after {float(self._end):.1f} s of video: {_reason(error)}"
             ) from error
+        self._written = True
 
     def wants_key(self) -> bool:
         return False
+
+    def complete(self) -> None:
+        """The input may be replaced, if it is the output."""
+        self._whole = True
+
+    def counters(self) -> dict[str, int]:
+        """See `media.PacketSink`: a file has nobody to tell of."""
+        return {}
 
     def close(self) -> None:
         """Write what remains of the lane and the index. After a failed write the file is left as it is, playable as far
@@ -139,12 +147,21 @@ class FileSink:
         container, disk, self._container, self._disk = self._container, self._disk, None, None
         if disk is None:
             return
+        try:
+            self._end_file(container, disk)
+        finally:
+            if self._replace:
+                self._settle(disk.path)
+
+    def _end_file(self, container: Any, disk: _Disk) -> None:
         good = disk.size()
         try:
             if container is not None and not self._failed and disk.error is None:
                 if self._tracks is not None and self._offset is not None and self._video is not None:
                     self._tracks.write(until=None, offset=self._offset * (self._video.time_base or Fraction(1)))
                 container.close()
+                if self._replace:
+                    disk.sync()
         except FFMPEG_ERRORS as error:
             self._failed = True
             disk.cut(good)
@@ -156,19 +173,36 @@ class FileSink:
                 with contextlib.suppress(*FFMPEG_ERRORS):
                     container.close()
             self._video = self._tracks = None
-        if self._replace and not self._failed:
-            os.replace(disk.path, self._path.resolve())
+
+    def _settle(self, part: Path) -> None:
+        """Put the output in the input's place, if it is whole; else leave both, unless there is not one picture."""
+        self._replace = False
+        if self._written and self._whole and not self._failed:
+            try:
+                os.replace(part, self._path.resolve())
+            except OSError as error:
+                raise SinkWriteError(
+                    f"{self.name}: the input cannot be replaced ({_reason(error)}); the output is {part}"
+                ) from error
+        elif self._written:
+            log.warning("%s: the run was not complete: the input is left alone, and what was made is %s",
+                        self.name, part)  # fmt: skip
+        else:
+            part.unlink(missing_ok=True)
+            log.warning("%s: nothing was written: the input is left alone", self.name)
 
     def _target(self) -> tuple[Path, bool]:
         """Where to write, and whether something there is to be replaced."""
         path = self._path.resolve()
-        if self._replace:
-            return path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}"), True
-        return path, self._options.overwrite
+        if not self._replace:
+            return path, self._options.overwrite
+        names = itertools.chain(["part"], (f"part{number}" for number in itertools.count(2)))
+        beside = (path.with_name(f"{path.stem}.{name}{path.suffix}") for name in names)
+        return next(part for part in beside if not os.path.lexists(part)), False
 
     def _discard(self) -> None:
         """Undo a failed opening: no empty file stays behind."""
-        self._failed = True
+        self._failed, self._replace = True, False
         disk = self._disk
         self.close()
         if disk is not None:
@@ -210,6 +244,10 @@ class _Disk:
     def size(self) -> int:
         return os.fstat(self._file.fileno()).st_size
 
+    def sync(self) -> None:
+        """Wait until the data is on the disk: what it is to replace would be gone otherwise, if the power fails."""
+        os.fsync(self._file.fileno())
+
     def cut(self, size: int) -> None:
         """After a failed write: drop what came after ``size``. Part of a fragment would spoil the whole file."""
         if self.error is not None:
@@ -223,61 +261,6 @@ class _Disk:
 
     def close(self) -> None:
         self._file.close()
-
-
-class _Tracks:
-    """The pass-through tracks on their way into a container."""
-
-    def __init__(self, name: str, container: Any, lane: Lane, *, copy: bool) -> None:
-        self._name, self._container, self._lane = name, container, lane
-        self._streams: list[Any] = [_add_track(name, container, track) if copy else None for track in lane.tracks]
-        self._waiting: list[deque[Any]] = [deque() for _ in lane.tracks]
-        self._bytes = 0
-        self._last_dts: list[Fraction | None] = [None for _ in lane.tracks]
-
-    def write(self, *, until: Fraction | None, offset: Fraction) -> None:
-        """Mux what begins before ``until`` (seconds; None: all), ``offset`` seconds earlier than it says."""
-        while True:
-            taken = self._fill()
-            for number, waiting in enumerate(self._waiting):
-                while waiting and (until is None or _start(waiting[0]) < until):
-                    packet = waiting.popleft()
-                    self._bytes -= packet.size
-                    self._mux(number, packet, offset)
-            if until is not None or not taken:
-                return
-
-    def _fill(self) -> bool:
-        taken = False
-        if self._bytes < LANE_BYTES:
-            for number, packet in self._lane.take():
-                taken = True
-                if self._streams[number] is None or packet.size == 0:
-                    continue
-                self._waiting[number].append(packet)
-                self._bytes += packet.size
-                if self._bytes >= LANE_BYTES:
-                    break
-        return taken
-
-    def _mux(self, number: int, packet: Any, offset: Fraction) -> None:
-        """Times that step back are moved just behind the last one: a muxer refuses them. The data stays as it is."""
-        base = packet.time_base
-        shift = round(offset / base)
-        dts = packet.dts if packet.dts is not None else packet.pts
-        pts = packet.pts if packet.pts is not None else dts
-        if dts is None:
-            log.warning("%s: a packet of track %d has no time and is left out", self._name, number)
-            return
-        dts, pts = dts - shift, pts - shift
-        last = self._last_dts[number]
-        if last is not None and dts * base <= last:
-            dts = int(last / base) + 1
-            pts = max(pts, dts)
-        self._last_dts[number] = dts * base
-        packet.dts, packet.pts = dts, pts
-        packet.stream = self._streams[number]
-        self._container.mux_one(packet)
 
 
 def _same_file(path: Path, source: str) -> bool:
@@ -341,23 +324,6 @@ def _add_video(container: Any, stream: EncodedStream) -> VideoStream:
     return video
 
 
-def _add_track(name: str, container: Any, track: Any) -> Any:
-    """The container's stream for a pass-through track; None when it is left out."""
-    try:
-        stream = container.add_stream_from_template(track.template, opaque=True)
-    except FFMPEG_ERRORS as error:
-        what = f"{name}: the container {container.format.name} cannot hold the {track.codec} {track.kind}"
-        if track.kind == "audio":
-            raise SinkOpenError(f"{what}; write .mkv, or leave it out with --audio none") from error
-        log.warning("%s, which is left out; write .mkv to keep it", what)
-        return None
-    stream.time_base = track.template.time_base
-    for key in ("language", "title", "handler_name"):
-        if key in track.template.metadata:
-            stream.metadata[key] = track.template.metadata[key]
-    return stream
-
-
 def _av_packet(packet: Packet, stream: VideoStream, offset: int) -> av.Packet[Any]:
     muxed: av.Packet[Any] = av.Packet(packet.data)
     muxed.time_base = packet.time_base
@@ -366,11 +332,6 @@ def _av_packet(packet: Packet, stream: VideoStream, offset: int) -> av.Packet[An
     muxed.is_keyframe = packet.key
     muxed.stream = stream
     return muxed
-
-
-def _start(packet: Any) -> Fraction:
-    moment = packet.pts if packet.pts is not None else packet.dts
-    return moment * packet.time_base if moment is not None else Fraction(0)
 
 
 def _reason(error: Exception) -> str:
