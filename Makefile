@@ -38,7 +38,7 @@ $(VENV)/.test: pyproject.toml | $(BIN)/python
 
 # Figures: each writes JSON under benchmarks/results, `make readme` renders it.
 quality: $(VENV)/.test
-	$(BIN)/python benchmarks/quality.py --data $(DATA)
+	$(BIN)/python benchmarks/evaluate.py --data $(DATA) --record
 
 readme: $(VENV)/.test
 	$(BIN)/python benchmarks/render.py
