@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import select
 import socket
 import subprocess
 import sys
@@ -22,10 +23,11 @@ import pytest
 from media_files import test_picture as moving_picture
 from media_files import write_video
 
-from stream_sr.codec.encoder import Encoder, picture_planes
+from stream_sr.codec.encoder import Encoder
 from stream_sr.codec.h264 import split_annexb
+from stream_sr.codec.picture import picture_planes
 from stream_sr.codec.rtp import Depacketiser
-from stream_sr.color import ColorInfo
+from stream_sr.color import ColorInfo, guess_unknown
 from stream_sr.errors import ConfigError, SinkError, SinkOpenError, SinkWriteError
 from stream_sr.frame import Frame, StreamInfo, empty_planes
 from stream_sr.media import EncodedStream, EncoderOptions, Lane, Packet, SinkOptions, Track
@@ -971,6 +973,69 @@ def test_the_picture_of_the_window_has_the_streams_own_matrix_range_and_aspect()
     assert turned.shape == (64, 48, 3)
     assert turned[:28].max() < 20  # what was left is above after a quarter turn clockwise
     assert turned[36:].min() > 235
+
+
+@pytest.mark.parametrize(("told", "red"), [(2, (81, 90, 240)), (1, (63, 102, 240))], ids=["untagged", "BT.709"])
+def test_the_window_does_not_guess_colours_from_the_larger_size(told: int, red: tuple[int, int, int]) -> None:
+    """The run writes on every frame what it guessed for its 320x180 input: BT.601, unless the input says another."""
+    from av.video.reformatter import VideoReformatter
+
+    planes = empty_planes(1280, 720)
+    for plane, value in zip(planes, red, strict=True):
+        plane[...] = value
+    color = guess_unknown(ColorInfo(told), width=320, height=180)
+    pixels = window_module.to_bgr(Frame(planes, 0, Fraction(1, 25), color=color), 0, VideoReformatter())
+    assert np.abs(pixels.astype(int) - (0, 0, 255)).max() <= 2
+
+
+@pytest.fixture
+def shown() -> Iterator[Any]:
+    """The process of a window, on no display yet."""
+    try:
+        process = window_module._Viewer("test")
+    except SinkOpenError as error:
+        assert "install" in str(error)  # noqa: PT017 - OpenCV cannot be loaded here
+        pytest.skip(str(error))
+    yield process
+    process.close()
+
+
+def ended(descriptor: int) -> bool:
+    """Whether the process of a pidfd ends within ten seconds."""
+    try:
+        return bool(select.select([descriptor], [], [], 10)[0])
+    finally:
+        os.close(descriptor)
+
+
+def test_closing_a_window_that_was_never_opened_ends_its_process(shown: Any) -> None:
+    process = os.pidfd_open(shown._process.pid)
+    sink = window_module.WindowSink()
+    sink._viewer = shown
+    sink.close()
+    sink.close()
+    assert ended(process)
+    assert shown._process.returncode == 0
+
+
+OWNER = """
+import sys
+from stream_sr.sinks.window import _Viewer
+viewer = _Viewer("test")
+print(viewer._process.pid, flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.usefixtures("shown")
+def test_the_windows_process_ends_with_a_killed_parent() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", OWNER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as owner:
+        assert owner.stdout is not None
+        process = os.pidfd_open(int(owner.stdout.readline()))
+        owner.kill()
+    assert ended(process)
 
 
 def test_the_window_runs_on_a_real_display(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import av
 import numpy as np
-from av.video.reformatter import Interpolation, VideoReformatter
+from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
 
 from stream_sr.color import ColorInfo, Matrix, Range, Siting, guess_unknown
 from stream_sr.errors import DecodeError
@@ -30,7 +30,21 @@ PLANAR = {"yuv420p", "yuvj420p", "yuva420p"}
 SEMIPLANAR = {"nv12": (0, 1), "nv21": (1, 0)}  # where U and V are in a pair
 GREY = {"gray": 1, "ya8": 2}  # bytes a sample
 CENTRED_CODECS = {"mjpeg", "mpeg1video", "jpeg2000", "webp"}  # JFIF 1.02 and MPEG-1 put chroma between the samples
+SWSCALE_MATRIX: dict[int, int] = {  # the matrices that swscale has; both kinds of BT.601 and of BT.2020 are one to it
+    Matrix.BT709: Colorspace.ITU709,
+    Matrix.FCC: Colorspace.FCC,
+    Matrix.BT470BG: Colorspace.ITU601,
+    Matrix.SMPTE170M: Colorspace.ITU601,
+    Matrix.SMPTE240M: Colorspace.SMPTE240M,
+    Matrix.BT2020_NCL: Colorspace.BT2020,
+    Matrix.BT2020_CL: Colorspace.BT2020,
+}
 FLAGS = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INP
+
+
+def swscale_matrix(matrix: int) -> int:
+    """swscale's number of a matrix; BT.601, its own default, for one that it has not (YCgCo, ICtCp...)."""
+    return SWSCALE_MATRIX.get(matrix, SWSCALE_MATRIX[Matrix.SMPTE170M])
 
 
 def color_of(picture: av.VideoFrame | av.VideoCodecContext, *, codec: str = "") -> ColorInfo:
@@ -131,8 +145,8 @@ class PictureReader:
         return self._reformatter.reformat(
             picture,
             format="yuvj420p" if color.full_range else "yuv420p",
-            src_colorspace=_swscale_matrix(color.matrix) if same else None,
-            dst_colorspace=_swscale_matrix(color.matrix),
+            src_colorspace=swscale_matrix(color.matrix) if same else None,
+            dst_colorspace=swscale_matrix(color.matrix),
             src_color_range=color.range if same else Range.FULL,
             dst_color_range=color.range,
             interpolation=FLAGS,
@@ -171,12 +185,6 @@ def _matrix(code: int) -> int:
 
 def _range(code: int) -> int:
     return int(code) if int(code) in (Range.LIMITED, Range.FULL) else Range.UNKNOWN
-
-
-def _swscale_matrix(matrix: int) -> int:
-    """swscale knows the coefficients by these numbers; both kinds of BT.601 and BT.2020 are one to it."""
-    known = {Matrix.BT709: 1, Matrix.FCC: 4, Matrix.SMPTE240M: 7, Matrix.BT2020_NCL: 9, Matrix.BT2020_CL: 9}
-    return known.get(Matrix(matrix), 5) if matrix in set(Matrix) else 5
 
 
 def _samples(picture: av.VideoFrame, index: int, shape: tuple[int, ...]) -> Plane:

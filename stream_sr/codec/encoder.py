@@ -8,16 +8,15 @@ from fractions import Fraction
 
 import av
 import numpy as np
-import numpy.typing as npt
 from av.codec.context import Flags
 from av.error import FFmpegError
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import PictureType
-from av.video.plane import VideoPlane
 
+from stream_sr.codec.picture import picture_planes
 from stream_sr.color import Siting
 from stream_sr.errors import ConfigError, SinkOpenError, SinkWriteError
-from stream_sr.frame import Frame, Planes, StreamInfo
+from stream_sr.frame import Frame, StreamInfo
 from stream_sr.media import EncodedStream, EncoderOptions, Packet
 
 log = logging.getLogger("stream_sr")
@@ -172,24 +171,6 @@ def default_bitrate(width: int, height: int, fps: Fraction) -> int:
     It grows as the 0.75th power of the pixel rate, because larger pictures hold less detail per pixel.
     """
     return round(8e6 * (width * height * float(fps) / (1280 * 720 * 30)) ** 0.75)
-
-
-def picture_planes(picture: av.VideoFrame) -> tuple[npt.NDArray[np.uint8], ...]:
-    """Writable views on the planes of a yuv420p (or yuvj420p) frame, cut to the picture, without a copy."""
-    return tuple(_rows(plane)[: plane.height, : plane.width] for plane in picture.planes)
-
-
-def _rows(plane: VideoPlane) -> npt.NDArray[np.uint8]:
-    samples: npt.NDArray[np.uint8] = np.frombuffer(plane, np.uint8)  # type: ignore[call-overload]
-    return samples.reshape(-1, plane.line_size)
-
-
-def picture_of(planes: Planes) -> av.VideoFrame:
-    """A fresh yuv420p frame with a copy of the planes; odd sizes as they are."""
-    picture = av.VideoFrame(planes[0].shape[1], planes[0].shape[0], "yuv420p")
-    for view, plane in zip(picture_planes(picture), planes, strict=True):
-        np.copyto(view, plane)
-    return picture
 
 
 def _even(info: StreamInfo) -> StreamInfo:

@@ -2,31 +2,37 @@
 
 from __future__ import annotations
 
-import av
 import numpy as np
 import numpy.typing as npt
+from av.video.reformatter import Interpolation, VideoReformatter
 
-from stream_sr.codec.decode import FLAGS
-from stream_sr.color import Matrix, guess_unknown
+from stream_sr.codec.decode import FLAGS, swscale_matrix
+from stream_sr.codec.picture import picture_of
+from stream_sr.color import Range, guess_unknown
 from stream_sr.frame import Frame
 
-
-def to_picture(frame: Frame) -> av.VideoFrame:
-    """A copy of the frame in FFmpeg's own memory, yuv420p or yuvj420p."""
-    picture = av.VideoFrame(frame.width, frame.height, "yuvj420p" if frame.color.full_range else "yuv420p")
-    for plane, samples in zip(picture.planes, frame.planes, strict=True):
-        rows, columns = samples.shape
-        target = np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)  # type: ignore[call-overload]
-        np.copyto(target[:rows, :columns], samples)
-    return picture
+QUICK = Interpolation.BICUBIC  # a level off here and there, chroma repeated, a quarter of the time
 
 
-def to_rgb(frame: Frame, order: str = "rgb24") -> npt.NDArray[np.uint8]:
-    """``[H, W, 3]`` uint8, by the frame's own matrix and range, guessed where unsaid. ``bgr24`` for OpenCV."""
+def to_rgb(
+    frame: Frame,
+    order: str = "rgb24",
+    *,
+    size: tuple[int, int] | None = None,
+    flags: Interpolation = FLAGS,
+    reformatter: VideoReformatter | None = None,
+) -> npt.NDArray[np.uint8]:
+    """``[H, W, 3]`` uint8, by the frame's own matrix and range. ``bgr24`` for OpenCV.
+
+    Frames of a run say their colours, guessed from the input's size where it did not; those that still do not are
+    guessed here from their own. ``size`` (width, height) resizes in the same step; ``flags`` are swscale's, exact
+    unless `QUICK` is asked for; a ``reformatter`` that is kept saves swscale its tables for every next frame.
+    """
     color = guess_unknown(frame.color, width=frame.width, height=frame.height)
-    matrix = 1 if color.matrix == Matrix.BT709 else 9 if color.matrix in (9, 10) else 5
-    picture = to_picture(frame).reformat(
-        format=order, src_colorspace=matrix, dst_colorspace=matrix,
-        src_color_range=color.range, dst_color_range=2, interpolation=FLAGS,
+    width, height = size or (frame.width, frame.height)
+    matrix = swscale_matrix(color.matrix)
+    picture = (reformatter or VideoReformatter()).reformat(
+        picture_of(frame.planes), width, height, order, src_colorspace=matrix, dst_colorspace=matrix,
+        src_color_range=color.range, dst_color_range=Range.FULL, interpolation=flags,
     )  # fmt: skip
     return picture.to_ndarray().astype(np.uint8, copy=False)

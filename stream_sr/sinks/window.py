@@ -16,10 +16,11 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
+from av.video.reformatter import VideoReformatter
 
-from stream_sr.codec.encoder import picture_of
-from stream_sr.color import ColorInfo, Matrix
+from stream_sr.codec.decode import SWSCALE_MATRIX
+from stream_sr.codec.rgb import QUICK, to_rgb
+from stream_sr.color import Matrix
 from stream_sr.errors import SinkOpenError, SinkWriteError
 from stream_sr.frame import Frame, StreamInfo
 from stream_sr.sinks import viewer
@@ -30,15 +31,6 @@ LARGEST = (1600, 900)  # the window opens no larger than this; it can be resized
 QUIT_KEYS = (ord("q"), ord("Q"), 27)
 CONNECT_SECONDS = 3.0
 ANSWER_SECONDS = 10.0  # to load OpenCV on a busy machine; a picture takes milliseconds
-SWS_MATRIX: dict[int, Colorspace] = {
-    Matrix.BT709: Colorspace.ITU709,
-    Matrix.FCC: Colorspace.FCC,
-    Matrix.BT470BG: Colorspace.ITU601,
-    Matrix.SMPTE170M: Colorspace.SMPTE170M,
-    Matrix.SMPTE240M: Colorspace.SMPTE240M,
-    Matrix.BT2020_NCL: Colorspace.BT2020,
-    Matrix.BT2020_CL: Colorspace.BT2020,
-}
 
 
 class WindowSink:
@@ -66,8 +58,8 @@ class WindowSink:
 
     def open(self, info: StreamInfo) -> None:
         self.check()
-        if info.color.matrix not in SWS_MATRIX and info.color.matrix != Matrix.UNKNOWN:
-            log.warning("window: colours of matrix %d are shown as BT.709", info.color.matrix)
+        if info.color.matrix not in SWSCALE_MATRIX and info.color.matrix != Matrix.UNKNOWN:
+            log.warning("window: colours of matrix %d are shown as BT.601", info.color.matrix)
         width, height = shown_size(info)
         shrink = min(1.0, LARGEST[0] / width, LARGEST[1] / height)
         assert self._viewer is not None
@@ -187,28 +179,10 @@ def square_size(width: int, height: int, aspect: Fraction) -> tuple[int, int]:
 
 
 def to_bgr(frame: Frame, rotation: int, reformatter: VideoReformatter) -> npt.NDArray[np.uint8]:
-    """The frame as BGR ``[H, W, 3]`` with square pixels, turned by ``rotation`` degrees clockwise.
-
-    Limited range unless the frame says full; an unknown matrix counts as BT.709.
-    """
-    width, height = square_size(frame.width, frame.height, frame.sample_aspect)
-    picture = reformatter.reformat(
-        picture_of(frame.planes),
-        width,
-        height,
-        "bgr24",
-        src_colorspace=_sws_matrix(frame.color),
-        dst_colorspace=Colorspace.ITU709,
-        src_color_range=ColorRange.JPEG if frame.color.full_range else ColorRange.MPEG,
-        dst_color_range=ColorRange.JPEG,
-        interpolation=Interpolation.BICUBIC,
-    )
-    pixels: npt.NDArray[np.uint8] = picture.to_ndarray().astype(np.uint8, copy=False)
+    """The frame as BGR ``[H, W, 3]`` with square pixels, turned by ``rotation`` degrees clockwise. See `to_rgb`."""
+    size = square_size(frame.width, frame.height, frame.sample_aspect)
+    pixels = to_rgb(frame, "bgr24", size=size, flags=QUICK, reformatter=reformatter)
     return np.ascontiguousarray(np.rot90(pixels, -(rotation // 90))) if rotation else pixels
-
-
-def _sws_matrix(color: ColorInfo) -> Colorspace:
-    return SWS_MATRIX.get(color.matrix, Colorspace.ITU709)
 
 
 def ask_display(environment: os._Environ[str] | dict[str, str]) -> None:

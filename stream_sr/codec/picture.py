@@ -1,0 +1,27 @@
+"""Our planes in FFmpeg's own memory and back: a picture of PyAV is padded, and its planes are seen without a copy."""
+
+from __future__ import annotations
+
+import av
+import numpy as np
+from av.video.plane import VideoPlane
+
+from stream_sr.frame import Plane, Planes
+
+
+def picture_planes(picture: av.VideoFrame) -> tuple[Plane, ...]:
+    """Writable views on the planes of a yuv420p (or yuvj420p) picture, cut to its size, without a copy."""
+    return tuple(_rows(plane)[: plane.height, : plane.width] for plane in picture.planes)
+
+
+def _rows(plane: VideoPlane) -> Plane:
+    samples: Plane = np.frombuffer(plane, np.uint8)  # type: ignore[call-overload]
+    return samples.reshape(-1, plane.line_size)
+
+
+def picture_of(planes: Planes) -> av.VideoFrame:
+    """A fresh yuv420p picture with a copy of the planes; odd sizes as they are. It says nothing of its colours."""
+    picture = av.VideoFrame(planes[0].shape[1], planes[0].shape[0], "yuv420p")
+    for view, plane in zip(picture_planes(picture), planes, strict=True):
+        np.copyto(view, plane)
+    return picture
