@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections import deque
 from collections.abc import Iterator
@@ -216,7 +217,9 @@ class Lane:
 
     def put(self, track: int, packet: Any, size: int) -> bool:
         """Add a packet of ``tracks[track]``; False when the lane or a branch of it is full."""
-        taken = all([branch.put(track, packet, size) for branch in self._branches])
+        taken = True
+        for branch in self._branches:
+            taken &= branch.put(track, packet, size)
         with self._lock:
             if self.unwanted:
                 return taken
@@ -251,11 +254,32 @@ class Lane:
             yield track, packet
 
 
+# What may be read in a query; every other value may be a secret under some camera's name for it.
+_HARMLESS = {
+    "channel", "subtype", "stream", "streamtype", "profile", "camera", "resolution", "width", "height", "fps", "codec",
+    "videocodec", "audio", "transport", "unicast", "proto",
+}  # fmt: skip
+
+
 def redact(url: str) -> str:
-    """A URL without user and password, for printing."""
-    head, mark, rest = url.partition("://")
+    """A URL without user and password, for printing: neither in front of the host nor as ``name=value`` behind it.
+
+    Where it cannot be told what is password and what is path (a password with ``/``, ``?``, ``#`` or ``@`` in it, that
+    should have been written with %), more is left out rather than less.
+    """
+    scheme, mark, rest = url.partition("://")
     if not mark:
         return url
-    host, slash, path = rest.partition("/")
-    user, at, bare = host.rpartition("@")
-    return f"{head}://{bare if user else at + bare}{slash}{path}"
+    authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
+    plain = re.fullmatch(r"@?(\[[^@\]]*\]|[^@:]*)(:\d*)?", authority)
+    portlike = ":" in authority and not authority.startswith("@")  # rtsp://user:12/34@host is no port
+    if not plain or (portlike and "@" in rest):
+        rest = rest.rpartition("@")[2]
+    return f"{scheme}://{_without_values(rest)}"
+
+
+def _without_values(text: str) -> str:
+    def shown(pair: re.Match[str]) -> str:
+        return pair[0] if pair[1].lower() in _HARMLESS else f"{pair[1]}=..."
+
+    return re.sub(r"([^=&;/?#]*)=([^&;/?#]*)", shown, text)
