@@ -561,6 +561,34 @@ def test_an_input_is_not_replaced_after_a_failed_write(tmp_path: Path, caplog: p
     assert caplog.text.count("in.part.mp4") == 1
 
 
+def test_an_input_is_not_replaced_when_the_end_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By whatever goes wrong, also what nobody thought of."""
+    source = tmp_path / "in.mp4"
+    write_video(source, count=3)
+    before = source.read_bytes()
+    stream, packets = encoded(INFO, [i * STEP for i in range(60)], gop=25)
+    for failure, seen in ((OSError(5, "Input/output error"), SinkWriteError), (RuntimeError("odd"), RuntimeError)):
+        sink = FileSink(str(source), SinkOptions(source=str(source), overwrite=True))
+        sink.open(stream)
+        for packet in packets:
+            sink.write(packet)
+        sink.complete()
+
+        def fail(disk: Any, failure: Exception = failure) -> None:
+            raise failure
+
+        with monkeypatch.context() as patch:
+            patch.setattr("stream_sr.sinks.av._Disk.sync", fail)
+            with pytest.raises(seen):
+                sink.close()
+        sink.close()
+        assert source.read_bytes() == before
+    assert len(read_pictures(tmp_path / "in.part.mp4")) == 60
+    assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]
+
+
 def test_overwriting_replaces_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "out.mkv"
     path.write_bytes(b"x" * 100_000)

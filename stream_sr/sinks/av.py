@@ -147,21 +147,25 @@ class FileSink:
         container, disk, self._container, self._disk = self._container, self._disk, None, None
         if disk is None:
             return
+        ended = False
         try:
-            self._end_file(container, disk)
+            ended = self._end_file(container, disk)
         finally:
             if self._replace:
-                self._settle(disk.path)
+                self._settle(disk.path, whole=ended and self._whole)
 
-    def _end_file(self, container: Any, disk: _Disk) -> None:
+    def _end_file(self, container: Any, disk: _Disk) -> bool:
+        """Write what remains and free all; whether the file is as it should be."""
         good = disk.size()
         try:
-            if container is not None and not self._failed and disk.error is None:
-                if self._tracks is not None and self._offset is not None and self._video is not None:
-                    self._tracks.write(until=None, offset=self._offset * (self._video.time_base or Fraction(1)))
-                container.close()
-                if self._replace:
-                    disk.sync()
+            if container is None or self._failed or disk.error is not None:
+                return False
+            if self._tracks is not None and self._offset is not None and self._video is not None:
+                self._tracks.write(until=None, offset=self._offset * (self._video.time_base or Fraction(1)))
+            container.close()
+            if self._replace:
+                disk.sync()
+            return disk.error is None
         except FFMPEG_ERRORS as error:
             self._failed = True
             disk.cut(good)
@@ -174,10 +178,10 @@ class FileSink:
                     container.close()
             self._video = self._tracks = None
 
-    def _settle(self, part: Path) -> None:
+    def _settle(self, part: Path, *, whole: bool) -> None:
         """Put the output in the input's place, if it is whole; else leave both, unless there is not one picture."""
         self._replace = False
-        if self._written and self._whole and not self._failed:
+        if self._written and whole:
             try:
                 os.replace(part, self._path.resolve())
             except OSError as error:
