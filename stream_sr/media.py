@@ -217,10 +217,10 @@ class Lane:
 
     def put(self, track: int, packet: Any, size: int) -> bool:
         """Add a packet of ``tracks[track]``; False when the lane or a branch of it is full."""
-        taken = True
-        for branch in self._branches:
-            taken &= branch.put(track, packet, size)
         with self._lock:
+            taken = True
+            for branch in self._branches:
+                taken &= branch.put(track, packet, size)
             if self.unwanted:
                 return taken
             if self.bytes_held + size > self.limit_bytes:
@@ -231,10 +231,11 @@ class Lane:
             return taken
 
     def branch(self) -> Lane:
-        """A lane for one more sink. To be called before the first packet."""
-        lane = Lane(self.tracks, self.limit_bytes)
-        self._branches.append(lane)
-        return lane
+        """A lane for one more sink, with what the source has put already. To be called before anything is taken."""
+        with self._lock:
+            lane = Lane(self.tracks, self.limit_bytes, self.bytes_held, _items=deque(self._items))
+            self._branches.append(lane)
+            return lane
 
     def shut(self) -> None:
         """Nobody takes the packets (any more): those here and those to come are dropped."""

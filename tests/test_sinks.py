@@ -298,6 +298,7 @@ def remux(source: Path, target: Path, **options: Any) -> None:
                     sink.write(out)
         for out in encoder.flush():
             sink.write(out)
+        sink.complete()
         sink.close()
         encoder.close()
         assert lane.bytes_held == 0
@@ -324,6 +325,26 @@ def test_audio_is_copied_bit_for_bit_with_its_times_beyond_the_end_of_the_pictur
     slack = Fraction(1, 1000) if ending == "mkv" else Fraction(0)
     assert max(abs(one[1] - two[1]) for one, two in zip(before, after, strict=True)) <= slack
     assert moments(read_pictures(target)) == [pts * Fraction(1, 12_800) for pts in times]
+
+
+def test_the_audio_of_a_part_ends_with_its_pictures(tmp_path: Path) -> None:
+    """A stopped run: the source had read further."""
+    source, target = tmp_path / "in.mp4", tmp_path / "out.mkv"
+    write_video(source, count=50, audio_seconds=2.0)
+    stream, packets = encoded(INFO, [i * STEP for i in range(25)])
+    sink = FileSink(str(target), SinkOptions())
+    with av.open(str(source)) as container:
+        sound = container.streams.audio[0]
+        lane = Lane((Track(0, "audio", "aac", sound),))
+        for piece in container.demux(sound):
+            assert lane.put(0, piece, piece.size)
+        sink.open(stream.with_lane(lane))
+        for packet in packets:
+            sink.write(packet)
+        sink.close()
+    last = other_packets(target)["audio"][-1][1]
+    assert Fraction(9, 10) < last < 1
+    assert len(read_pictures(target)) == 25
 
 
 def test_subtitles_are_copied_to_matroska(tmp_path: Path) -> None:

@@ -38,8 +38,8 @@ class FileSink:
       playable up to the last second if the program dies or the disk is full. Its index (some 100 bytes a frame) is held
       in memory; Matroska's is not.
     - Audio that the container cannot hold is refused, subtitles are left out, which is said once. The lane is written
-      up to the video's time with each picture and completely on closing: a source that ends early (``--duration``)
-      puts nothing later than its end into the lane. MPEG-TS wraps AAC into ADTS headers.
+      up to the video's time with each picture, and on closing after `complete` to its end: a source that ends early
+      (``--duration``) puts nothing later than that into the lane. MPEG-TS wraps AAC into ADTS headers.
 
     An existing file is replaced only with ``overwrite``. If it is the input itself, the output is written beside it
     (``clip.part.mp4``) and takes its place on closing after `complete`; otherwise both stay, which the log says.
@@ -161,7 +161,8 @@ class FileSink:
             if container is None or self._failed or disk.error is not None:
                 return False
             if self._tracks is not None and self._offset is not None and self._video is not None:
-                self._tracks.write(until=None, offset=self._offset * (self._video.time_base or Fraction(1)))
+                until = None if self._whole else self._end  # a part ends with its last picture
+                self._tracks.write(until=until, offset=self._offset * (self._video.time_base or Fraction(1)))
             container.close()
             if self._replace:
                 disk.sync()
