@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from media_files import write_video, write_y4m
 
-from stream_sr import cli
+from stream_sr import cli, commands
 from stream_sr.demo import free_port, wait_for_port
 from stream_sr.quality import psnr, rgb_to_luma
 from stream_sr.train.data import make_pair
@@ -314,7 +314,7 @@ def test_a_defect_is_one_line_and_exit_code_1(
     def broken(parsed: object) -> int:
         raise ZeroDivisionError("division by zero")
 
-    monkeypatch.setattr(cli, "_models", broken)
+    monkeypatch.setattr(commands, "models_command", broken)
     assert cli.main(["models"]) == 1
     assert capsys.readouterr().err.count("\n") == 1
     with pytest.raises(ZeroDivisionError):

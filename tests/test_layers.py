@@ -19,6 +19,7 @@ LAYERS: list[set[str]] = [
     {"codec"},
     {"sources", "sinks", "backends", "train"},
     {"config", "status", "session", "upscaler", "compare", "demo", "bench", "evaluate", "doctor", "catalog"},
+    {"terminal", "commands"},
     {"cli", "__main__"},
 ]
 LIBRARIES = {

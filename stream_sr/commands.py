@@ -1,0 +1,257 @@
+"""The commands behind the command line: each takes the parsed words and returns an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stream_sr.config import OUTPUT_OPTIONS, RUN_OPTIONS, SOURCE_OPTIONS, Config, Option, make_config, number, size
+from stream_sr.errors import ConfigError, PipelineStalled, StreamSRError
+from stream_sr.terminal import Interrupts, Stopper, check_json, command_line, flush, print_result, write_json
+
+if TYPE_CHECKING:
+    from stream_sr.backends.cache import Entry
+
+EXIT_ABORTED = 130
+
+
+def _config(parsed: argparse.Namespace) -> Config:
+    given = vars(parsed)
+    flags = {
+        option.key: option.read(given[option.key], f"--{option.name}")
+        for option in RUN_OPTIONS
+        if given.get(option.key) is not None
+    }
+    return make_config(flags | {"overwrite": given.get("overwrite")}, file=parsed.config)
+
+
+def run_command(parsed: argparse.Namespace) -> int:
+    return _filter(parsed, parsed.sinks)
+
+
+def preview_command(parsed: argparse.Namespace) -> int:
+    return _filter(parsed, ["window:"])
+
+
+def restream_command(parsed: argparse.Namespace) -> int:
+    if not parsed.url.startswith("rtsp://"):
+        raise ConfigError(
+            f"'{parsed.url}' is not an RTSP address; give rtsp://@:8654/path to serve, rtsp://host/path to publish"
+        )
+    return _filter(parsed, [parsed.url])
+
+
+def _filter(parsed: argparse.Namespace, sinks: Sequence[str]) -> int:
+    from stream_sr.session import Hooks, run
+
+    if parsed.json == "-" and "-" in sinks:
+        raise ConfigError("the picture and --json cannot both go to standard output; give --json a file")
+    check_json(parsed.json)
+    with Interrupts() as interrupts:
+        outcome = run(parsed.source, sinks, _config(parsed), Hooks(started=interrupts.attach))
+    code = _end_of_run(parsed.json, outcome.report, outcome.error, interrupts)
+    if code == 0 and "-" not in sinks and parsed.json != "-":
+        logging.getLogger("stream_sr").info("%s", _closing_line(outcome.report))
+    return code
+
+
+def _end_of_run(json_to: str | None, report: Any, error: StreamSRError | None, interrupts: Interrupts) -> int:
+    """Write the report, whatever happened; then raise the run's error, or return its exit code."""
+    write_json(json_to, report)
+    if interrupts.count > 1:
+        if isinstance(error, PipelineStalled):
+            flush()
+            os._exit(EXIT_ABORTED)  # a thread hangs in a library; the user wants to be gone
+        return EXIT_ABORTED
+    if error is not None:
+        raise error
+    return 0
+
+
+def _closing_line(report: Mapping[str, Any]) -> str:
+    from stream_sr.status import describe
+
+    sizes = " > ".join(f"{report[side]['width']}x{report[side]['height']}" for side in ("source", "output"))
+    return f"{report['frames_out']} of {report['frames_in']} frames  " + describe(sizes, report["fps"], dict(report))
+
+
+def demo_command(parsed: argparse.Namespace) -> int:
+    from stream_sr.demo import demo
+
+    seconds = Option("seconds", "", number(1, 86_400)).read(parsed.seconds, "--seconds")
+    with Interrupts() as interrupts:
+        text = demo(parsed.out, seconds, _config(parsed), started=interrupts.attach)
+    print(text)
+    return EXIT_ABORTED if interrupts.count > 1 else 0
+
+
+def bench_command(parsed: argparse.Namespace) -> int:
+    from stream_sr import bench
+    from stream_sr.session import Hooks, choose_model, run
+
+    config = _config(parsed)
+    check_json(parsed.json)
+    seconds = Option("seconds", "", number(0.05, 86_400)).read(parsed.seconds or "5", "--seconds")
+    if parsed.source is None:
+        config.refuse(
+            {option.key for option in SOURCE_OPTIONS + OUTPUT_OPTIONS} | {"overwrite"},
+            "without SOURCE the engine alone runs",
+        )
+        width, height = Option("input-size", "", size).read(parsed.input_size or "640x360", "--input-size")
+        model, scale = choose_model(config)
+        result = bench.bench_engine(
+            model, width, height, config.engine_options(depth=2), scale=scale or None, seconds=seconds,
+            command=command_line(),
+        )  # fmt: skip
+        print_result(parsed.json, result, bench.format_trtexec)
+        return 0
+    if parsed.sink == "-":
+        raise ConfigError("bench prints to standard output, so the picture cannot go there; use null: or a file")
+    if parsed.input_size is not None:
+        raise ConfigError("--input-size is for the engine alone; SOURCE brings its own size")
+    if parsed.seconds is not None and config.duration is None:
+        config = replace(config, duration=seconds)
+    with Interrupts() as interrupts:
+        outcome = run(parsed.source, [parsed.sink], config, Hooks(started=interrupts.attach))
+    report = outcome.report | {"command": command_line()}
+    if parsed.json != "-":
+        print(bench.format_stages(report))
+    return _end_of_run(parsed.json, report, outcome.error, interrupts)
+
+
+def models_command(parsed: argparse.Namespace) -> int:
+    from stream_sr.catalog import models_table
+    from stream_sr.model import list_models
+
+    print_result(parsed.json, {"models": models_table(list_models())}, lambda _: models_text())
+    return 0
+
+
+def models_text() -> str:
+    from stream_sr.catalog import format_models, models_table
+    from stream_sr.model import list_models
+
+    return format_models(models_table(list_models()))
+
+
+def engine_command(parsed: argparse.Namespace) -> int:
+    from stream_sr.backends import cache
+    from stream_sr.catalog import format_engines
+
+    if parsed.action == "list":
+        entries = cache.engine_entries()
+    elif parsed.action == "prune":
+        entries = cache.prune()
+    else:
+        entries = [_build_engine(parsed)]
+    rows = [
+        {"file": entry.path.name, "bytes": entry.size_bytes, "key": asdict(entry.key) if entry.key else None}
+        for entry in entries
+    ]
+    done = {"build": "built", "list": "", "prune": "removed"}[parsed.action]
+    print_result(parsed.json, {"action": parsed.action, "engines": rows}, lambda _: format_engines(entries, done))
+    return 0
+
+
+def _build_engine(parsed: argparse.Namespace) -> Entry:
+    from stream_sr.backends import cache, tensorrt
+    from stream_sr.session import choose_model
+
+    config = _config(parsed)
+    if config.backend not in ("auto", "tensorrt"):
+        raise ConfigError(f"--backend {config.backend} compiles when it opens; `engine build` is for tensorrt")
+    config.refuse({"threads"}, "TensorRT builds as it likes")
+    usual = Option("profile", "", size).read(parsed.profile, "--profile")
+    model, _ = choose_model(config)
+    if model is None:
+        raise ConfigError("`engine build` needs a model")
+    precision = "fp16" if config.precision == "auto" else config.precision
+    key, engine = tensorrt.build(
+        model, precision, tensorrt.Profile(usual=usual), device=config.device, rebuild=parsed.rebuild
+    )
+    return cache.Entry(cache.entry_path(key), key, len(engine))
+
+
+def doctor_command(parsed: argparse.Namespace) -> int:
+    from stream_sr import doctor
+
+    report = doctor.examine()
+    width = min(100, max(60, shutil.get_terminal_size().columns))
+    color = doctor.wants_color(sys.stdout)
+    print_result(parsed.json, report, lambda found: doctor.format_findings(found, color=color, width=width))
+    return 0
+
+
+def train_command(parsed: argparse.Namespace) -> int:
+    _need_torch()
+    from tqdm import tqdm
+
+    from stream_sr.train.loop import train
+    from stream_sr.train.plots import plot_curves
+    from stream_sr.train.recipe import load_recipe
+
+    recipe = load_recipe(parsed.recipe, scale=parsed.scale, iterations=parsed.iterations)
+    out = parsed.out or Path("runs") / f"{recipe.name}-x{recipe.scale}"
+    bar: Any = None
+
+    def report(row: dict[str, Any]) -> None:
+        nonlocal bar
+        if row["event"] == "start":
+            print("\n".join(f"{key}: {value}" for key, value in row.items() if key != "event"))
+            bar = tqdm(total=recipe.iterations, initial=row["first_iteration"], unit="it", disable=None)
+        elif row["event"] == "validation":
+            bar.update(row["iteration"] - bar.n)
+            bar.set_postfix_str(f"PSNR {row['psnr']:.3f} dB, best {row['best_psnr']:.3f}")
+            if bar.disable:
+                print(f"{row['iteration']} of {row['of']}: loss {row['loss']:.6f}, PSNR {row['psnr']:.3f} dB")
+
+    with Interrupts() as interrupts:
+        interrupts.attach(Stopper())
+        checkpoint = train(
+            recipe, folders=parsed.data, out=out, resume=parsed.resume, start_from=parsed.start_from,
+            threads=parsed.threads, stop=lambda: interrupts.count > 0, report=report,
+        )  # fmt: skip
+    if bar is not None:
+        bar.close()
+    print(checkpoint)
+    if (out / "log.jsonl").exists():  # none before the first validation
+        plot_curves(out / "log.jsonl", out / "curves.png")
+        print(out / "curves.png")
+    return 0
+
+
+def export_command(parsed: argparse.Namespace) -> int:
+    _need_torch()
+    from stream_sr.train.export import export_checkpoint
+
+    if (parsed.folder / "model.onnx").exists() and not parsed.overwrite:
+        raise ConfigError(f"{parsed.folder} holds a model already; give --overwrite to replace it")
+    model = export_checkpoint(parsed.checkpoint, parsed.folder, name=parsed.name, default=parsed.default)
+    print(f"{model.onnx}: {model.name} x{model.scale}, {model.parameters} parameters")
+    return 0
+
+
+def _need_torch() -> None:
+    from importlib.util import find_spec
+
+    missing = [name for name in ("torch", "onnx") if find_spec(name) is None]
+    if missing:
+        raise ConfigError(f"{' and '.join(missing)} not installed; training needs `pip install 'stream-sr[train]'`")
+
+
+def evaluate_command(parsed: argparse.Namespace) -> int:
+    from stream_sr.evaluate import evaluate, format_table
+    from stream_sr.session import choose_model
+
+    config = _config(parsed)
+    model, scale = choose_model(config)
+    result = evaluate(model, parsed.folder, config.engine_options(depth=1), scale=scale or None, command=command_line())
+    print_result(parsed.json, result, format_table)
+    return 0

@@ -1,0 +1,131 @@
+"""What every command shares of the terminal: signals, the log, reports as text or JSON."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+from typing import Any, TypeVar
+
+from stream_sr.errors import ConfigError
+
+PROGRAM = "stream-sr"
+T = TypeVar("T")
+
+
+class StoppedEarly(KeyboardInterrupt):
+    """The first Ctrl-C came before there was a run to stop."""
+
+
+class Interrupts:
+    """Ctrl-C and SIGTERM: the first stops softly, the second aborts. The handler takes no lock."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._pipeline: Any = None
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Interrupts:
+        for which in (signal.SIGINT, signal.SIGTERM):
+            self._before[which] = signal.signal(which, self._handle)
+        return self
+
+    def attach(self, pipeline: Any) -> None:
+        self._pipeline = pipeline
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self.count += 1
+        if self._pipeline is None:
+            raise StoppedEarly if self.count == 1 else KeyboardInterrupt
+        if self.count == 1:
+            with suppress(OSError):
+                os.write(2, b"\nstopping: what was captured is finished (Ctrl-C again stops now)\n")
+            self._pipeline.stop()
+        else:
+            self._pipeline.abort()
+
+    def __exit__(self, *error: object) -> None:
+        for which, handler in self._before.items():
+            signal.signal(which, handler)
+
+
+class Stopper:
+    """Stands where a pipeline would: the training loop asks the interrupt count itself."""
+
+    def stop(self) -> None:
+        pass
+
+    def abort(self) -> None:
+        raise KeyboardInterrupt
+
+
+def print_result(json_to: str | None, result: T, text: Callable[[T], str]) -> None:
+    """Text to standard output, unless the JSON goes there."""
+    write_json(json_to, result)
+    if json_to != "-":
+        print(text(result))
+
+
+def check_json(to: str | None) -> None:
+    """Refuse a place that cannot be written, before a long run rather than after it. Raises ConfigError."""
+    if to in (None, "-"):
+        return
+    path = Path(to)
+    if path.is_dir() or not os.access(path if path.exists() else path.absolute().parent, os.W_OK):
+        raise ConfigError(f"--json {to} cannot be written; give a file in a folder that exists")
+
+
+def write_json(to: str | None, result: Any) -> None:
+    if to is None:
+        return
+    text = json.dumps(result, indent=2) + "\n"
+    if to == "-":
+        sys.stdout.write(text)
+        return
+    check_json(to)
+    try:
+        Path(to).write_text(text)
+    except OSError as error:  # the disk may be full by now: the run's own outcome counts more
+        logging.getLogger("stream_sr").error("--json %s cannot be written: %s", to, error.strerror)
+
+
+def command_line() -> str:
+    """The command as a person would type it again, for reports."""
+    from stream_sr.machine import command_line
+
+    return command_line([PROGRAM, *sys.argv[1:]])
+
+
+def configure_log(verbose: bool) -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Formatter())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    logging.getLogger("stream_sr").setLevel(logging.DEBUG if verbose else logging.INFO)
+
+
+class _Formatter(logging.Formatter):
+    """``stream-sr: warning: text``; plain for information."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        kind = "" if record.levelno <= logging.INFO else f"{record.levelname.lower()}: "
+        return f"{PROGRAM}: {kind}{record.getMessage()}"
+
+
+def flush() -> None:
+    with _ignore_broken_pipe():
+        sys.stdout.flush()
+
+
+@contextmanager
+def _ignore_broken_pipe() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
