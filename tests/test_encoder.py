@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from media_files import test_picture as moving_picture
 
-from stream_sr.codec import encoder as encoder_module
 from stream_sr.codec.encoder import Encoder, check_options, default_bitrate
 from stream_sr.codec.h264 import nal_type, split_annexb
+from stream_sr.codec.picture import picture_planes
 from stream_sr.color import ColorInfo
 from stream_sr.errors import ConfigError, SinkOpenError, SinkWriteError
 from stream_sr.frame import Frame, StreamInfo
@@ -50,7 +50,7 @@ def decode(packets: Sequence[Packet]) -> list[av.VideoFrame]:
 
 
 def planes_of(picture: av.VideoFrame) -> list[np.ndarray]:
-    return [plane.copy() for plane in encoder_module.picture_planes(picture)]
+    return [plane.copy() for plane in picture_planes(picture)]
 
 
 def psnr(one: np.ndarray, two: np.ndarray) -> float:
