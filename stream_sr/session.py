@@ -83,6 +83,7 @@ def run(source: str, sinks: Sequence[str], config: Config, hooks: Hooks | None =
     """Run the filter to its end. Raises only what happens before the first frame; later errors are in the outcome."""
     hooks = hooks or Hooks()
     _refuse_twice(sinks)
+    _refuse_losing_the_input(source, sinks, config)
     choose_model(config)  # a wrong name is refused before anything is opened
     with ExitStack() as stack:
         outputs = [stack.enter_context(closing(open_sink(sink, config.sink_options(source)))) for sink in sinks]
@@ -128,6 +129,15 @@ def _refuse_twice(sinks: Sequence[str]) -> None:
     for place in places:
         if places.count(place) > 1:
             raise ConfigError(f"the output {redact(place)} is given twice; give each output once")
+
+
+def _refuse_losing_the_input(source: str, sinks: Sequence[str], config: Config) -> None:
+    """Raise ConfigError if a part of the input would take the place of all of it."""
+    if config.start is None and config.duration is None:
+        return
+    for sink in sinks:
+        if os.path.exists(sink) and os.path.exists(source) and os.path.samefile(sink, source):
+            raise ConfigError(f"{sink} is the input, and only a part of it would be written; give another output")
 
 
 def _announce(plan: Plan) -> None:

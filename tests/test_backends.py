@@ -38,6 +38,10 @@ class Case:
     levels: int | None  # largest difference; None where a PSNR is stated instead
     decibels: float = 0.0
 
+    @property
+    def threads(self) -> int | None:
+        return None if self.backend == "bicubic" else 1
+
 
 CASES = [
     Case("torch", "fp32", 0),
@@ -93,7 +97,7 @@ def info_of(frame: Frame) -> StreamInfo:
 def opened(case: Case, model: ModelSpec, frame: Frame, *, depth: int = 1) -> Engine:
     if case.precision == "bf16" and not openvino.cpu()[1]:
         pytest.skip("this CPU has no bf16")
-    options = EngineOptions(backend=case.backend, precision=case.precision, threads=1, depth=depth)
+    options = EngineOptions(backend=case.backend, precision=case.precision, threads=case.threads, depth=depth)
     return open_engine(model, info_of(frame), options, scale=model.scale)
 
 

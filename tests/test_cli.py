@@ -182,9 +182,18 @@ class TestMistakes:
 
     def test_an_output_given_twice(self, tmp_path: Path) -> None:
         clip(tmp_path / "in.mp4", count=2)
-        twice = [tmp_path / "a.mp4", f"{tmp_path}/./a.mp4"]
-        assert_one_line(stream_sr("run", tmp_path / "in.mp4", *twice, "--overwrite"), 2, "a.mp4", "twice")
-        assert not twice[0].exists()
+        words = ("run", tmp_path / "in.mp4", tmp_path / "a.mp4", f"{tmp_path}/./a.mp4", "--overwrite")
+        assert_one_line(stream_sr(*words), 2, "a.mp4", "twice")
+        assert not (tmp_path / "a.mp4").exists()
+
+    def test_a_part_does_not_replace_the_whole(self, tmp_path: Path) -> None:
+        clip(tmp_path / "in.mp4", count=5)
+        before = (tmp_path / "in.mp4").read_bytes()
+        words = ("run", tmp_path / "in.mp4", tmp_path / "in.mp4", "--overwrite")
+        assert_one_line(stream_sr(*words, "--duration", "0.1"), 2, "a part of it")
+        assert (tmp_path / "in.mp4").read_bytes() == before
+        assert stream_sr(*words).returncode == 0
+        assert read(tmp_path / "in.mp4")[1] == (256, 192)
 
     def test_refused_address_without_the_password(self) -> None:
         result = stream_sr("run", f"rtsp://user:secret@127.0.0.1:{free_port()}/x", "null:")

@@ -406,12 +406,12 @@ def _open_container(address: str, options: SourceOptions, name: str) -> tuple[In
             settings = {"rtsp_transport": options.rtsp_transport, "analyzeduration": "0", "probesize": "32"}
     before = open_sockets() if remote else {}
     try:
+        port = (urlsplit(address).port or PORTS.get(address.partition("://")[0])) if remote else None
         # "file:" keeps FFmpeg from reading a name with a colon as a protocol.
         container = av.open(address if remote else f"file:{address}", "r", options=settings, timeout=timeout)
     except (av.FFmpegError, OSError, ValueError) as error:
         raise SourceOpenError(_why_not(address, name, error)) from error
     after = open_sockets() if remote else {}
-    port = (urlsplit(address).port or PORTS.get(address.partition("://")[0])) if remote else None
     mine = {fd: link for fd, link in after.items() if before.get(fd) != link and peer_port(fd) == port}
     return container, mine
 
