@@ -2,7 +2,8 @@
 
     python benchmarks/cards.py --runs runs
 
-The runs lie in ``runs/MODEL-xSCALE``, as `stream-sr train` leaves them; the commands of a card are those that the
+The runs lie in ``runs/MODEL-xSCALE``, as `stream-sr train` leaves them, with a ``history.txt`` where one went another
+way than its recipe; the commands of a card are those that the
 recipe means, with the pictures in ``data/train`` and ``data/photos``.
 """
 
@@ -56,7 +57,11 @@ def main() -> int:
             recipe = load_recipe(model.name, scale=model.scale)
             log = parsed.runs / f"{model.name}-x{model.scale}" / "log.jsonl"
             measured = evaluations(model, quality)
-            card = write_card(model, recipe, log=log, evaluations=measured, commands=commands(model, recipe))
+            history = log.with_name("history.txt")  # by hand, where a run went another way than its recipe
+            card = write_card(
+                model, recipe, log=log, evaluations=measured, commands=commands(model, recipe),
+                history=history.read_text() if history.exists() else "",
+            )  # fmt: skip
             print(f"{card.parent.name}/{card.name}" + ("" if measured else ": not measured yet"))
     except OSError as error:
         print(f"error: {error}; run python benchmarks/evaluate.py first", file=sys.stderr)

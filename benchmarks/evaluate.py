@@ -1,6 +1,6 @@
 """Measure every shipped model on Set5, Set14 and B100: ``results/quality.json``, which the README's tables come from.
 
-    python benchmarks/evaluate.py --data DIR [--backend openvino --backend torch] [--record]
+    python benchmarks/evaluate.py --data DIR [--backend openvino --backend torch --backend openvino/bf16] [--record]
 
 DIR holds the three folders of pictures. --record also writes the PSNR of the first backend into each model.toml.
 """
@@ -27,7 +27,8 @@ def measure(model: ModelSpec, data: Path, backend: str) -> list[dict[str, Any]]:
     """A row per set; the single pictures are left out."""
     rows = []
     for name in SETS:
-        result = evaluate(model, data / name, EngineOptions(backend=backend))
+        engine, _, precision = backend.partition("/")
+        result = evaluate(model, data / name, EngineOptions(backend=engine, precision=precision or "auto"))
         row = {key: result[key] for key in KEYS} | {"set": name, "onnx_sha256": model.sha256()}
         theirs = row["bicubic"]["psnr_y"]
         print(
@@ -41,11 +42,11 @@ def measure(model: ModelSpec, data: Path, backend: str) -> list[dict[str, Any]]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--backend", action="append", metavar="NAME", help="may be repeated; openvino and torch")
+    parser.add_argument("--backend", action="append", metavar="NAME", help="or NAME/PRECISION; may be repeated")
     parser.add_argument("--out", type=Path, default=RESULT, metavar="FILE")
     parser.add_argument("--record", action="store_true", help="write the PSNR into each model.toml")
     parsed = parser.parse_args()
-    backends = parsed.backend or ["openvino", "torch"]
+    backends = parsed.backend or ["openvino", "torch", "openvino/bf16"]
     rows = []
     try:
         for model in list_models():

@@ -50,17 +50,16 @@ def _block(name: str, now: str, results: Path) -> str:
 def quality(data: Mapping[str, Any]) -> str:
     """PSNR / SSIM of each model beside bicubic, and how far the other backends are from the first."""
     rows = data["rows"]
-    backends = list(dict.fromkeys(row["backend"] for row in rows))
-    shipped = [row for row in rows if row["backend"] == backends[0]]
+    ways = list(dict.fromkeys((row["backend"], row["precision"]) for row in rows))
+    shipped = [row for row in rows if (row["backend"], row["precision"]) == ways[0]]
     lines = ["| model | " + " | ".join(SETS) + " |", "| --- |" + " --- |" * len(SETS)]
     for scale in sorted({row["scale"] for row in shipped}):
         of_scale = [row for row in shipped if row["scale"] == scale]
         lines.append(_quality_line(f"bicubic x{scale}", {row["set"]: row["bicubic"] for row in of_scale}))
         for name in dict.fromkeys(row["model"] for row in of_scale):
             lines.append(_quality_line(f"{name} x{scale}", {r["set"]: r for r in of_scale if r["model"] == name}))
-    precisions = ", ".join(sorted({row["precision"] for row in shipped}))
-    notes = [f"PSNR in dB / SSIM of luma, through {backends[0]} ({precisions}), uint8 in and out."]
-    notes += [_apart(rows, shipped, other) for other in backends[1:]]
+    notes = [f"PSNR in dB / SSIM of luma, through {ways[0][0]} ({ways[0][1]}), uint8 in and out."]
+    notes += [_apart(rows, shipped, other) for other in ways[1:]]
     return "\n".join([*lines, "", " ".join(notes), *_origin(data)])
 
 
@@ -69,11 +68,12 @@ def _quality_line(name: str, by_set: Mapping[str, Mapping[str, float]]) -> str:
     return f"| {name} | " + " | ".join(cells) + " |"
 
 
-def _apart(rows: list[dict[str, Any]], shipped: list[dict[str, Any]], other: str) -> str:
+def _apart(rows: list[dict[str, Any]], shipped: list[dict[str, Any]], other: tuple[str, str]) -> str:
     key = ("model", "scale", "set")
     first = {tuple(row[k] for k in key): row["psnr_y"] for row in shipped}
-    apart = [abs(row["psnr_y"] - first[tuple(row[k] for k in key)]) for row in rows if row["backend"] == other]
-    return f"{other} is at most {max(apart):.3f} dB away."
+    theirs = [row for row in rows if (row["backend"], row["precision"]) == other]
+    apart = [abs(row["psnr_y"] - first[tuple(row[k] for k in key)]) for row in theirs]
+    return f"{other[0]} ({other[1]}) is at most {max(apart):.3f} dB away."
 
 
 def overlap(data: Mapping[str, Any]) -> str:

@@ -76,7 +76,7 @@ def test_quality(render: ModuleType, results: Path) -> None:
     assert "| fsrcnn x2 | 37.00 / 0.9500 | 32.64 / 0.9500 | - |" in text
     assert "| fsrcnn x3 | 33.16 / 0.9500 | - | - |" in text
     assert "through openvino (fp32)" in text
-    assert "torch is at most 0.008 dB away." in text
+    assert "torch (fp32) is at most 0.008 dB away." in text
 
 
 def test_overlap(render: ModuleType) -> None:

@@ -32,18 +32,20 @@ def write_card(
     evaluations: Mapping[str, Sequence[Mapping[str, Any]]],
     commands: Sequence[str],
     data: Sequence[str] = tuple(DATA),
+    history: str = "",
 ) -> Path:
     """Write ``card.md`` beside the model's ONNX file and return its path.
 
     ``log`` is the run's ``log.jsonl``; ``evaluations`` are what `evaluate` gave, by the name of the set, one per
-    backend; ``commands`` made the model, in order; ``data`` names the sets it was trained on. Raises ConfigError for a
-    command with an absolute path in it (nobody else has it), SourceOpenError for a bad log.
+    backend; ``commands`` made the model, in order; ``data`` names the sets it was trained on; ``history`` says where
+    the run differed from its recipe. Raises ConfigError for a command with an absolute path in it (nobody else has it),
+    SourceOpenError for a bad log.
     """
     for command in commands:
         if ABSOLUTE.search(command):
             raise ConfigError(f"the command '{command}' names a path of this machine; give it relative")
     card = model.onnx.with_name("card.md")
-    card.write_text(_card(model, recipe, summary(read_log(log)), evaluations, commands, data))
+    card.write_text(_card(model, recipe, summary(read_log(log)), evaluations, commands, data, history))
     return card
 
 
@@ -72,6 +74,7 @@ def _card(
     evaluations: Mapping[str, Sequence[Mapping[str, Any]]],
     commands: Sequence[str],
     data: Sequence[str],
+    history: str,
 ) -> str:
     kind = recipe.network["kind"]
     arguments = ", ".join(f"{key} = {value}" for key, value in recipe.network.items() if key != "kind")
@@ -99,6 +102,7 @@ def _card(
             "",
             *_training(recipe, run),
             "",
+            *([*_wrap(history), ""] if history else []),
             "Pictures:",
             "",
             *(f"- {name}" + (f": {DATA[name]}" if name in DATA else "") for name in data),
@@ -130,12 +134,14 @@ def _training(recipe: Recipe, run: Mapping[str, Any]) -> list[str]:
     start = f"the x{recipe.from_scale} body" if recipe.from_scale else "bilinear interpolation"
     done = "" if run["iterations"] >= run["of"] else f" ({run['iterations']:,} of them done)"
     squared = f", L2 after {recipe.l2_from:.0%} of the run" if recipe.l2_from < 1 else ""
+    shares = "".join(f", {share:.0%} of the patches from {name}" for name, share in recipe.shares.items())
     made = (
         f"Recipe `{recipe.name}`: from {start}, {recipe.iterations:,} iterations{done} of {recipe.batch} patches of "
         f"{recipe.patch}x{recipe.patch} low-resolution pixels, Adam, learning rate {recipe.learning_rate:g} after "
         f"{recipe.warmup} iterations of warm-up, cosine to 1e-6, L1 loss{squared}, average of the weights "
         f"{recipe.ema:g}, seed {recipe.seed}; pictures shown at {', '.join(f'{s:g}' for s in recipe.shrinks)} of their "
-        "size, in the eight flips and rotations."
+        f"size, in the eight flips and rotations{shares}. In the last {1 - recipe.round_from:.0%} the network computes "
+        "with weights rounded to bfloat16, and the shipped weights are exact in it."
     )
     chosen = (
         f"The weights are those of iteration {run['at']:,}, the best on the validation set ({run['psnr']:.2f} dB), "
