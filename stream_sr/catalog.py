@@ -65,6 +65,6 @@ def format_engines(entries: Sequence[cache.Entry], done: str = "") -> str:
         name = names.get(key.onnx_sha256, f"another model {key.onnx_sha256[:8]}")
         lines.append(
             f"{done} {name}  {key.backend} {key.precision}  {key.profile}  device {key.device}, "
-            f"{key.backend_version}, {size}, {entry.path.name}".strip()
+            f"{key.backend_version.split('-')[0]}, {size}, {entry.path.name}".strip()
         )
     return "\n".join(lines)

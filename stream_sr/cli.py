@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from stream_sr import commands
 from stream_sr.config import ENGINE_OPTIONS, OUTPUT_OPTIONS, RUN_OPTIONS, SOURCE_OPTIONS, Option
-from stream_sr.errors import ConfigError, PipelineStalled, StreamSRError
+from stream_sr.errors import ConfigError, PipelineStalled, SinkWriteError, StreamSRError
 from stream_sr.terminal import PROGRAM, StoppedEarly, configure_log, flush
 
 
@@ -40,15 +42,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{PROGRAM}: stopped", file=sys.stderr)
         return commands.EXIT_ABORTED
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read our output has left
+        _forget_stdout()  # whoever read our output has left
         return 0
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EIO, errno.EBADF):
+            return _defect(error, words)
+        with suppress(OSError):
+            print(f"{PROGRAM}: error: standard output cannot be written: {error.strerror}", file=sys.stderr)
+        _forget_stdout()
+        return SinkWriteError.exit_code
     except Exception as error:
-        if {"-v", "--verbose"} & set(words):
-            raise
-        where = " ".join(getattr(error, "__notes__", []))
-        text = f"{type(error).__name__}: {error}" + (f" ({where})" if where else "")
-        print(f"{PROGRAM}: this is a defect of ours: {text}; -v shows where", file=sys.stderr)
-        return 1
+        return _defect(error, words)
+
+
+def _forget_stdout() -> None:
+    """What is still buffered cannot be written; the interpreter must not try it again when it ends."""
+    with suppress(OSError, AttributeError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _defect(error: Exception, words: Sequence[str]) -> int:
+    """An error of ours: one line, or with -v where."""
+    if {"-v", "--verbose"} & set(words):
+        raise error
+    where = " ".join(getattr(error, "__notes__", []))
+    text = f"{type(error).__name__}: {error}" + (f" ({where})" if where else "")
+    print(f"{PROGRAM}: this is a defect of ours: {text}; -v shows where", file=sys.stderr)
+    return 1
 
 
 class _Said(Exception):

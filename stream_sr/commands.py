@@ -64,7 +64,12 @@ def _filter(parsed: argparse.Namespace, sinks: Sequence[str]) -> int:
 
 def _end_of_run(json_to: str | None, report: Any, error: StreamSRError | None, interrupts: Interrupts) -> int:
     """Write the report, whatever happened; then raise the run's error, or return its exit code."""
-    write_json(json_to, report)
+    try:
+        write_json(json_to, report)
+    except ConfigError as failure:
+        if error is None:
+            raise
+        logging.getLogger("stream_sr").error("%s", failure)  # the run's own error counts more
     if interrupts.count > 1:
         if isinstance(error, PipelineStalled):
             flush()

@@ -23,7 +23,7 @@ from typing import Any
 
 from stream_sr.compare import PairKeeper
 from stream_sr.config import Config
-from stream_sr.errors import SourceOpenError, StreamSRError
+from stream_sr.errors import SinkOpenError, SourceOpenError, StreamSRError
 from stream_sr.session import Hooks, run
 from stream_sr.sources import open_source
 from stream_sr.stages import measure
@@ -48,7 +48,10 @@ def demo(out: Path, seconds: float, config: Config, *, started: Callable[[Any], 
     in the log.
     """
     began_ns = process_start_ns()
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SinkOpenError(f"--out {out} cannot be made: {error.strerror}; give a folder of your own") from error
     video, picture, report_file = (out / name for name in ("demo.mp4", "before_after.png", "report.json"))
     camera_port, served_port = free_port(), free_port()
     camera_url = f"rtsp://127.0.0.1:{camera_port}/camera"

@@ -114,7 +114,8 @@ def find_model(name: str | None, scale: int | None, *, folder: Path | None = Non
         if model.scale == wanted:
             return model
     scales = ", ".join(f"x{model.scale}" for model in named)
-    raise ModelError(f"model '{name}' is not trained for x{wanted}; there is {scales}")
+    hint = "; for the same size without a network give --backend bicubic" if wanted == 1 else ""
+    raise ModelError(f"model '{name}' is not trained for x{wanted}; there is {scales}{hint}")
 
 
 def _from_file(path: Path, scale: int | None) -> ModelSpec:

@@ -16,7 +16,7 @@ from stream_sr.codec.encoder import Encoder, check_options
 from stream_sr.config import Config
 from stream_sr.engine import Engine, EngineSpec
 from stream_sr.errors import ConfigError, PipelineStalled, StreamSRError
-from stream_sr.frame import Frame, StreamInfo
+from stream_sr.frame import Frame, StreamInfo, empty_planes, read_only
 from stream_sr.media import redact
 from stream_sr.model import ModelSpec, default_model, find_model, list_models
 from stream_sr.pipeline import Pipeline, Plan, is_packet_sink, split_sinks
@@ -98,6 +98,8 @@ def run(source: str, sinks: Sequence[str], config: Config, hooks: Hooks | None =
         live = reader.info.live or any(sink.paced for sink in outputs)
         engine = open_fitted_engine(config, reader.info, live=live)
         stack.callback(engine.close)
+        if live:
+            warm_up(engine, reader.info)
         plan = Plan(
             source=reader,
             engine=engine,
@@ -121,6 +123,14 @@ def run(source: str, sinks: Sequence[str], config: Config, hooks: Hooks | None =
             if status:
                 status.close()
         return Outcome(make_report(plan, pipeline.stats, error), error)
+
+
+def warm_up(engine: Engine, info: StreamInfo) -> None:
+    """One black frame through the engine: a first inference takes several times as long, and live frames would wait."""
+    planes = empty_planes(info.width, info.height)
+    for plane, value in zip(planes, (16, 128, 128), strict=True):
+        plane.fill(value)
+    engine.submit(Frame(read_only(planes), pts=0, time_base=info.time_base, color=info.color)).wait()
 
 
 def _refuse_twice(sinks: Sequence[str]) -> None:

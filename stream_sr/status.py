@@ -66,6 +66,13 @@ def describe(sizes: str, fps: float, summary: dict[str, Any]) -> str:
     return "  ".join(parts)
 
 
+def describe_shortly(fps: float, summary: dict[str, Any]) -> str:
+    """The same in 40 columns: ``30.0 fps  12.1/20.3 ms  dropped 3``."""
+    latency = summary["latency_ms"]
+    delay = f"  {latency['p50']:.1f}/{latency['p99']:.1f} ms" if latency["count"] else ""
+    return f"{fps:.1f} fps{delay}  dropped {sum(summary['dropped'].values())}"
+
+
 class Line:
     """One line, rewritten."""
 
@@ -76,8 +83,11 @@ class Line:
 
     def show(self, stats: Stats) -> None:
         summary = stats.summary()
-        text = describe(self._sizes, self._rate.update(summary["frames_out"]), summary)
+        fps = self._rate.update(summary["frames_out"])
         width = shutil.get_terminal_size().columns - 1
+        text = describe(self._sizes, fps, summary)
+        if len(text) > width:
+            text = describe_shortly(fps, summary)
         self._stream.write("\r\x1b[2K" + text[:width])
         self._stream.flush()
 

@@ -32,8 +32,9 @@ class Interrupts:
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Interrupts:
-        for which in (signal.SIGINT, signal.SIGTERM):
-            self._before[which] = signal.signal(which, self._handle)
+        for which in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(which) is not signal.SIG_IGN:  # nohup
+                self._before[which] = signal.signal(which, self._handle)
         return self
 
     def attach(self, pipeline: Any) -> None:
@@ -45,14 +46,16 @@ class Interrupts:
             raise StoppedEarly if self.count == 1 else KeyboardInterrupt
         if self.count == 1:
             with suppress(OSError):
-                os.write(2, b"\nstopping: what was captured is finished (Ctrl-C again stops now)\n")
+                os.write(2, b"\nstream-sr: stopping: what was captured is finished (Ctrl-C again stops now)\n")
             self._pipeline.stop()
         else:
             self._pipeline.abort()
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         for which, handler in self._before.items():
             signal.signal(which, handler)
+        if self.count == 1 and self._pipeline is None and isinstance(error, Exception):
+            raise StoppedEarly from error  # a library that was being loaded has turned the signal into its own error
 
 
 class Stopper:
@@ -91,8 +94,8 @@ def write_json(to: str | None, result: Any) -> None:
     check_json(to)
     try:
         Path(to).write_text(text)
-    except OSError as error:  # the disk may be full by now: the run's own outcome counts more
-        logging.getLogger("stream_sr").error("--json %s cannot be written: %s", to, error.strerror)
+    except OSError as error:
+        raise ConfigError(f"--json {to} cannot be written: {error.strerror}") from error
 
 
 def command_line() -> str:
@@ -120,7 +123,8 @@ class _Formatter(logging.Formatter):
 
 def flush() -> None:
     with _ignore_broken_pipe():
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
 
 
 @contextmanager

@@ -46,6 +46,8 @@ class Upscaler:
 
     def __call__(self, rgb: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
         """RGB ``[H, W, 3]`` uint8 to ``[sH, sW, 3]``: luma by the network, chroma (4:4:4, not subsampled) bicubic."""
+        if not isinstance(rgb, np.ndarray):
+            raise ConfigError(f"expected a numpy array, got {type(rgb).__name__}")
         if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8:
             raise ConfigError(f"expected uint8 [H, W, 3], got {rgb.dtype} {list(rgb.shape)}")
         luma, cb, cr = Image.fromarray(rgb).convert("YCbCr").split()

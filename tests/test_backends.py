@@ -477,7 +477,7 @@ def test_graphs_of_another_form_are_refused_by_what_was_found(tmp_path: Path) ->
         with pytest.raises(ModelError, match=message):
             open_engine(save_graph(tmp_path / f"{name}.onnx", **arguments), info, options)
     broken = tmp_path / "broken.onnx"
-    broken.write_text("no ONNX")
+    broken.write_bytes(b"\x08no ONNX")
     with pytest.raises(ModelError, match="cannot be read as ONNX"):
         open_engine(ModelSpec("broken", 0, broken), info, options)
 

@@ -195,6 +195,48 @@ class TestMistakes:
         assert stream_sr(*words).returncode == 0
         assert read(tmp_path / "in.mp4")[1] == (256, 192)
 
+    def test_a_rotation_that_mpegts_cannot_keep_is_said(self, tmp_path: Path) -> None:
+        clip(tmp_path / "turned.mp4", count=5, rotation=90)
+        result = stream_sr("run", tmp_path / "turned.mp4", tmp_path / "turned.ts")
+        assert result.returncode == 0
+        assert b"turned by 90 degrees" in result.stderr
+
+    def test_an_output_without_a_picture_is_not_left_behind(self, tmp_path: Path) -> None:
+        header = b"YUV4MPEG2 W64 H48 F25:1 Ip A1:1 C420jpeg\nFRAME\n" + bytes(100)
+        assert_one_line(stream_sr("run", "-", tmp_path / "out.mkv", data=header), 3, "inside picture 0")
+        assert not (tmp_path / "out.mkv").exists()
+
+    def test_closed_standard_streams(self, tmp_path: Path) -> None:
+        clip(tmp_path / "in.mp4", count=2)
+        program = " ".join([*PROGRAM, "run"])
+
+        def shell(words: str) -> subprocess.CompletedProcess[bytes]:
+            command = f"{program} {words}"
+            return subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, timeout=60, check=False)
+
+        assert_one_line(shell("in.mp4 - >&-"), 5, "standard output is closed")
+        assert_one_line(shell("- null: <&-"), 3, "standard input")
+        quiet = shell("in.mp4 null: 2>&-")
+        assert (quiet.returncode, quiet.stdout, quiet.stderr) == (0, b"", b"")
+
+    def test_a_full_standard_output(self) -> None:
+        with open("/dev/full", "wb") as full:
+            result = subprocess.run([*PROGRAM, "models"], stdout=full, stderr=subprocess.PIPE, timeout=60, check=False)
+        assert result.returncode == 5
+        assert result.stderr.decode().splitlines() == [
+            "stream-sr: error: standard output cannot be written: No space left on device"
+        ]
+
+    def test_what_is_no_regular_file(self) -> None:
+        assert_one_line(stream_sr("run", "/dev/zero", "null:"), 3, "neither a file nor a folder")
+
+    def test_text_named_onnx(self, tmp_path: Path) -> None:
+        clip(tmp_path / "in.mp4", count=2)
+        (tmp_path / "bad.onnx").write_text("no protobuf")
+        result = stream_sr("run", tmp_path / "in.mp4", "null:", "--model", tmp_path / "bad.onnx")
+        assert_one_line(result, 2, "not an ONNX file")
+        assert len(result.stderr.decode().splitlines()) == 1
+
     def test_refused_address_without_the_password(self) -> None:
         result = stream_sr("run", f"rtsp://user:secret@127.0.0.1:{free_port()}/x", "null:")
         assert_one_line(result, 3, "refused")
@@ -256,6 +298,23 @@ def test_ctrl_c_finishes_the_file(tmp_path: Path) -> None:
     times, size = read(out)
     assert size == (640, 360)
     assert len(times) > 10
+
+
+@pytest.mark.parametrize("which", [signal.SIGTERM, signal.SIGHUP])
+def test_a_closed_terminal_or_a_stopped_service_finishes_the_file(tmp_path: Path, which: signal.Signals) -> None:
+    out = tmp_path / "out.mp4"
+    process = subprocess.Popen([*PROGRAM, "run", "synthetic:320x180@30", str(out)], stderr=subprocess.PIPE)
+    try:
+        assert process.stderr is not None
+        assert b"synthetic" in process.stderr.readline()  # announced: the run begins
+        while not (out.exists() and out.stat().st_size > 0):
+            assert process.poll() is None
+        process.send_signal(which)
+        _, errors = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert process.returncode == 0, errors.decode()
+    assert len(read(out)[0]) >= 1
 
 
 def test_a_second_ctrl_c_stops_now(tmp_path: Path) -> None:

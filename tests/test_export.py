@@ -109,5 +109,5 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
     torch.save({"weights": 1}, path)
     with pytest.raises(ModelError, match="is no checkpoint"):
         export_checkpoint(path, tmp_path / "out")
-    with pytest.raises(ModelError, match="is no checkpoint"):
+    with pytest.raises(ModelError, match="no such file"):
         export_checkpoint(tmp_path / "missing.pt", tmp_path / "out")

@@ -1124,3 +1124,27 @@ def test_the_window_runs_on_a_real_display(monkeypatch: pytest.MonkeyPatch) -> N
         sink.close()
         server.kill()
         server.wait(10)
+
+
+def test_mpegts_refuses_sound_that_nothing_would_play(tmp_path: Path) -> None:
+    """FFmpeg's muxer takes any codec and marks what it does not know as private data."""
+    source = tmp_path / "sound.mkv"
+    with av.open(str(source), "w") as container:
+        track = container.add_stream("pcm_s16le", rate=48000, layout="mono")
+        sound = av.AudioFrame.from_ndarray(np.zeros((1, 4800), np.int16), format="s16", layout="mono")
+        sound.sample_rate = 48000
+        sound.pts = 0
+        container.mux(track.encode(sound))
+        container.mux(track.encode(None))
+    stream, _ = encoded(INFO, [0])
+    with av.open(str(source)) as container:
+        template = container.streams.audio[0]
+        lane = Lane((Track(0, "audio", "pcm_s16le", template),))
+        for name, message in (("out.ts", "cannot hold the pcm_s16le audio"), ("out.mkv", None)):
+            sink = FileSink(str(tmp_path / name), SinkOptions())
+            if message:
+                with pytest.raises(SinkOpenError, match=message):
+                    sink.open(stream.with_lane(lane))
+            else:
+                sink.open(stream.with_lane(lane))
+            sink.close()

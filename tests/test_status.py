@@ -58,6 +58,7 @@ def test_the_line_is_cut_to_the_terminal(monkeypatch: pytest.MonkeyPatch) -> Non
     line.close()
     shown = [part.removeprefix("\x1b[2K") for part in terminal.getvalue().split("\r")]
     assert max(map(len, shown)) == 29
+    assert shown[1].startswith("0.0 fps  12.0/12.0 ms")
 
 
 def test_a_file_has_a_progress_bar() -> None:

@@ -121,6 +121,12 @@ def read_graph(model: ModelSpec) -> Graph:
     """
     path = model.onnx
     try:
+        with path.open("rb") as file:
+            if file.read(1) != b"\x08":  # the field ir_version; OpenVINO would try other formats, aloud
+                raise ModelError(f"{path} is not an ONNX file; export the model again")
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror}") from error
+    try:
         graph = core().read_model(str(path))
     except Exception as error:
         raise ModelError(f"{path} cannot be read as ONNX: {_first_line(error)}; export the model again") from error

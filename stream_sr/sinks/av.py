@@ -107,6 +107,11 @@ class FileSink:
             hint = f" (with {what}); write .mkv, or leave the sound out with --audio none" if what else ""
             raise SinkOpenError(f"{self.name}: the file cannot be begun: {_reason(error)}{hint}") from error
         self._offset = None if stream.info.live else 0
+        if kind == "mpegts" and stream.info.rotation:
+            log.warning(
+                "%s: MPEG-TS cannot say that the picture is to be turned by %d degrees; write .mp4 or .mkv for that",
+                self.name, stream.info.rotation,
+            )  # fmt: skip
         if kind == "matroska" and (stream.info.time_base / Fraction(1, 1000)).denominator != 1:
             log.info("%s: Matroska counts milliseconds, so the times of the pictures are rounded to them", self.name)
 
@@ -153,6 +158,9 @@ class FileSink:
         finally:
             if self._replace:
                 self._settle(disk.path, whole=ended and self._whole)
+            elif not self._written and disk.path.is_file():
+                disk.path.unlink()  # without a picture it could not be played, and would stand in the next run's way
+                log.warning("%s: no picture came, so there is no file", self.name)
 
     def _end_file(self, container: Any, disk: _Disk) -> bool:
         """Write what remains and free all; whether the file is as it should be."""

@@ -77,15 +77,25 @@ class Tracks:
         self._container.mux_one(own)
 
 
+# MPEG-TS takes any packets and marks those of other codecs as private data, which nothing plays
+MPEGTS_CODECS = {
+    "aac", "aac_latm", "mp1", "mp2", "mp3", "ac3", "eac3", "dts", "opus", "truehd", "s302m",
+    "dvb_subtitle", "dvb_teletext",
+}  # fmt: skip
+
+
 def _add_track(name: str, container: Any, track: Any) -> Any:
     """The container's stream for a pass-through track; None when it is left out."""
     try:
+        if container.format.name == "mpegts" and track.codec not in MPEGTS_CODECS:
+            raise ValueError(f"MPEG-TS has no place for {track.codec}")
         stream = container.add_stream_from_template(track.template, opaque=True)
     except FFMPEG_ERRORS as error:
         what = f"{name}: the container {container.format.name} cannot hold the {track.codec} {track.kind}"
         if track.kind == "audio":
             raise SinkOpenError(f"{what}; write .mkv, or leave it out with --audio none") from error
-        log.warning("%s, which is left out; write .mkv to keep it", what)
+        other = ".mp4" if container.format.name == "matroska" else ".mkv"
+        log.warning("%s, which is left out; write %s to keep it", what, other)
         return None
     stream.time_base = track.template.time_base
     for key in ("language", "title", "handler_name"):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 
 from stream_sr.codec.y4m import FRAME, format_header
 from stream_sr.errors import SinkOpenError, SinkWriteError
 from stream_sr.frame import Frame, StreamInfo
+
+log = logging.getLogger("stream_sr")
 
 
 class Y4mSink:
@@ -26,6 +29,7 @@ class Y4mSink:
         self._given = descriptor
         self._descriptor: int | None = None
         self._header = b""
+        self._pictures = 0
 
     def check(self) -> None:
         """Refuse a terminal, and a standard output that is closed. Raises SinkOpenError."""
@@ -45,9 +49,11 @@ class Y4mSink:
             for plane in frame.planes:
                 _write_all(self._descriptor, plane.data if plane.flags.c_contiguous else plane.tobytes())
         except BrokenPipeError:
+            log.info("y4m output (-): whoever read it has left, after %d pictures", self._pictures)
             return False
         except OSError as error:
             raise SinkWriteError(f"y4m output (-): standard output cannot be written: {error.strerror}") from error
+        self._pictures += 1
         return True
 
     def close(self) -> None:

@@ -425,6 +425,8 @@ def _why_not(address: str, name: str, error: Exception) -> str:
             return f"{name} does not answer"
         return f"cannot open {name}: {reason}"
     with contextlib.suppress(OSError):
+        if not os.path.isfile(address):
+            return f"{name} is neither a file nor a folder, and what comes from it is not a video"
         if os.path.getsize(address) == 0:
             return f"{name} is empty"
         if lacks_index(address):

@@ -35,6 +35,8 @@ class Y4mSource:
 
     def __init__(self, options: SourceOptions | None = None, *, descriptor: int | None = None) -> None:
         options = options or SourceOptions()
+        if descriptor is None and sys.stdin is None:
+            raise SourceOpenError("standard input: it is closed; pipe y4m into it")
         self._descriptor = sys.stdin.fileno() if descriptor is None else descriptor
         self._stopping = threading.Event()
         try:

@@ -109,7 +109,10 @@ class Patches:
         for folder, share in (dict(shares) | {"": rest}).items():
             chosen = np.array([name == folder for name in folders])
             if chosen.any() != (share > 0):
-                raise ConfigError(f"share {share:g} of the patches from '{folder or 'other folders'}' cannot be had")
+                raise ConfigError(
+                    f"share {share:g} of the patches from '{folder or 'other folders'}' cannot be had; "
+                    "change `shares` in the recipe"
+                )
             areas[chosen] *= share / max(areas[chosen].sum(), 1)
         self.chance = np.cumsum(areas)
 

@@ -76,6 +76,8 @@ def export_checkpoint(
     default: bool = False,
 ) -> ModelSpec:
     """Export the best weights of a training run into ``folder``, under ``name`` or the recipe's. Raises ModelError."""
+    if not checkpoint.is_file():
+        raise ModelError(f"no such file: {checkpoint}; `stream-sr train` leaves a checkpoint.pt in its --out folder")
     try:
         state = torch.load(checkpoint, weights_only=True, map_location="cpu")
         recipe, best = state["recipe"], state["best"]
@@ -84,7 +86,8 @@ def export_checkpoint(
         module = build_network(network["kind"], scale=recipe["scale"], **arguments)
         module.load_state_dict(best)
     except Exception as error:  # torch.load raises what pickle, zip and its own reader do
-        raise ModelError(f"{checkpoint} is no checkpoint of `stream-sr train`: {error}") from error
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise ModelError(f"{checkpoint} is no checkpoint of `stream-sr train` ({reason})") from error
     training = {key: value for key, value in recipe.items() if key not in ("name", "scale", "network")}
     training |= {"iteration": state["iteration"], "validation_psnr": round(float(state["best_psnr"]), 4)}
     return write_model(
