@@ -84,11 +84,17 @@ class RtspSource:
         self._arrivals: dict[int, int] = {}
         self._corrupt = self._barren = self._skipped = self._late = self._number = 0
         self._skipping = self._caught_up = False
+        self._began_ns = 0
         self._first_pts: int | None = None
         self._last_pts = -1
 
     def frames(self, pool: FramePool | None = None) -> Iterator[Frame]:
-        """See `media.Source`. Once; from the call on, every picture is kept for it."""
+        """See `media.Source`. Once; from the call on, every picture is kept for it.
+
+        Pictures that came while the caller was still getting ready are decoded and, but for the newest, not handed out:
+        a live run begins with now, not with a burst of the past.
+        """
+        self._began_ns = time.monotonic_ns()
         self._client.begin_reading()
         return self._frames(pool)
 
@@ -179,6 +185,8 @@ class RtspSource:
         captured_ns = self._arrivals.pop(picture.pts, now_ns)
         if self._first_pts is not None and picture.pts - self._first_pts <= self._last_pts:
             self._late += 1
+            return None
+        if captured_ns < self._began_ns and len(self._client.units):
             return None
         if now_ns - captured_ns > STALE_NS and len(self._client.units):
             self._late += 1
