@@ -57,7 +57,7 @@ def demo(out: Path, seconds: float, config: Config, *, started: Callable[[Any], 
     camera_url = f"rtsp://127.0.0.1:{camera_port}/camera"
     served_url = f"rtsp://127.0.0.1:{served_port}/demo"
     config = replace(config, overwrite=True, duration=seconds)
-    pairs = PairKeeper(wanted=round(seconds * 30 / 2))
+    pairs = PairKeeper(wanted=round(min(seconds / 2, 3) * 30))  # a place that shows the motorcycle
     with child("camera", "run", f"synthetic:photos,{SIZE}", f"rtsp://@:{camera_port}/camera",
                "--backend", "bicubic", "--scale", "1"):  # fmt: skip
         wait_for_port(camera_port, PATIENCE_SECONDS)

@@ -55,13 +55,13 @@ def recorder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_real_engine(capsys: pytest.CaptureFixture[str]) -> None:
-    result = bench_engine(None, 66, 50, BICUBIC, scale=2, frames=20, command="stream-sr bench")
-    assert (result["frames"], result["backend"], result["scale"]) == (20, "bicubic", 2)
+    result = bench_engine(None, 480, 270, BICUBIC, scale=2, frames=60, command="stream-sr bench")
+    assert (result["frames"], result["backend"], result["scale"]) == (60, "bicubic", 2)
     latency = result["latency_ms"]
     order = [latency[key] for key in ("min", "p50", "p90", "p95", "p99", "max")]
     assert order[0] > 0
     assert order == sorted(order)
-    assert result["throughput_fps"] == pytest.approx(20 / result["wall_seconds"], rel=0.2, abs=1000)
+    assert result["throughput_fps"] == pytest.approx(60 / result["wall_seconds"], rel=0.1)
     assert result["command"] == "stream-sr bench"
     json.dumps(result, allow_nan=False)
     assert capsys.readouterr().out == ""
