@@ -238,7 +238,8 @@ def test_close_twice_also_unread(case: Case, tmp_path: Path) -> None:
 # stop() from another thread, while frames() waits
 
 
-def stopped_while_waiting(source: Source, *, skip: int = 0) -> None:
+def stopped_while_waiting(source: Source, *, skip: int = 0, more: int = 0) -> None:
+    """``more`` frames may still come between the skipped ones and the wait."""
     waiting = threading.Event()
     left: list[Frame] = []
 
@@ -256,7 +257,7 @@ def stopped_while_waiting(source: Source, *, skip: int = 0) -> None:
     assert worker.join(5)
     assert time.monotonic() - started < 1.5
     assert worker.error is None
-    assert left == []
+    assert len(left) <= more
     source.close()
 
 
@@ -275,7 +276,7 @@ def test_stop_frees_a_waiting_synthetic_camera() -> None:
 def test_stop_frees_a_silent_network_stream(tmp_path: Path) -> None:
     with silent_server(tmp_path) as address:
         source = AvSource(address, SourceOptions(read_timeout=20))
-        stopped_while_waiting(source, skip=30)
+        stopped_while_waiting(source, skip=30, more=30)
 
 
 class silent_server:
