@@ -145,7 +145,7 @@ def _training(recipe: Recipe, run: Mapping[str, Any]) -> list[str]:
     )
     chosen = (
         f"The weights are those of iteration {run['at']:,}, the best on the validation set ({run['psnr']:.2f} dB), "
-        f"which were never trained on: {', '.join(recipe.validation_images)}."
+        f"whose pictures were never trained on: {', '.join(recipe.validation_images)}."
     )
     return [*_wrap(made), "", *_wrap(chosen)]
 
