@@ -1103,6 +1103,7 @@ def test_the_window_runs_on_a_real_display(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("XAUTHORITY", os.devnull)
     sink: Any = open_sink("window:", SinkOptions())
     try:
+        assert window_module.ask_display(os.environ) == (640, 480)
         sink.open(INFO)
         for frame in frames(INFO, [i * STEP for i in range(5)]):
             assert sink.write(frame) is True

@@ -27,7 +27,7 @@ from stream_sr.sinks import viewer
 
 log = logging.getLogger("stream_sr")
 
-LARGEST = (1600, 900)  # the window opens no larger than this; it can be resized
+SHARE_OF_SCREEN = 0.9  # the window opens no larger than this part of the screen; it can be resized
 QUIT_KEYS = (ord("q"), ord("Q"), 27)
 CONNECT_SECONDS = 3.0
 ANSWER_SECONDS = 10.0  # to load OpenCV on a busy machine; a picture takes milliseconds
@@ -48,12 +48,13 @@ class WindowSink:
         self._title = title
         self._viewer: _Viewer | None = None
         self._info: StreamInfo | None = None
+        self._screen = (0, 0)
         self._reformatter = VideoReformatter()
 
     def check(self) -> None:
         """Raises SinkOpenError when there is no display, or when OpenCV cannot be loaded."""
         if self._viewer is None:
-            ask_display(os.environ)
+            self._screen = ask_display(os.environ)
             self._viewer = _Viewer(self._title)
 
     def open(self, info: StreamInfo) -> None:
@@ -61,7 +62,9 @@ class WindowSink:
         if info.color.matrix not in SWSCALE_MATRIX and info.color.matrix != Matrix.UNKNOWN:
             log.warning("window: colours of matrix %d are shown as BT.601", info.color.matrix)
         width, height = shown_size(info)
-        shrink = min(1.0, LARGEST[0] / width, LARGEST[1] / height)
+        shrink = min(
+            1.0, *(SHARE_OF_SCREEN * room / side for room, side in zip(self._screen, (width, height), strict=True))
+        )
         assert self._viewer is not None
         self._viewer.begin(width, height, max(1, round(width * shrink)), max(1, round(height * shrink)))
         self._info = info
@@ -185,8 +188,8 @@ def to_bgr(frame: Frame, rotation: int, reformatter: VideoReformatter) -> npt.ND
     return np.ascontiguousarray(np.rot90(pixels, -(rotation // 90))) if rotation else pixels
 
 
-def ask_display(environment: os._Environ[str] | dict[str, str]) -> None:
-    """Raises SinkOpenError unless the X display of the environment answers and lets us in.
+def ask_display(environment: os._Environ[str] | dict[str, str]) -> tuple[int, int]:
+    """Width and height of the screen. Raises SinkOpenError unless the X display answers and lets us in.
 
     The Qt inside OpenCV speaks X11 only, under Wayland through XWayland; so DISPLAY decides. Asked before Qt is, which
     only aborts: the answer here is one that can be told.
@@ -203,16 +206,16 @@ def ask_display(environment: os._Environ[str] | dict[str, str]) -> None:
         raise SinkOpenError(f"window: DISPLAY is {display!r}; it should look like :0 or host:0.0")
     try:
         with _connect(host, int(number)) as connection:
-            refusal = _handshake(connection, _cookie(environment, number))
+            accepted, answer = _handshake(connection, _cookie(environment, number))
+            if accepted:
+                return _first_screen(answer)
     except (OSError, struct.error) as error:
         raise SinkOpenError(
             f"window: the display {display} does not answer ({error}); "
             "run it in a desktop session or choose another output, e.g. rtsp://@:8654/live"
         ) from error
-    if refusal is not None:
-        raise SinkOpenError(
-            f"window: the display {display} does not let us in: {refusal}; run it as the desktop's user"
-        )
+    reason = answer.decode("latin-1").strip("\0\n ") or "no reason given"
+    raise SinkOpenError(f"window: the display {display} does not let us in: {reason}; run it as the desktop's user")
 
 
 def _connect(host: str, number: int) -> socket.socket:
@@ -232,16 +235,22 @@ def _connect(host: str, number: int) -> socket.socket:
     return socket.create_connection((host, 6000 + number), CONNECT_SECONDS)
 
 
-def _handshake(connection: socket.socket, cookie: bytes) -> str | None:
-    """X11 connection setup (X protocol, chapter 8): None when accepted, else the server's reason."""
+def _handshake(connection: socket.socket, cookie: bytes) -> tuple[bool, bytes]:
+    """X11 connection setup (X protocol, chapter 8): whether we are let in, and the description or the reason."""
     name = b"MIT-MAGIC-COOKIE-1" if cookie else b""
     request = struct.pack("<BxHHHHxx", ord("l"), 11, 0, len(name), len(cookie))
     connection.sendall(request + name + bytes(-len(name) % 4) + cookie + bytes(-len(cookie) % 4))
     answer = _receive(connection, 8)
-    if answer[0] == 1:
-        return None
-    reason = _receive(connection, 4 * struct.unpack("<H", answer[6:8])[0])
-    return (reason[: answer[1]] if answer[0] == 0 else reason).decode("latin-1").strip("\0\n ") or "no reason given"
+    rest = _receive(connection, 4 * struct.unpack("<H", answer[6:8])[0])
+    return answer[0] == 1, rest[: answer[1]] if answer[0] == 0 else rest
+
+
+def _first_screen(setup: bytes) -> tuple[int, int]:
+    """Width and height in the display's description of itself (same chapter). Raises struct.error."""
+    vendor, formats = struct.unpack_from("<16xH3xB", setup)
+    screen = 32 + vendor + -vendor % 4 + 8 * formats
+    width, height = struct.unpack_from("<20xHH", setup, screen)
+    return width, height
 
 
 def _receive(connection: socket.socket, size: int) -> bytes:
