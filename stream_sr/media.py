@@ -203,13 +203,12 @@ class Lane:
 
     The source puts, one sink takes; each further sink has a `branch`, which gets the same packets, so a taker must not
     change them. It never blocks the source (a blocked demuxer could not deliver the video that the
-    sink waits for): a lane that overflows says so once in ``overflowed`` and the source raises.
+    sink waits for): `put` says that the lane is full and the source raises.
     """
 
     tracks: tuple[Track, ...]
     limit_bytes: int = 256 << 20
     bytes_held: int = 0
-    overflowed: bool = False
     unwanted: bool = False
     _branches: list[Lane] = field(default_factory=list)
     _items: deque[tuple[int, int, Any]] = field(default_factory=deque)
@@ -224,7 +223,6 @@ class Lane:
             if self.unwanted:
                 return taken
             if self.bytes_held + size > self.limit_bytes:
-                self.overflowed = True
                 return False
             self._items.append((track, size, packet))
             self.bytes_held += size

@@ -77,7 +77,6 @@ class PictureReader:
         self.codec = codec
         self.size: tuple[int, int] | None = None  # of the first picture
         self._format = ""
-        self._color = ColorInfo()
         self._reformatter = VideoReformatter()
 
     def color(self, picture: av.VideoFrame) -> ColorInfo:

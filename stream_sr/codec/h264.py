@@ -1,10 +1,10 @@
 """The byte stream of H.264 (ITU-T H.264, ISO/IEC 14496-10): NAL units, parameter sets and what a picture starts with.
 
-Pure bytes, no decoder. Two framings exist: *Annex B* puts a start code before each NAL unit (live streams, encoders),
-*AVCC* its length (mp4). A NAL unit in this module is its bytes without either, header byte first.
+Pure bytes, no decoder. The framing is Annex B: a start code before each NAL unit; mp4's form with lengths is FFmpeg's
+affair. A NAL unit in this module is its bytes without the start code, header byte first.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -51,24 +51,6 @@ def join_annexb(nals: Iterable[bytes]) -> bytes:
     return b"".join([START_CODE + nal for nal in nals])
 
 
-def annexb_to_avcc(data: bytes) -> bytes:
-    """The same NAL units, each behind its length in 4 bytes, as in mp4."""
-    return b"".join([len(nal).to_bytes(4, "big") + nal for nal in split_annexb(data)])
-
-
-def avcc_to_annexb(data: bytes, *, length_size: int = 4) -> bytes:
-    """From mp4's form. Raises ValueError where a length leads beyond the end."""
-    nals, position = [], 0
-    while position < len(data):
-        size = int.from_bytes(data[position : position + length_size], "big")
-        position += length_size
-        if position + size > len(data):
-            raise ValueError(f"a NAL unit of {size} bytes at byte {position} leads beyond the end of {len(data)}")
-        nals.append(data[position : position + size])
-        position += size
-    return join_annexb(nals)
-
-
 def parameter_sets(nals: Iterable[bytes]) -> tuple[list[bytes], list[bytes]]:
     """Sequence and picture parameter sets among NAL units, each once, in their order."""
     sps: list[bytes] = []
@@ -78,11 +60,6 @@ def parameter_sets(nals: Iterable[bytes]) -> tuple[list[bytes], list[bytes]]:
         if kept is not None and nal not in kept:
             kept.append(nal)
     return sps, pps
-
-
-def is_idr(nals: Iterable[bytes]) -> bool:
-    """Whether an access unit is an IDR picture."""
-    return any(nal_type(nal) == IDR for nal in nals)
 
 
 def is_random_access(nals: Iterable[bytes]) -> bool:
@@ -114,43 +91,6 @@ def profile_level_id(sps: bytes) -> str:
     if len(sps) < 4:
         raise ValueError(f"a sequence parameter set of {len(sps)} bytes is no parameter set")
     return sps[1:4].hex().upper()
-
-
-def avcc_record(sps: Sequence[bytes], pps: Sequence[bytes]) -> bytes:
-    """AVCDecoderConfigurationRecord (ISO/IEC 14496-15, 5.3.3), mp4's ``avcC``; 4-byte lengths. Raises ValueError."""
-    if not sps or not pps:
-        raise ValueError("an avcC record needs a sequence and a picture parameter set")
-    record = b"\x01" + sps[0][1:4] + b"\xff" + bytes([0xE0 | len(sps)])
-    record += b"".join(len(nal).to_bytes(2, "big") + nal for nal in sps)
-    record += bytes([len(pps)]) + b"".join(len(nal).to_bytes(2, "big") + nal for nal in pps)
-    if sps[0][1] in (100, 110, 122, 144):
-        parsed = parse_sps(sps[0])
-        depths = (0xF8 | (parsed.bit_depth - 8), 0xF8 | (parsed.chroma_bit_depth - 8))
-        record += bytes([0xFC | parsed.chroma_format, *depths, 0])
-    return record
-
-
-def parse_avcc_record(record: bytes) -> tuple[list[bytes], list[bytes], int]:
-    """Sequence sets, picture sets and the size of the lengths in an ``avcC`` record. Raises ValueError."""
-    try:
-        length_size, position = (record[4] & 3) + 1, 6
-        sps, position = _sets(record, position, record[5] & 0x1F)
-        pps, _ = _sets(record, position + 1, record[position])
-    except IndexError as error:
-        raise ValueError(f"an avcC record of {len(record)} bytes is cut short") from error
-    return sps, pps, length_size
-
-
-def _sets(record: bytes, position: int, count: int) -> tuple[list[bytes], int]:
-    nals = []
-    for _ in range(count):
-        size = record[position] << 8 | record[position + 1]
-        nal = record[position + 2 : position + 2 + size]
-        if len(nal) < size:
-            raise IndexError
-        nals.append(nal)
-        position += 2 + size
-    return nals, position
 
 
 @dataclass(frozen=True, slots=True)
