@@ -259,7 +259,7 @@ class TestMistakes:
         clip(tmp_path / "in.mp4", count=40)
         script = (
             "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
-            "resource.setrlimit(resource.RLIMIT_FSIZE, (60000, 60000));"
+            "resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000));"
             "from stream_sr.cli import main; sys.exit(main())"
         )
         result = subprocess.run(
@@ -267,6 +267,7 @@ class TestMistakes:
             capture_output=True, timeout=60, check=False,
         )  # fmt: skip
         assert_one_line(result, 5, "out.mp4")
+        assert 0 < len(read(tmp_path / "out.mp4")[0]) < 25  # less than a second went in, and it plays
 
     def test_json_into_nowhere(self, tmp_path: Path) -> None:
         assert_one_line(stream_sr("models", "--json", tmp_path / "no" / "x.json"), 2, "--json")

@@ -24,7 +24,7 @@ log = logging.getLogger("stream_sr")
 
 CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".ts": "mpegts"}
 FINEST_MP4_TICK = 1_000_000  # per second; a finer time base leaves too few bits for the distance of two frames
-FRAGMENT_SECONDS = 1
+FRAGMENT_SECONDS = 0.2  # what a kill or a full disk costs at most; shorter fragments only cost some hundred bytes each
 
 
 class FileSink:
@@ -34,9 +34,9 @@ class FileSink:
       (90 kHz); Matroska counts milliseconds. What is rounded is said in the log. A live stream's file begins at 0.
     - Colour and sample aspect stand in the container as in the bitstream, rotation as a display matrix (not in
       MPEG-TS, which has none).
-    - Until it is closed an MP4 or MOV consists of fragments of a second, and closing makes it an ordinary one: it is
-      playable up to the last second if the program dies or the disk is full. Its index (some 100 bytes a frame) is held
-      in memory; Matroska's is not.
+    - Until it is closed an MP4 or MOV consists of fragments of a fifth of a second, and closing makes it an ordinary
+      one: it is playable up to there if the program dies or the disk is full. Its index (some 100 bytes a frame) is
+      held in memory; Matroska's is not.
     - Audio that the container cannot hold is refused, subtitles are left out, which is said once. The lane is written
       up to the video's time with each picture, and on closing after `complete` to its end: a source that ends early
       (``--duration``) puts nothing later than that into the lane. MPEG-TS wraps AAC into ADTS headers.
@@ -294,12 +294,12 @@ def _muxer_options(kind: str, stream: EncodedStream) -> dict[str, str]:
             ticks = FINEST_MP4_TICK
         options |= {
             "movflags": "+hybrid_fragmented+delay_moov",
-            "frag_duration": str(FRAGMENT_SECONDS * 1_000_000),
+            "frag_duration": str(round(FRAGMENT_SECONDS * 1_000_000)),
             "video_track_timescale": str(ticks),
             "movie_timescale": str(_movie_ticks(ticks, stream.lane)),
         }
     elif kind == "matroska":
-        options["cluster_time_limit"] = str(FRAGMENT_SECONDS * 1000)
+        options["cluster_time_limit"] = str(round(FRAGMENT_SECONDS * 1000))
     elif (base / Fraction(1, 90_000)).denominator != 1:
         log.info("MPEG-TS counts in 1/90000 s, so the times of the pictures are rounded to them")
     return options
