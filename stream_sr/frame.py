@@ -40,6 +40,7 @@ class Frame:
     captured_ns: int = 0  # time.monotonic_ns() when the picture was there to be decoded
     color: ColorInfo = field(default_factory=ColorInfo)
     sample_aspect: Fraction = Fraction(1)
+    discontinuity: bool = False  # the first picture after a break in the stream: what came before says nothing of it
     slot: Slot | None = None
 
     @property
