@@ -42,6 +42,7 @@ class Frame:
     sample_aspect: Fraction = Fraction(1)
     discontinuity: bool = False  # the first picture after a break in the stream: what came before says nothing of it
     slot: Slot | None = None
+    source: Frame | None = None  # the picture that this one was made from, held together with it, where a sink asks
 
     @property
     def width(self) -> int:
@@ -57,19 +58,23 @@ class Frame:
         return float(self.pts * self.time_base)
 
     def retain(self) -> Frame:
-        """Hold the memory once more; returns self."""
+        """Hold the memory once more, and that of ``source``; returns self."""
         if self.slot is not None:
             self.slot.retain()
+        if self.source is not None:
+            self.source.retain()
         return self
 
     def release(self) -> None:
         """Give one hold back."""
         if self.slot is not None:
             self.slot.release()
+        if self.source is not None:
+            self.source.release()
 
     def with_planes(self, planes: Planes, slot: Slot | None = None) -> Frame:
-        """The same moment with other pixels (and size)."""
-        return replace(self, planes=read_only(planes), slot=slot)
+        """The same moment with other pixels (and size), without ``source``."""
+        return replace(self, planes=read_only(planes), slot=slot, source=None)
 
     def __repr__(self) -> str:
         return f"Frame({self.number}, {self.width}x{self.height}, pts={self.pts}*{self.time_base})"

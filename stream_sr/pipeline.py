@@ -58,6 +58,11 @@ class Plan:
         color = guess_unknown(info.color, width=info.width, height=info.height)
         return replace(info, width=width, height=height, color=color)
 
+    @property
+    def pairs(self) -> bool:
+        """Whether a sink asks for the source pictures beside the results."""
+        return any(sink.pairs for sink in split_sinks(self.sinks)[0])
+
 
 class Pipeline:
     """One run of a plan. `run` blocks in the calling thread, which only watches."""
@@ -154,7 +159,8 @@ class Pipeline:
         """Memory for captured frames and for results: what rings, engine, producer and consumers can hold at most."""
         plan, depth = self.plan, self.plan.engine.depth
         frames = LIVE_FRAMES if plan.source.info.live else FILE_FRAMES
-        counts = (frames + depth + 3, branches * (frames + 2) + depth + 2)
+        results = branches * (frames + 2) + depth + 2
+        counts = (frames + depth + 3 + (results if plan.pairs else 0), results)
         sizes = ((plan.source.info.width, plan.source.info.height), plan.engine.spec.output_size)
         before, after = (
             FramePool(width, height, count, allocate=plan.engine.allocate, poison=plan.poison)
@@ -211,7 +217,9 @@ class Pipeline:
         frames = self._queued(ring, "wait")
         if plan.max_latency_ns is not None and plan.source.info.live:
             frames = drop_late(frames, limit_ns=plan.max_latency_ns, clock=clock, stats=self.stats)
-        results = upscale(frames, plan.engine, clock=clock, stats=self.stats, lease=pool.lease, seen=plan.seen)
+        results = upscale(
+            frames, plan.engine, clock=clock, stats=self.stats, lease=pool.lease, seen=plan.seen, pairs=plan.pairs
+        )
         try:
             for result in results:
                 now = clock.now_ns()
@@ -439,7 +447,7 @@ def run_sequential(plan: Plan) -> Stats:
         if encoder is not None:
             for sink, lane in zip(packet_sinks, give_lanes(plan.source.lane, packet_sinks), strict=True):
                 sink.open(encoder.stream.with_lane(lane))
-        for frame in upscale(captured(), plan.engine, clock=clock, stats=stats):
+        for frame in upscale(captured(), plan.engine, clock=clock, stats=stats, pairs=plan.pairs):
             began = clock.now_ns()
             for frame_sink in frame_sinks:
                 frame_sink.write(frame)

@@ -10,6 +10,7 @@ import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 
 from stream_sr import barcode
 from stream_sr.engine import Engine, Pending
@@ -38,13 +39,14 @@ def upscale(
     stats: Stats,
     lease: Callable[[], Slot] | None = None,
     seen: Callable[[Frame, Frame], None] = lambda before, after: None,
+    pairs: bool = False,
 ) -> Iterator[Frame]:
     """Run every frame through the engine, in order, with up to ``engine.depth`` in flight.
 
     ``lease`` gives the memory of each result; without it every result owns its own. At depth 1 a frame is handed on
     before the next is asked for; at depth n it leaves when n - 1 later ones were submitted. Records the stage
     ``infer``, from submission to result. ``seen`` is shown each pair of input and result, both
-    borrowed. Raises EngineRunError.
+    borrowed. With ``pairs`` each result holds its input as `Frame.source`. Raises EngineRunError.
     """
     flying: deque[tuple[Frame, Slot | None, Pending, int]] = deque()
 
@@ -62,6 +64,8 @@ def upscale(
         except BaseException:
             give_back(frame, slot)
             raise
+        if pairs:
+            return replace(result, source=frame)  # the hold on the input goes on with it
         frame.release()
         return result
 

@@ -1,5 +1,7 @@
 """Counters, latency histograms and percentiles. Prints nothing, keeps no list: memory is constant for weeks."""
 
+from __future__ import annotations
+
 import math
 import threading
 from collections import Counter
@@ -37,6 +39,21 @@ class Histogram:
         rank = max(1, math.ceil(percent / 100 * self.count))
         bucket = int(np.searchsorted(np.cumsum(self.counts), rank))
         return FLOOR_NS * STEP**bucket / 1e6
+
+    def since(self, before: Histogram) -> Histogram:
+        """What was recorded after ``before``, an earlier `copy` of this one; its ``max_ns`` is that of all."""
+        later = self.copy()
+        later.counts -= before.counts
+        later.count -= before.count
+        later.sum_ns -= before.sum_ns
+        return later
+
+    def copy(self) -> Histogram:
+        """A copy that stays as it is."""
+        other = Histogram()
+        other.counts = self.counts.copy()
+        other.count, other.sum_ns, other.max_ns = self.count, self.sum_ns, self.max_ns
+        return other
 
     def summary(self) -> dict[str, float]:
         """p50, p95, p99, mean and max in milliseconds, and the count."""
@@ -138,6 +155,11 @@ class Stats:
             if self._outputs[name]["frames"] == 1:
                 self._first_ns = now_ns
             self._last_ns = now_ns
+
+    def latency(self) -> Histogram:
+        """A copy of the latencies so far; two of them make those of the time between, with `Histogram.since`."""
+        with self._lock:
+            return self._latency.copy()
 
     def summary(self) -> dict[str, Any]:
         """``frames_in``, ``frames_out``, ``dropped``, ``fps``, ``latency_ms``, ``stages_ms`` and the other counters.

@@ -106,9 +106,9 @@ class ListSink:
 
     def __init__(
         self, name: str = "list", *, fail_at: int | None = None, close_at: int | None = None,
-        gate: threading.Event | None = None,
+        gate: threading.Event | None = None, pairs: bool = False,
     ) -> None:  # fmt: skip
-        self.name = name
+        self.name, self.pairs = name, pairs
         self.seen: list[tuple[int, int]] = []
         self.opened: StreamInfo | None = None
         self.closed = 0
@@ -123,7 +123,9 @@ class ListSink:
             assert self._gate.wait(20)
         if len(self.seen) == self._fail_at:
             raise SinkWriteError(f"the double {self.name} was told to fail")
-        values = {int(plane[y, x]) for plane in frame.planes for y in (0, -1) for x in (0, -1)}
+        assert (frame.source is not None) or not self.pairs
+        pictures = [frame.planes, frame.source.planes] if frame.source is not None else [frame.planes]
+        values = {int(plane[y, x]) for planes in pictures for plane in planes for y in (0, -1) for x in (0, -1)}
         assert len(values) == 1, "the frame's memory was overwritten while it was held"
         self.seen.append((frame.number, values.pop()))
         self.wrote.set()

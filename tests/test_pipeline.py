@@ -14,6 +14,7 @@ from stream_sr.errors import EngineRunError, PipelineStalled, SinkWriteError, So
 from stream_sr.frame import Frame
 from stream_sr.media import Lane, Track
 from stream_sr.pipeline import Pipeline, Plan, run_sequential
+from stream_sr.ring import FramePool
 from stream_sr.stats import Stats
 
 
@@ -275,6 +276,28 @@ def test_a_live_source_loses_the_oldest_and_every_loss_is_counted() -> None:
     numbers = [number for number, _ in sink.seen]
     assert numbers == sorted(numbers)
     assert set(stats["dropped"]) <= {"overload", "slow output"}
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+@pytest.mark.parametrize("live", [False, True])
+def test_a_sink_gets_each_result_with_its_source_and_all_memory_comes_back(live: bool, depth: int) -> None:
+    """Poisoned memory that is leased again in the same run would show as another value in one of the two pictures."""
+    asking, other = ListSink("asking", pairs=True), ListSink("other")
+    source = CountingSource(300, live=live)
+    pipeline = Pipeline(Plan(source, DoublingEngine(depth=depth), [asking, other], poison=True))
+    pools: list[FramePool] = []
+    make = pipeline._pools
+
+    def keep(branches: int) -> tuple[FramePool, FramePool]:
+        pools.extend(make(branches))
+        return pools[0], pools[1]
+
+    pipeline._pools = keep  # type: ignore[method-assign]
+    pipeline.run()
+    assert asking.seen
+    assert [pool.held for pool in pools] == [0, 0]
+    if not live:
+        assert asking.seen == other.seen == expected(300)
 
 
 def test_a_slow_sink_harms_only_itself() -> None:

@@ -98,3 +98,17 @@ def test_threads_lose_no_count() -> None:
             future.result()
     summary = stats.summary()
     assert summary["frames_in"] == summary["dropped"]["late"] == summary["stages_ms"]["decode"]["count"] == 2000
+
+
+def test_latencies_of_a_stretch_of_time() -> None:
+    stats = Stats()
+    stats.add_output("out")
+    for _ in range(100):
+        stats.output("out", 0, 0, 200_000_000)
+    before = stats.latency()
+    for _ in range(10):
+        stats.output("out", 0, 0, 5_000_000)
+    lately = stats.latency().since(before)
+    assert lately.count == 10
+    assert lately.percentile_ms(99) == pytest.approx(5, rel=0.006)
+    assert before.percentile_ms(50) == pytest.approx(200, rel=0.006)

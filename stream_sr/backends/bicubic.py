@@ -18,7 +18,7 @@ from stream_sr.frame import Frame, StreamInfo
 from stream_sr.ring import Allocate, Slot
 
 if TYPE_CHECKING:
-    from stream_sr.backends.swscale import Scaler
+    from stream_sr.codec.swscale import Scaler
 
 PRECISIONS: tuple[str, ...] = ()
 INSTALL = "pip install av"
@@ -81,6 +81,6 @@ class BicubicEngine:
 
 
 def _scaler(old: tuple[int, int], new: tuple[int, int], siting: int) -> Scaler:
-    from stream_sr.backends.swscale import Scaler
+    from stream_sr.codec.swscale import Scaler
 
     return Scaler(old, new, siting)

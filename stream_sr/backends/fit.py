@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from fractions import Fraction
 
-from stream_sr.backends.swscale import Scaler
+from stream_sr.codec.swscale import Scaler
 from stream_sr.engine import Engine, Pending
 from stream_sr.frame import Frame, StreamInfo, empty_planes
 from stream_sr.ring import Allocate, Slot

@@ -11,6 +11,7 @@ class NullSink:
 
     name = "null:"
     paced = False
+    pairs = False
 
     def __init__(self) -> None:
         self.frames = 0

@@ -43,6 +43,7 @@ class WindowSink:
 
     name = "window:"
     paced = True
+    pairs = False
 
     def __init__(self, title: str = "stream_sr") -> None:
         self._title = title

@@ -24,6 +24,7 @@ class Y4mSink:
 
     name = "-"
     paced = False
+    pairs = False
 
     def __init__(self, descriptor: int | None = None) -> None:
         self._given = descriptor

@@ -1,4 +1,4 @@
-"""FFmpeg's scale filter as a function from planes to planes, for the bicubic engine and for fitting a size."""
+"""FFmpeg's scale filter as a function from planes to planes: the bicubic engine, fitting a size, previews."""
 
 from __future__ import annotations
 
