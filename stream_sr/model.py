@@ -12,10 +12,14 @@ from typing import Any
 
 from stream_sr.errors import ModelError
 
+STATE_IN, STATE_OUT = "state_in.", "state_out."  # what a recurrent graph's inputs and outputs of one state begin with
+
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
     """One ONNX graph, luma uint8 ``[1,1,H,W]`` to ``[1,1,sH,sW]``, dynamic H and W, and what is known about it.
+
+    A recurrent one has pairs of states beside them, float32 ``[1,C,H,W]``, zeros at the start.
 
     ``network`` is ``{"kind": ..., arguments}`` for `networks.build_network`, empty for a bare ONNX file. ``scale`` is 0
     where only a trial run can tell (a bare file).

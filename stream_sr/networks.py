@@ -11,10 +11,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils import parametrize
 
 from stream_sr.deconvolution import lowering_index
 
-__all__ = ["FSRCNN", "NETWORKS", "Deconvolution", "LumaGraph", "build_network", "transfer"]
+__all__ = [
+    "FSRCNN",
+    "NETWORKS",
+    "Collapsible",
+    "Deconvolution",
+    "LumaGraph",
+    "PlainSR",
+    "build_network",
+    "collapse",
+    "expand",
+    "transfer",
+]
 
 
 class Deconvolution(nn.ConvTranspose2d):
@@ -24,11 +36,11 @@ class Deconvolution(nn.ConvTranspose2d):
     ConvTranspose2d, which is what the ONNX export records.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, kernel: int, stride: int, *, bias: bool = True) -> None:
         padding = (kernel - stride + 1) // 2
         output_padding = stride + 2 * padding - kernel
         super().__init__(
-            in_channels, out_channels, kernel, stride=stride, padding=padding, output_padding=output_padding
+            in_channels, out_channels, kernel, stride=stride, padding=padding, output_padding=output_padding, bias=bias
         )
         index = torch.from_numpy(lowering_index(kernel, stride, padding))
         self.register_buffer("lowering", index, persistent=False)
@@ -109,6 +121,100 @@ class FSRCNN(nn.Module):
         return self.head(x)  # [N, 1, scale*H, scale*W]
 
 
+class PlainSR(nn.Module):
+    """Plain 3x3 convolutions with ReLU and a deconvolution head (k = 3s, p = s), plus the anchor: the input, repeated.
+
+    The shape of ECBSR (Zhang, Zeng and Zhang, ACM MM 2021), SESR (Bhardwaj and others, MLSys 2022) and ABPN (Du and
+    others, CVPRW 2021): ``depth`` middle layers of ``width`` channels. The network computes only what the repeated
+    pixel lacks, so a low precision costs little. It is trained in the form that `expand` gives it.
+    """
+
+    def __init__(self, *, scale: int, width: int = 16, depth: int = 4) -> None:
+        super().__init__()
+        self.scale = scale
+        self.feature = nn.Conv2d(1, width, 3, padding=1)
+        self.body = nn.Sequential()
+        for _ in range(depth):
+            self.body.append(nn.ReLU())
+            self.body.append(nn.Conv2d(width, width, 3, padding=1))
+        self.last = nn.ReLU()
+        self.head = Deconvolution(width, 1, 3 * scale, scale)
+        self.anchor = make_anchor(scale)
+        start_quietly(self)
+
+    def forward(self, x: Tensor) -> Tensor:  # [N, 1, H, W]
+        features = self.last(self.body(self.feature(x)))  # [N, width, H, W]
+        return self.head(features) + self.anchor(x)  # [N, 1, scale*H, scale*W]
+
+
+def make_anchor(scale: int) -> Deconvolution:
+    """Each pixel repeated ``scale`` by ``scale`` times, as a deconvolution of ones, which every backend fuses."""
+    anchor = Deconvolution(1, 1, scale, scale, bias=False).requires_grad_(False)
+    nn.init.ones_(anchor.weight)
+    return anchor
+
+
+@torch.no_grad()
+def start_quietly(network: nn.Module) -> None:
+    """Convolutions start as He and others have it, the head near nothing: the first output is the anchor alone."""
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            if layer.bias is not None:
+                layer.bias.zero_()
+    head = network.get_submodule("head")
+    nn.init.normal_(head.weight, std=0.001)  # type: ignore[arg-type]
+    nn.init.zeros_(head.bias)  # type: ignore[arg-type]
+
+
+class Collapsible(nn.Module):
+    """A kernel as the sum of branches that are linear together, merged before the forward pass: training costs no more.
+
+    3x3 + 1x1 + (1x1 after a 3x3 of ``wide`` times the channels) + identity where the channels agree. ECBSR's and
+    SESR's blocks, collapsed as Bhardwaj and others, "Collapsible Linear Blocks" (MLSys 2022), do.
+    """
+
+    def __init__(self, weight: Tensor, wide: int = 4) -> None:
+        super().__init__()
+        c_out, c_in, kernel, _ = weight.shape
+        between = wide * max(c_in, c_out)
+        self.point = nn.Parameter(torch.zeros(c_out, c_in))
+        self.wide = nn.Parameter(torch.empty(between, c_in, kernel, kernel))
+        self.project = nn.Parameter(torch.empty(c_out, between))
+        self.identity = nn.Parameter(torch.zeros(c_out)) if c_out == c_in else None
+        nn.init.kaiming_normal_(self.wide)
+        nn.init.normal_(self.project, std=0.1 * between**-0.5)
+
+    def branches(self) -> Tensor:
+        """What is added to the plain 3x3 kernel, ``[C_out, C_in, k, k]``."""
+        kernel = torch.einsum("om,mikl->oikl", self.project, self.wide)
+        middle = self.wide.shape[-1] // 2
+        point = self.point if self.identity is None else self.point + torch.diag(self.identity)
+        reach = [middle, self.wide.shape[-1] - 1 - middle] * 2
+        return kernel + F.pad(point[:, :, None, None], reach)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight + self.branches()
+
+    def right_inverse(self, kernel: Tensor) -> Tensor:
+        """The plain kernel with which the branches give ``kernel``: a trained network goes on where it was."""
+        return kernel - self.branches().detach()
+
+
+def expand(network: nn.Module) -> None:
+    """Bring the trained convolutions of ``network`` into the form for training, with the same output."""
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d) and layer.kernel_size != (1, 1):
+            parametrize.register_parametrization(layer, "weight", Collapsible(layer.weight))
+
+
+def collapse(network: nn.Module) -> None:
+    """Undo `expand`: merge every layer's branches into the one kernel that is shipped."""
+    for layer in network.modules():
+        if parametrize.is_parametrized(layer):
+            parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
+
+
 class LumaGraph(nn.Module):
     """What is shipped: uint8 luma in and out, with scaling to [0, 1], clamping and rounding inside."""
 
@@ -122,7 +228,7 @@ class LumaGraph(nn.Module):
         return x.clamp(0, 255).round().to(torch.uint8)
 
 
-NETWORKS: Mapping[str, Callable[..., nn.Module]] = {"FSRCNN": FSRCNN}
+NETWORKS: Mapping[str, Callable[..., nn.Module]] = {"FSRCNN": FSRCNN, "PlainSR": PlainSR}
 
 
 def build_network(kind: str, *, scale: int, **arguments: Any) -> nn.Module:
@@ -137,7 +243,7 @@ def transfer(source: nn.Module, target: nn.Module) -> None:
     The source's kernel is read as a function of the distance in input pixels and sampled at the target's taps, so the
     first output is already a sensible picture (the paper's own transfer re-trains the deconvolution from noise).
     """
-    body = {name: value for name, value in source.state_dict().items() if not name.startswith("head.")}
+    body = {name: value for name, value in source.state_dict().items() if not name.startswith(("head.", "anchor."))}
     target.load_state_dict(body, strict=False)
     old, new = source.get_submodule("head"), target.get_submodule("head")
     if not (isinstance(old, Deconvolution) and isinstance(new, Deconvolution)):

@@ -14,7 +14,17 @@ from onnx import TensorProto, helper
 from PIL import Image
 
 from stream_sr import deconvolution
-from stream_sr.backends import BACKENDS, backends, cache, choose_backend, open_engine, openvino, output, tensorrt
+from stream_sr.backends import (
+    BACKENDS,
+    backends,
+    cache,
+    choose_backend,
+    open_engine,
+    openvino,
+    openvino_graph,
+    output,
+    tensorrt,
+)
 from stream_sr.color import ColorInfo, Siting, chroma_kernel
 from stream_sr.engine import LIVE_FIDELITY, Engine, EngineOptions
 from stream_sr.errors import ConfigError, EngineBuildError, EngineRunError, EngineUnavailable, ModelError
@@ -192,7 +202,7 @@ def test_chroma_keeps_its_siting(case: Case, siting: Siting, models: dict[int, M
 def test_the_suite_notices_wrong_siting(models: dict[int, ModelSpec], monkeypatch: pytest.MonkeyPatch) -> None:
     case, frame = CASES[1], picture(53, 37)
     reference = reference_for(case, models[2], frame)
-    monkeypatch.setattr(openvino, "chroma_kernel", lambda scale, _: chroma_kernel(scale, Siting.CENTER))
+    monkeypatch.setattr(openvino_graph, "chroma_kernel", lambda scale, _: chroma_kernel(scale, Siting.CENTER))
     assert not conforms(case, upscaled(case, models[2], frame), reference, frame, 2)
 
 
@@ -205,9 +215,9 @@ def test_the_suite_notices_a_broken_head(models: dict[int, ModelSpec], monkeypat
 
 
 def test_openvino_runs_the_lowered_head(models: dict[int, ModelSpec]) -> None:
-    graph, head = openvino.rewrite(openvino.read_graph(models[3]))
+    graph, head = openvino_graph.rewrite(openvino_graph.read_graph(models[3]))
     kinds = [node.get_type_name() for node in graph.model.get_ordered_ops()]
-    assert head == openvino.LOWERED
+    assert head == openvino_graph.LOWERED
     assert "ConvolutionBackpropData" not in kinds
     assert "Multiply" not in kinds  # both scalings are in the biases
     assert kinds.index("DepthToSpace") > len(kinds) - 1 - kinds[::-1].index("Convert")  # bytes are shuffled, not floats
@@ -402,7 +412,7 @@ def test_tensorrt_is_not_run_by_this_version(models: dict[int, ModelSpec]) -> No
 
 
 def test_bf16_is_taken_only_where_it_is_close(models: dict[int, ModelSpec], monkeypatch: pytest.MonkeyPatch) -> None:
-    graph = openvino.read_graph(models[2])
+    graph = openvino_graph.read_graph(models[2])
     monkeypatch.setattr(openvino, "cpu", lambda: ("a CPU", True))
     for quality, asked, expected, noted in (
         (60.0, "auto", "bf16", False),
@@ -424,7 +434,7 @@ def test_a_cpu_without_bf16(models: dict[int, ModelSpec], monkeypatch: pytest.Mo
     info = info_of(picture(16, 10))
     with pytest.raises(EngineUnavailable, match="an old CPU has no bf16"):
         open_engine(models[2], info, EngineOptions(backend="openvino", precision="bf16"))
-    assert openvino.choose_precision(openvino.read_graph(models[2]), "auto", LIVE_FIDELITY) == ("fp32", ())
+    assert openvino.choose_precision(openvino_graph.read_graph(models[2]), "auto", LIVE_FIDELITY) == ("fp32", ())
 
 
 # the model files
@@ -533,13 +543,13 @@ def test_a_cached_engine_is_loaded_and_not_compiled(
 ) -> None:
     frame, case = picture(24, 16), CASES[1]
     first = upscaled(case, models[2], frame)
-    monkeypatch.setattr(openvino.Graph, "sized", _only_trials(openvino.Graph.sized))
+    monkeypatch.setattr(openvino_graph.Graph, "sized", _only_trials(openvino_graph.Graph.sized))
     np.testing.assert_array_equal(upscaled(case, models[2], frame)[0], first[0])
 
 
 def _only_trials(sized: object) -> object:
-    def guarded(graph: openvino.Graph, height: int, width: int) -> object:
-        assert (height, width) == openvino.TRIAL, "compiled although it was cached"
+    def guarded(graph: openvino_graph.Graph, height: int, width: int) -> object:
+        assert (height, width) == openvino_graph.TRIAL, "compiled although it was cached"
         return sized(graph, height, width)  # type: ignore[operator]
 
     return guarded

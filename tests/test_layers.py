@@ -12,7 +12,7 @@ ROOT = Path(stream_sr.__file__).parent
 
 # From the bottom up; a module may import from its own group only what the rules below allow, and from lower groups.
 LAYERS: list[set[str]] = [
-    {"errors", "frame", "color", "timing", "ring", "stats", "deconvolution", "quality", "barcode"},
+    {"errors", "frame", "color", "timing", "ring", "stats", "deconvolution", "quality", "barcode", "scene"},
     {"media", "engine", "model", "threads", "machine"},
     {"networks"},
     {"stages", "pipeline"},
@@ -25,7 +25,7 @@ LAYERS: list[set[str]] = [
 LIBRARIES = {
     "av": {"codec", "sources", "sinks", "backends", "doctor"},
     "cv2": {"sources/camera", "sinks/window", "sinks/viewer"},
-    "openvino": {"backends/openvino"},
+    "openvino": {"backends/openvino", "backends/openvino_graph"},
     "torch": {"networks", "train", "backends/torch"},
     "onnx": {"train", "backends/torch", "backends/tensorrt"},
     "aiortsp": {"sources/rtsp_client", "sources/rtsp_connection"},

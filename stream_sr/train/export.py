@@ -98,7 +98,7 @@ def export_checkpoint(
 
 def count_parameters(network: nn.Module) -> int:
     """Trainable numbers."""
-    return sum(parameter.numel() for parameter in network.parameters())
+    return sum(p.numel() for p in network.parameters() if p.requires_grad)
 
 
 @torch.no_grad()

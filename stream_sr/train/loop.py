@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional as F
 
 from stream_sr.errors import ConfigError
-from stream_sr.networks import build_network, transfer
+from stream_sr.networks import build_network, collapse, expand, transfer
 from stream_sr.quality import psnr
 from stream_sr.train.data import Patches, Plane, find_images, load_luma, make_pair
 from stream_sr.train.recipe import Recipe
@@ -70,12 +70,10 @@ def train(
     torch.manual_seed(recipe.seed)
     kind, arguments = recipe.network["kind"], {k: v for k, v in recipe.network.items() if k != "kind"}
     network = build_network(kind, scale=recipe.scale, **arguments)
-    if recipe.from_scale is not None and not checkpoint.exists():
-        if start_from is None:
-            raise ConfigError(f"x{recipe.scale} starts from x{recipe.from_scale}; give its checkpoint with --from")
-        body = build_network(kind, scale=recipe.from_scale, **arguments)
-        body.load_state_dict(torch.load(start_from, weights_only=True, map_location="cpu")["best"])
-        transfer(body, network)
+    if not checkpoint.exists():
+        _start(network, recipe, start_from)
+    if recipe.expand:
+        expand(network)
     network = network.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     average = {name: value.detach().clone() for name, value in network.state_dict().items()}
     optimizer = torch.optim.Adam(network.parameters(), lr=recipe.learning_rate)
@@ -117,9 +115,10 @@ def train(
         if rounding and not rounded:  # weights from before cannot be shipped: the rounded ones count from here
             rounded, best_psnr = True, -math.inf
         masters = round_weights(network) if rounding else []
-        output = network(low.contiguous(memory_format=torch.channels_last))
+        with torch.autocast(device.type, torch.bfloat16, enabled=recipe.bf16):
+            output = network(low.contiguous(memory_format=torch.channels_last))
         squared = iteration > recipe.l2_from * recipe.iterations
-        loss = F.mse_loss(output, truth) if squared else F.l1_loss(output, truth)
+        loss = F.mse_loss(output.float(), truth) if squared else F.l1_loss(output.float(), truth)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         restore_weights(network, masters)  # straight-through: the gradient at the rounded weights moves the exact ones
@@ -134,7 +133,10 @@ def train(
         stopping = stop()
         if last or iteration % recipe.validation_every == 0:
             candidate = build_network(kind, scale=recipe.scale, **arguments).to(device)
+            if recipe.expand:
+                expand(candidate)
             candidate.load_state_dict(network.state_dict() if rounded else average)
+            collapse(candidate)
             if rounded:  # not the average: it would be rounded to other values than those that were trained
                 round_weights(candidate)
             quality = measure(candidate, validation)
@@ -156,6 +158,28 @@ def train(
             report({"event": "stopped", "iteration": iteration})
             break
     return checkpoint
+
+
+def _start(network: torch.nn.Module, recipe: Recipe, start_from: Path | None) -> None:
+    """Give the network the weights it starts from: another run's, of its own scale or of ``from_scale``."""
+    if start_from is None:
+        if recipe.from_scale is not None:
+            raise ConfigError(f"x{recipe.scale} starts from x{recipe.from_scale}; give its checkpoint with --from")
+        return
+    state = torch.load(start_from, weights_only=True, map_location="cpu")
+    scale, shape = state["recipe"]["scale"], state["recipe"]["network"]
+    if shape != recipe.network or scale not in (recipe.scale, recipe.from_scale):
+        raise ConfigError(
+            f"{start_from} holds {shape} x{scale}; the recipe starts from its own x{recipe.scale}"
+            + (f" or x{recipe.from_scale}" if recipe.from_scale else "")
+        )
+    if scale == recipe.scale:
+        network.load_state_dict(state["best"])
+        return
+    arguments = {k: v for k, v in shape.items() if k != "kind"}
+    body = build_network(shape["kind"], scale=scale, **arguments)
+    body.load_state_dict(state["best"])
+    transfer(body, network)
 
 
 def _check_same(saved: dict[str, Any], recipe: Recipe, checkpoint: Path) -> None:

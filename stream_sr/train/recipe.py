@@ -30,6 +30,8 @@ class Recipe:
     validation_every: int  # iterations
     validation_images: tuple[str, ...]  # file stems
     shares: dict[str, float] = field(default_factory=dict)  # of the patches, by name of their folder
+    expand: bool = False  # train every convolution as the sum of branches that are merged at the end
+    bf16: bool = False  # compute in bfloat16 (weights, averages and the anchor stay exact)
     from_scale: int | None = None  # start from this scale's checkpoint of the same recipe
 
 

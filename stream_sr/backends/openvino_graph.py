@@ -1,0 +1,296 @@
+"""A model's ONNX as an OpenVINO graph, rewritten, exactly, into the form that is fast on a CPU.
+
+A deconvolution becomes a convolution and depth-to-space, which moves behind the anchor and the rounding to uint8, so
+that bytes are shuffled and not floats. Scaling to [0, 1] and back is folded into the biases where every layer between
+is homogeneous, so that under bf16 the input is exact. The states of a recurrent network are laid out as the CPU keeps
+them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from stream_sr import deconvolution
+from stream_sr.color import chroma_kernel
+from stream_sr.errors import EngineBuildError, ModelError
+from stream_sr.model import STATE_IN, STATE_OUT, ModelSpec
+
+LOWERED = "convolution + depth-to-space"
+REWRITE = 3  # counts the changes to the rewriting here; part of the cache's key
+LUMA, UPSCALED = "luma", "upscaled"  # names of the planes, whatever the file calls them
+TRIAL = (48, 64)  # height and width of the trial that tells a graph's scale
+HINTS = {"fp32": "f32", "bf16": "bf16"}
+HOMOGENEOUS = ("Convolution", "ConvolutionBackpropData", "PRelu", "Relu", "Add")
+POINTWISE = ("Add", "Multiply", "Clamp", "Round", "Convert", "Minimum", "Maximum")
+
+
+@lru_cache(maxsize=1)
+def core() -> Any:
+    """OpenVINO's entry point, one for the process."""
+    import openvino
+
+    return openvino.Core()
+
+
+def settings(precision: str, threads: int, streams: int) -> dict[str, Any]:
+    """OpenVINO's properties for a compiled model."""
+    return {
+        "INFERENCE_PRECISION_HINT": HINTS[precision],  # OpenVINO takes bf16 by itself where it can
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": streams,
+        "ENABLE_CPU_PINNING": False,  # decoder and encoder need the cores too
+    }
+
+
+def compile_graph(model: Any, *, precision: str, threads: int, streams: int) -> Any:
+    """Compile a graph of fixed size for the CPU. Raises EngineBuildError."""
+    try:
+        return core().compile_model(model, "CPU", settings(precision, threads, streams))
+    except RuntimeError as error:
+        raise EngineBuildError(f"OpenVINO could not compile the model: {first_line(error)}") from error
+
+
+def first_line(error: BaseException) -> str:
+    """OpenVINO's messages are many lines of source locations; the last line that is not empty says what was wrong."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """An OpenVINO model of one luma plane, with free height and width, and its scale."""
+
+    model: Any
+    scale: int
+    name: str
+    states: tuple[str, ...] = ()  # names of what a recurrent network carries from frame to frame
+
+    def sized(self, height: int, width: int) -> Any:
+        """A copy of the model for one size. Raises ModelError where the graph does not take it."""
+        sized = self.model.clone()
+        shapes = {port: [1, _channels(port), height, width] for port in sized.inputs}
+        try:
+            sized.reshape(shapes)
+        except RuntimeError as error:
+            raise ModelError(f"{self.name} does not take frames of {width}x{height}: {first_line(error)}") from error
+        return sized
+
+
+def read_graph(model: ModelSpec) -> Graph:
+    """Read the ONNX and make sure of its form: one uint8 luma plane in, one enlarged by an integer out.
+
+    Beside them pairs of float32 states, ``state_in.NAME`` and ``state_out.NAME``, of one shape ``[1, C, H, W]``. The
+    scale comes from a trial and must be the model's, if that says one. Raises ModelError that names what was found.
+    """
+    path = model.onnx
+    try:
+        with path.open("rb") as file:
+            if file.read(1) != b"\x08":  # the field ir_version; OpenVINO would try other formats, aloud
+                raise ModelError(f"{path} is not an ONNX file; export the model again")
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror}") from error
+    try:
+        graph = core().read_model(str(path))
+    except Exception as error:
+        raise ModelError(f"{path} cannot be read as ONNX: {first_line(error)}; export the model again") from error
+    planes_in, states_in = _split(graph.inputs, STATE_IN)
+    planes_out, states_out = _split(graph.outputs, STATE_OUT)
+    if not (_is_plane(planes_in) and _is_plane(planes_out) and states_in == states_out):
+        raise ModelError(
+            f"{path} has the inputs {_ports(graph.inputs)} and the outputs {_ports(graph.outputs)}; "
+            "it must have one input and one output, uint8 luma [1,1,H,W]"
+        )
+    planes_in[0].get_tensor().set_names({LUMA})
+    planes_out[0].get_tensor().set_names({UPSCALED})
+    found = Graph(graph, 0, str(path), states_in)
+    scale = _trial_scale(found)
+    if model.scale not in (0, scale):
+        raise ModelError(f"{path} enlarges by {scale}, x{model.scale} was expected")
+    return replace(found, scale=scale)
+
+
+def _split(ports: Any, prefix: str) -> tuple[list[Any], tuple[str, ...]]:
+    """The ports that are no states, and the names of the states, in a fixed order."""
+    names = [port.get_any_name() if port.get_names() else "" for port in ports]
+    states = sorted(name.removeprefix(prefix) for name in names if name.startswith(prefix))
+    return [port for port, name in zip(ports, names, strict=True) if not name.startswith(prefix)], tuple(states)
+
+
+def _channels(port: Any) -> int:
+    shape = port.get_partial_shape()
+    return shape[1].get_length() if shape[1].is_static else 1
+
+
+def _is_plane(ports: Any) -> bool:
+    if len(ports) != 1 or ports[0].get_element_type().get_type_name() != "u8":
+        return False
+    shape = ports[0].get_partial_shape()
+    if shape.rank.is_dynamic or len(shape) != 4:
+        return False
+    return all(side.is_dynamic or side.get_length() == 1 for side in (shape[0], shape[1]))
+
+
+def _ports(ports: Any) -> str:
+    found = [f"{port.get_element_type().get_type_name()} {port.get_partial_shape()}" for port in ports]
+    return ", ".join(found) or "none"
+
+
+def _trial_scale(graph: Graph) -> int:
+    height, width = TRIAL
+    sized = graph.sized(height, width)
+    shape = sized.output(UPSCALED).get_partial_shape()
+    if shape.is_dynamic:  # the graph computes its own size: run it
+        compiled = compile_graph(sized, precision="fp32", threads=1, streams=1)
+        result = compiled(np.zeros((1, 1, height, width), np.uint8))
+        shape = list(result[0].shape)
+    else:
+        shape = list(shape.to_shape())
+    scale = shape[2] // height
+    if scale < 1 or shape != [1, 1, height * scale, width * scale]:
+        raise ModelError(
+            f"{graph.name} makes {shape} of [1, 1, {height}, {width}]; the output must be larger by an integer"
+        )
+    return scale
+
+
+def rewrite(graph: Graph) -> tuple[Graph, str]:
+    """The graph in the form that is fast here, with the same values, and the name of its head's form.
+
+    A graph without a deconvolution is left as it is.
+    """
+    from openvino.passes import ConstantFolding, Manager
+
+    model = graph.model.clone()
+    names = [port.get_any_name() for port in model.outputs]
+    folding = Manager()
+    folding.register_pass(ConstantFolding())  # the reader computes the shape of each bias in the graph
+    folding.run_passes(model)
+    _work_in_levels(model)
+    lowered = [_lower(node) for node in model.get_ordered_ops() if _kind(node) == "ConvolutionBackpropData"]
+    model.validate_nodes_and_infer_types()
+    for node in model.get_ordered_ops():
+        if _kind(node) == "DepthToSpace":
+            _sink(model, node)
+    for port, name in zip(model.outputs, names, strict=True):
+        port.get_tensor().set_names({name})
+    model.validate_nodes_and_infer_types()
+    return replace(graph, model=model), LOWERED if lowered and all(lowered) else "as exported"
+
+
+def _lower(node: Any) -> bool:
+    """Replace one deconvolution whose output is exactly ``stride`` times its input; False where it is another kind."""
+    from openvino import opset13 as ops
+
+    form = node.get_attributes()
+    stride, padding = form["strides"], list(form["pads_begin"])
+    constant = node.input_value(1).get_node()
+    if _kind(constant) != "Constant" or stride[0] != stride[1] or set(form["dilations"]) != {1}:
+        return False
+    weight = np.asarray(constant.get_data(), np.float32)
+    kernel, s = weight.shape[-1], stride[0]
+    exact = [kernel - s - begin - end + more == 0 for begin, end, more in zip(
+        padding, form["pads_end"], form["output_padding"], strict=True)]  # fmt: skip
+    if weight.shape[-2] != kernel or padding[0] != padding[1] or not all(exact) or form["auto_pad"] != "explicit":
+        return False
+    dense = deconvolution.lower_deconvolution(weight, s, padding[0])
+    reach = [dense.shape[-1] // 2] * 2
+    convolution = ops.convolution(node.input_value(0), ops.constant(dense), [1, 1], reach, reach, [1, 1])
+    _take_over(node, ops.depth_to_space(convolution, "depth_first", s))
+    return True
+
+
+def _sink(model: Any, shuffle: Any) -> None:
+    """Move a depth-to-space towards the output: behind operations with one value, and behind the sum of two of them."""
+    from openvino import opset13 as ops
+
+    while True:
+        targets = list(shuffle.output(0).get_target_inputs())
+        if len(targets) != 1:
+            return
+        node, block = targets[0].get_node(), shuffle.get_attributes()["block_size"]
+        others = [one for one in node.input_values() if one.get_node().get_instance_id() != shuffle.get_instance_id()]
+        if _kind(node) not in POINTWISE or len(node.input_values()) - len(others) != 1:
+            return
+        for n, one in enumerate(node.input_values()):
+            if _is_single(one):
+                continue
+            other = one.get_node()
+            if _kind(other) != "DepthToSpace" or other.get_attributes() != shuffle.get_attributes():
+                return
+            if len(list(other.output(0).get_target_inputs())) != 1:
+                return
+            node.input(n).replace_source_output(other.input_value(0))
+        model.validate_nodes_and_infer_types()
+        after = list(node.output(0).get_target_inputs())
+        shuffle = ops.depth_to_space(node.output(0), "depth_first", block)
+        for target in after:
+            target.replace_source_output(shuffle.output(0))
+        model.validate_nodes_and_infer_types()
+
+
+def _is_single(value: Any) -> bool:
+    return _kind(value.get_node()) == "Constant" and bool(np.prod(value.get_shape()) == 1)
+
+
+def _work_in_levels(model: Any) -> None:
+    """Let the network compute in 0..255 instead of [0, 1]: the biases times 255, and both scalings dropped.
+
+    Only where all between the two is homogeneous (convolutions, PReLU, ReLU, sums); any other graph stays as it is. A
+    recurrent network's states are then in levels too.
+    """
+    from openvino import opset13 as ops
+
+    scalings = [one for one in model.get_ordered_ops() if _kind(one) == "Multiply" and np.isfinite(_factor(one))]
+    if len(scalings) != 2 or not np.isclose(_factor(scalings[0]) * _factor(scalings[1]), 1, rtol=1e-6):
+        return
+    first, last = scalings
+    end = last.get_instance_id()
+    between, waiting = {}, [first]
+    while waiting:
+        for target in waiting.pop().output(0).get_target_inputs():
+            node = target.get_node()
+            if node.get_instance_id() not in between and node.get_instance_id() != end and _kind(node) != "Result":
+                between[node.get_instance_id()] = node
+                waiting.append(node)
+    if any(_kind(node) not in HOMOGENEOUS for node in between.values()):
+        return
+    for node in between.values():
+        for n, value in enumerate(node.input_values() if _kind(node) == "Add" else []):
+            if _kind(value.get_node()) == "Constant":
+                bias = np.asarray(value.get_node().get_data(), np.float32) / np.float32(_factor(first))
+                node.input(n).replace_source_output(ops.constant(bias).output(0))
+    for one in scalings:
+        _take_over(one, one.input_value(0).get_node())
+
+
+def _factor(node: Any) -> float:
+    constant = node.input_value(1).get_node()
+    if _kind(constant) != "Constant" or np.prod(constant.get_output_shape(0)) != 1:
+        return float("nan")
+    return float(np.asarray(constant.get_data()).reshape(()))
+
+
+def _take_over(node: Any, replacement: Any) -> None:
+    for target in list(node.output(0).get_target_inputs()):
+        target.replace_source_output(replacement.output(0))
+
+
+def _kind(node: Any) -> str:
+    return str(node.get_type_name())
+
+
+def chroma_graph(shape: tuple[int, int], scale: int, siting: int) -> Any:
+    """Both chroma planes, uint8 ``[2, 1, h, w]`` to ``[2, 1, s*h, s*w]``, borders replicated."""
+    import openvino
+    from openvino import opset13 as ops
+
+    planes = ops.parameter([2, 1, *shape], np.uint8)
+    border = np.array([0, 0, 2, 2])
+    padded = ops.pad(ops.convert(planes, "f32"), border, border, "edge")
+    x = ops.convolution(padded, ops.constant(chroma_kernel(scale, siting)), [1, 1], [0, 0], [0, 0], [1, 1])
+    x = ops.convert(ops.round(ops.clamp(x, 0, 255), "half_to_even"), "u8")
+    return openvino.Model([ops.depth_to_space(x, "depth_first", scale)], [planes])
