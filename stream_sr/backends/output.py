@@ -29,6 +29,7 @@ class Availability:
 class Output:
     """Memory of one result: I420 in one buffer, and its planes. Writable."""
 
+    buffer: npt.NDArray[np.uint8]
     planes: Planes
     chroma: npt.NDArray[np.uint8]  # both chroma planes, [2, 1, h, w]
     slot: Slot | None
@@ -49,7 +50,7 @@ def make_output(frame: Frame, spec: EngineSpec, slot: Slot | None) -> Output:
     luma = width * height
     buffer = np.empty(luma + 2 * rows * columns, np.uint8) if slot is None else slot.buffer
     chroma = buffer[luma:].reshape(2, 1, rows, columns)
-    return Output((buffer[:luma].reshape(height, width), chroma[0, 0], chroma[1, 0]), chroma, slot)
+    return Output(buffer, (buffer[:luma].reshape(height, width), chroma[0, 0], chroma[1, 0]), chroma, slot)
 
 
 class InFlight:

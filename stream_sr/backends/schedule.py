@@ -1,0 +1,288 @@
+"""The overlapped way of a frame through a GPU: upload of frame n+1, computation of n, download of n-1, all at once.
+
+Three streams in order of time, tied by events. What is special to a library stands behind two protocols: `Driver`
+(memory, streams, events, copies) and `Program` (the computation). Nothing here imports CUDA.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from stream_sr.backends.output import InFlight, Output, Result, make_output
+from stream_sr.engine import EngineSpec, Pending
+from stream_sr.errors import EngineRunError
+from stream_sr.frame import Frame, chroma_shape
+from stream_sr.ring import Allocate, Slot
+
+Bytes = npt.NDArray[np.uint8]
+THROUGHPUT_DEPTH = 3  # one frame in each stage
+TIMED = 5  # runs of each form, of which the fastest counts
+
+
+class Driver(Protocol):
+    """What the schedule asks of CUDA. Streams, events and device memory are what the library calls so.
+
+    Every call but ``current`` is made inside ``with driver.current():``, which makes the device's context the calling
+    thread's. All raise EngineRunError.
+    """
+
+    def current(self) -> AbstractContextManager[object]: ...
+    def stream(self) -> Any: ...
+    def event(self) -> Any: ...
+    def device_memory(self, nbytes: int) -> Any:
+        """At least ``nbytes``, aligned to 256 bytes."""
+        ...
+
+    def host_memory(self, nbytes: int) -> Bytes:
+        """Page-locked; lives as long as a view on it. May be called by any thread, without ``current``."""
+        ...
+
+    def is_pinned(self, memory: Bytes) -> bool:
+        """Whether this contiguous array lies at the start of memory from `host_memory`."""
+        ...
+
+    def copy_in(self, device: Any, host: Bytes, stream: Any) -> None: ...
+    def copy_out(self, host: Bytes, device: Any, stream: Any) -> None: ...
+    def record(self, event: Any, stream: Any) -> None: ...
+    def wait(self, stream: Any, event: Any) -> None:
+        """What is put on ``stream`` after this begins when the event, as last recorded, has come."""
+        ...
+
+    def synchronize(self, event: Any) -> None:
+        """Block this thread until the event, as last recorded, has come."""
+        ...
+
+    def drain(self, stream: Any) -> None:
+        """Block this thread until all that was put on the stream is done."""
+        ...
+
+    def capture(self, work: Callable[[], None], stream: Any) -> Any:
+        """The CUDA graph of what ``work`` puts on ``stream``, which is not run. EngineRunError where CUDA refuses."""
+        ...
+
+    def replay(self, graph: Any, stream: Any) -> None:
+        """Put a captured graph on the stream."""
+        ...
+
+    def milliseconds(self, work: Callable[[], None], stream: Any) -> float:
+        """Device time between the first and the last of what ``work`` puts on ``stream``; waits for it."""
+        ...
+
+    def close(self) -> None:
+        """Free all but the host memory that somebody still has. Safe to call twice."""
+        ...
+
+
+class Program(Protocol):
+    """The computation of one frame: I420 in one piece of device memory to I420 in another."""
+
+    def launch(self, lane: int, stream: Any) -> None:
+        """Put the computation from the lane's input to its output on the stream. ``prepare`` came before."""
+        ...
+
+    def prepare(self, lanes: Sequence[tuple[Any, Any]], stream: Any) -> None:
+        """Bind each lane to its (input, output), once. What is slow the first time happens here, and is waited for."""
+        ...
+
+    def reset(self, lane: int, stream: Any) -> None:
+        """Make the next `launch` of this lane begin without memory of earlier frames; nothing without states."""
+        ...
+
+    def close(self) -> None: ...
+
+    @property
+    def recurrent(self) -> bool:
+        """Whether lane n reads what lane n - 1 wrote: then there must be an even number of lanes."""
+        ...
+
+
+@dataclass(slots=True)
+class Lane:
+    """What one frame in flight needs on the device; used in turn."""
+
+    number: int
+    inputs: Any
+    outputs: Any
+    uploaded: Any
+    computed: Any
+    downloaded: Any
+    staging_in: Bytes | None = None  # for frames that are not in page-locked memory
+    staging_out: Bytes | None = None
+    graph: Any = None  # of the computation, where that is faster
+
+
+class OverlappedEngine:
+    """An `Engine` on a GPU: ``depth`` frames in flight, on as many lanes of device memory, used in turn.
+
+    A frame that lies in one piece in memory from ``allocate`` goes to the device from there, and a result into a slot
+    from there comes straight back; other memory is copied once, by the host. A lane is used again only when its
+    result was waited for, so nothing on the device is overwritten while it is read; and the host's memory is left
+    alone until then by the contract of `Engine.submit`.
+    """
+
+    def __init__(
+        self, spec: EngineSpec, depth: int, driver: Driver, program: Program, *, graphs: bool | None = None
+    ) -> None:
+        self.spec, self.depth = spec, depth
+        self.compute_ms: dict[str, float] = {}  # device time of "launch" and "graph", as measured when opened
+        self._driver, self._program = driver, program
+        self.allocate: Allocate | None = driver.host_memory
+        self._in_flight = InFlight(depth)
+        self._sizes = i420_bytes(spec.width, spec.height), i420_bytes(*spec.output_size)
+        self._started = 0
+        self._anew = True  # the next frame has no memory of earlier ones
+        self._flying: deque[Lane] = deque()
+        self._closed = False
+        lanes = depth + depth % 2 if program.recurrent else depth
+        try:
+            with driver.current():
+                self._upload, self._compute, self._download = (driver.stream() for _ in range(3))
+                self._lanes = [self._lane(number) for number in range(lanes)]
+                program.prepare([(lane.inputs, lane.outputs) for lane in self._lanes], self._compute)
+                self._choose_graphs(graphs)
+        except BaseException:
+            self.close()
+            raise
+
+    def _lane(self, number: int) -> Lane:
+        driver = self._driver
+        inputs, outputs = (driver.device_memory(size) for size in self._sizes)
+        return Lane(number, inputs, outputs, driver.event(), driver.event(), driver.event())
+
+    def _choose_graphs(self, wanted: bool | None) -> None:
+        if wanted is False:
+            return
+        driver, program, stream = self._driver, self._program, self._compute
+        first = self._lanes[0].number
+        try:
+            graphs = [
+                driver.capture(lambda number=lane.number: program.launch(number, stream), stream)  # type: ignore[misc]
+                for lane in self._lanes
+            ]
+        except EngineRunError as error:
+            if wanted:
+                raise
+            note = f"no CUDA graph: {error}"
+            self.spec = replace(self.spec, notes=(*self.spec.notes, note))
+            return
+        forms = {
+            "launch": lambda: program.launch(first, stream),
+            "graph": lambda: driver.replay(graphs[first], stream),
+        }
+        for _ in range(TIMED):  # in turn, so that a change of the clock harms both
+            for name, work in forms.items():
+                took = driver.milliseconds(work, stream)
+                self.compute_ms[name] = min(took, self.compute_ms.get(name, took))
+        if wanted or self.compute_ms["graph"] < self.compute_ms["launch"]:
+            for lane, graph in zip(self._lanes, graphs, strict=True):
+                lane.graph = graph
+
+    def submit(self, frame: Frame, slot: Slot | None = None) -> Pending:
+        """See `engine.Engine`. A frame after a break in the stream starts a recurrent network anew."""
+        output = make_output(frame, self.spec, slot)
+        lane = self._lanes[self._started % len(self._lanes)]
+        self._in_flight.enter()
+        try:
+            if lane in self._flying:
+                raise EngineRunError("results were not waited for in the order of submission; wait for the oldest")
+            target = self._start(lane, frame, output)
+        except BaseException:
+            self._in_flight.leave()
+            raise
+        self._started += 1
+        self._anew = False
+        self._flying.append(lane)
+        return Result(lambda: self._finish(lane, frame, output, target, slot))
+
+    def _start(self, lane: Lane, frame: Frame, output: Output) -> Bytes:
+        with self._driver.current():
+            try:
+                return self._put_on_streams(lane, frame, output)
+            except BaseException:
+                self._anew = True
+                with contextlib.suppress(EngineRunError):  # what was begun still reads the frame and writes the slot
+                    for stream in (self._upload, self._compute, self._download):
+                        self._driver.drain(stream)
+                raise
+
+    def _put_on_streams(self, lane: Lane, frame: Frame, output: Output) -> Bytes:
+        driver = self._driver
+        source = self._source(lane, frame)
+        target = output.buffer if driver.is_pinned(output.buffer) else self._staging_out(lane)
+        driver.copy_in(lane.inputs, source, self._upload)
+        driver.record(lane.uploaded, self._upload)
+        driver.wait(self._compute, lane.uploaded)
+        if frame.discontinuity or self._anew:
+            self._program.reset(lane.number, self._compute)
+        if lane.graph is None:
+            self._program.launch(lane.number, self._compute)
+        else:
+            driver.replay(lane.graph, self._compute)
+        driver.record(lane.computed, self._compute)
+        driver.wait(self._download, lane.computed)
+        driver.copy_out(target, lane.outputs, self._download)
+        driver.record(lane.downloaded, self._download)
+        return target
+
+    def _source(self, lane: Lane, frame: Frame) -> Bytes:
+        """The frame as one page-locked piece: where it lies, or copied."""
+        if frame.slot is not None and self._driver.is_pinned(frame.slot.buffer) and _fills(frame, frame.slot):
+            return frame.slot.buffer
+        if lane.staging_in is None:
+            lane.staging_in = self._driver.host_memory(self._sizes[0])
+        begin = 0
+        for plane in frame.planes:
+            np.copyto(lane.staging_in[begin : begin + plane.size].reshape(plane.shape), plane)
+            begin += plane.size
+        return lane.staging_in
+
+    def _staging_out(self, lane: Lane) -> Bytes:
+        if lane.staging_out is None:
+            lane.staging_out = self._driver.host_memory(self._sizes[1])
+        return lane.staging_out
+
+    def _finish(self, lane: Lane, frame: Frame, output: Output, target: Bytes, slot: Slot | None) -> Frame:
+        self._flying.remove(lane)
+        self._in_flight.leave()
+        if not self._closed:
+            with self._driver.current():
+                self._driver.synchronize(lane.downloaded)
+        if target is not output.buffer:
+            np.copyto(output.buffer, target)
+        return frame.with_planes(output.planes, slot)
+
+    def close(self) -> None:
+        """See `engine.Engine`. Waits for what is in flight: its results can still be taken."""
+        if self._closed:
+            return
+        self._in_flight.closed = True
+        with contextlib.ExitStack() as stack:
+            stack.callback(self._driver.close)
+            stack.enter_context(self._driver.current())
+            stack.callback(self._program.close)
+            with contextlib.suppress(EngineRunError):  # a lost device: there is nothing left to wait for
+                for lane in self._flying:
+                    self._driver.synchronize(lane.downloaded)
+        self._closed = True
+
+
+def i420_bytes(width: int, height: int) -> int:
+    """Bytes of a 4:2:0 picture in one piece."""
+    rows, columns = chroma_shape(width, height)
+    return width * height + 2 * rows * columns
+
+
+def _fills(frame: Frame, slot: Slot) -> bool:
+    """Whether the frame's planes are the slot's, and not a part of them."""
+    return all(
+        ours.shape == theirs.shape and ours.ctypes.data == theirs.ctypes.data
+        for ours, theirs in zip(frame.planes, slot.planes, strict=True)
+    )

@@ -1,0 +1,193 @@
+"""The overlapped schedule on a recording double of the driver: nothing overwritten, nothing early, nothing mixed up."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from doubles_cuda import AddingProgram, RecordingDriver, enlarge
+
+from stream_sr.backends.schedule import OverlappedEngine
+from stream_sr.engine import EngineSpec
+from stream_sr.errors import EngineRunError
+from stream_sr.frame import Frame, empty_planes, read_only
+from stream_sr.ring import FramePool
+from stream_sr.stages import upscale
+from stream_sr.stats import Stats
+from stream_sr.timing import MonotonicClock
+
+WIDTH, HEIGHT = 4, 2
+SPEC = EngineSpec("double", "double", 2, WIDTH, HEIGHT, "uint8", "a double")
+BREAKS = {7, 8, 100}  # frames that follow a break in the stream
+
+
+def frame_of(number: int, pool: FramePool | None = None) -> Frame:
+    slot = pool.lease() if pool else None
+    planes = slot.planes if slot else empty_planes(WIDTH, HEIGHT)
+    for index, plane in enumerate(planes):
+        plane.flat[:] = np.arange(plane.size) + 13 * number + 101 * index
+    return Frame(
+        read_only(planes), pts=number, time_base=Fraction(1, 25), number=number, slot=slot,
+        discontinuity=number in BREAKS,
+    )  # fmt: skip
+
+
+def expected(number: int, *, recurrent: bool) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
+    planes = frame_of(number).planes
+    result = enlarge(np.concatenate([plane.ravel() for plane in planes]), WIDTH, HEIGHT)
+    if recurrent:
+        last = max((one for one in BREAKS if one <= number), default=0)
+        result[0] = (number - last + 1) % 256
+    return result
+
+
+def run(
+    driver: RecordingDriver, *, frames: int, depth: int, pinned: bool = True, recurrent: bool = False,
+    graphs: bool | None = None,
+) -> OverlappedEngine:  # fmt: skip
+    """Frames through stages.upscale, as the pipeline does it, with poisoned pools; results are held for a while."""
+    program = AddingProgram(driver, WIDTH, HEIGHT, recurrent=recurrent)
+    engine = OverlappedEngine(SPEC, depth, driver, program, graphs=graphs)
+    allocate = engine.allocate if pinned else None
+    before = FramePool(WIDTH, HEIGHT, depth + 1, allocate=allocate, poison=True)
+    after = FramePool(2 * WIDTH, 2 * HEIGHT, depth + 3, allocate=allocate, poison=True)
+
+    def source() -> Iterator[Frame]:
+        for number in range(frames):
+            yield frame_of(number, before)
+
+    held: deque[Frame] = deque()
+    numbers = []
+    for result in upscale(source(), engine, clock=MonotonicClock(), stats=Stats(), lease=after.lease):
+        assert result.slot is not None
+        np.testing.assert_array_equal(result.slot.buffer, expected(result.number, recurrent=recurrent))
+        numbers.append(result.number)
+        held.append(result)
+        if len(held) > 2:
+            old = held.popleft()
+            assert old.slot is not None
+            np.testing.assert_array_equal(old.slot.buffer, expected(old.number, recurrent=recurrent))
+            old.release()
+    assert numbers == list(range(frames))
+    engine.close()
+    engine.close()
+    assert (driver.closed, program.closed) == (1, 1)
+    return engine
+
+
+def test_ten_thousand_frames() -> None:
+    driver = RecordingDriver(1)
+    run(driver, frames=10_000, depth=3)
+    assert driver.most_at_once == 3, "upload, computation and download never ran at once"
+    assert driver.calls["copy_in"] == driver.calls["copy_out"] == driver.calls["replay"] - 5 == 10_000
+    assert driver.calls["device_memory"] == 6
+
+
+@pytest.mark.parametrize("recurrent", [False, True])
+@pytest.mark.parametrize("pinned", [False, True])
+@pytest.mark.parametrize("graphs", [False, True])
+@pytest.mark.parametrize("depth", [1, 2, 3, 4])
+def test_every_way(depth: int, graphs: bool, pinned: bool, recurrent: bool) -> None:
+    driver = RecordingDriver(depth)
+    run(driver, frames=300, depth=depth, pinned=pinned, recurrent=recurrent, graphs=graphs)
+    assert (driver.calls["replay"] > 0) == graphs
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_other_timings(seed: int) -> None:
+    run(RecordingDriver(seed), frames=300, depth=3, recurrent=seed % 2 == 0)
+
+
+@pytest.mark.parametrize("call", ["wait", "synchronize", "record"])
+def test_the_double_sees_what_is_forgotten(call: str) -> None:
+    with pytest.raises(AssertionError):
+        run(RecordingDriver(2, forget=frozenset({call})), frames=500, depth=3)
+
+
+def test_the_double_sees_a_lane_too_few() -> None:
+    class Crowded(OverlappedEngine):
+        """Takes a frame more than it has lanes for."""
+
+        def __init__(self, *arguments, **options) -> None:  # type: ignore[no-untyped-def]
+            super().__init__(*arguments, **options)
+            self._lanes = [*self._lanes[:2], self._lanes[0]]
+            self._flying = _NeverFull()
+
+    class _NeverFull(deque):  # type: ignore[type-arg]
+        def __contains__(self, _: object) -> bool:
+            return False
+
+    driver = RecordingDriver(3)
+    engine = Crowded(SPEC, 3, driver, AddingProgram(driver, WIDTH, HEIGHT))
+    with pytest.raises(AssertionError):
+        for result in upscale(map(frame_of, range(500)), engine, clock=MonotonicClock(), stats=Stats()):
+            np.testing.assert_array_equal(result.planes[0].ravel(), expected(result.number, recurrent=False)[:32])
+
+
+def test_without_graphs_the_reason_is_noted_or_raised() -> None:
+    driver = RecordingDriver(graphs=False)
+    engine = run(driver, frames=20, depth=2)
+    assert "no CUDA graph: the double was told" in engine.spec.notes[0]
+    driver = RecordingDriver(graphs=False)
+    with pytest.raises(EngineRunError, match="refuse graphs"):
+        OverlappedEngine(SPEC, 1, driver, AddingProgram(driver, WIDTH, HEIGHT), graphs=True)
+    assert driver.closed == 1
+
+
+def test_a_frame_that_fails_leaves_nothing_behind() -> None:
+    driver = RecordingDriver(4)
+    engine = OverlappedEngine(SPEC, 2, driver, AddingProgram(driver, WIDTH, HEIGHT, recurrent=True))
+    first = engine.submit(frame_of(0))
+    driver.fail_at = "copy_out"
+    pool = FramePool(WIDTH, HEIGHT, 1, allocate=engine.allocate, poison=True)
+    frame = frame_of(1, pool)
+    with pytest.raises(EngineRunError, match="told to fail at copy_out"):
+        engine.submit(frame)
+    frame.release()  # its memory is poisoned: nothing may read it any more
+    driver.fail_at = None
+    assert first.wait().planes[0][0, 0] == 1
+    results = [engine.submit(frame_of(n)).wait() for n in (1, 2)]
+    assert [result.planes[0][0, 0] for result in results] == [1, 2], "after a failure a recurrent network begins anew"
+    np.testing.assert_array_equal(results[1].planes[1].ravel(), expected(2, recurrent=True)[32:40])
+    engine.close()
+
+
+def test_results_are_waited_for_in_order() -> None:
+    driver = RecordingDriver()
+    engine = OverlappedEngine(SPEC, 2, driver, AddingProgram(driver, WIDTH, HEIGHT))
+    _, second = engine.submit(frame_of(0)), engine.submit(frame_of(1))
+    second.wait()
+    with pytest.raises(EngineRunError, match="order of submission"):
+        engine.submit(frame_of(2))
+    engine.close()
+
+
+def test_a_result_can_be_taken_after_closing() -> None:
+    driver = RecordingDriver()
+    engine = OverlappedEngine(SPEC, 2, driver, AddingProgram(driver, WIDTH, HEIGHT))
+    pending = engine.submit(frame_of(5))
+    engine.close()
+    np.testing.assert_array_equal(pending.wait().planes[0].ravel(), expected(5, recurrent=False)[:32])
+
+
+def test_a_part_of_a_pinned_picture_is_copied_first() -> None:
+    driver = RecordingDriver()
+    engine = OverlappedEngine(SPEC, 1, driver, AddingProgram(driver, WIDTH, HEIGHT))
+    pool = FramePool(WIDTH, HEIGHT, 1, allocate=engine.allocate)
+    whole = frame_of(1, pool)
+    y, u, v = whole.planes
+    flipped = whole.with_planes((y[::-1], u, v), whole.slot)
+    result = engine.submit(flipped).wait()
+    np.testing.assert_array_equal(result.planes[0], y[::-1].repeat(2, axis=0).repeat(2, axis=1))
+    engine.close()
+
+
+def test_a_device_that_fails_while_opening_is_given_back() -> None:
+    driver = RecordingDriver()
+    driver.fail_at = "event"
+    with pytest.raises(EngineRunError, match="told to fail at event"):
+        OverlappedEngine(SPEC, 1, driver, AddingProgram(driver, WIDTH, HEIGHT))
+    assert driver.closed == 1
