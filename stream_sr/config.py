@@ -111,10 +111,12 @@ SOURCE_OPTIONS = (
     Option("duration", "end after this time", number(0.001, 1e9), "SECONDS"),
     Option("rtsp-transport", "of an RTSP input (default tcp)", choices=("tcp", "udp")),
     Option("read-timeout", "a live input silent for so long is lost (default 5)", number(0.1, 3600), "SECONDS"),
+    Option("reconnect", "try for so long to get a live input back that was lost (default: for ever; 0: not at all)",
+           number(0, 1e9), "SECONDS"),
     Option("capture-size", "picture size asked of a webcam", size, "WxH"),
     Option("capture-fps", "frame rate asked of a webcam", number(0.1, 1000), "FPS"),
     Option("fourcc", "pixel format asked of a webcam, such as MJPG", metavar="CODE"),
-)
+)  # fmt: skip
 OUTPUT_OPTIONS = (
     Option("size", "fit the output into this size, keeping the shape of the picture", size, "WxH"),
     Option("max-latency", "drop live frames older than this before the engine works on them (default 500)",
@@ -143,6 +145,7 @@ class Config:
     duration: float | None = None
     rtsp_transport: str = "tcp"
     read_timeout: float = 5.0
+    reconnect: float | None = None  # seconds; None: for ever
     capture_size: tuple[int, int] | None = None
     capture_fps: float | None = None
     fourcc: str | None = None

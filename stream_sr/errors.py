@@ -4,6 +4,7 @@ StreamSRError                                               1
   ConfigError                                               2
   ModelError                                                2
   SourceError   SourceOpenError SourceLost DecodeError      3
+                  SourceRefused
   EngineError   EngineUnavailable EngineBuildError EngineRunError   4
   SinkError     SinkOpenError SinkWriteError                5
   PipelineStalled                                           6
@@ -39,6 +40,10 @@ class SourceError(StreamSRError):
 
 class SourceOpenError(SourceError):
     """The input cannot be opened: missing, refused, not a video."""
+
+
+class SourceRefused(SourceOpenError):
+    """The input wants another user or password; asking again soon may get them locked out."""
 
 
 class SourceLost(SourceError):

@@ -40,6 +40,7 @@ class Frame:
     captured_ns: int = 0  # time.monotonic_ns() when the picture was there to be decoded
     color: ColorInfo = field(default_factory=ColorInfo)
     sample_aspect: Fraction = Fraction(1)
+    wall_ns: int | None = None  # the camera's own wall clock at capture, ns since 1970; None where it does not tell
     discontinuity: bool = False  # the first picture after a break in the stream: what came before says nothing of it
     slot: Slot | None = None
     source: Frame | None = None  # the picture that this one was made from, held together with it, where a sink asks

@@ -110,6 +110,7 @@ class Packet:
     key: bool  # an IDR picture, with its parameter sets in front
     captured_ns: int
     number: int
+    wall_ns: int | None = None  # of the frame
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,12 +191,23 @@ class EarlyOpen(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Track:
-    """A stream handed through untouched: audio or subtitles. ``template`` is the library's own stream object."""
+    """A stream handed through untouched: audio or subtitles. Its packets are PyAV's.
+
+    ``template`` is the library's own stream object; None where the source is no container, then the rest says all.
+    """
 
     index: int
     kind: str  # "audio", "subtitle"
-    codec: str
+    codec: str  # FFmpeg's name: aac, opus, pcm_mulaw...
     template: Any
+    sample_rate: int = 0  # of audio
+    channels: int = 0
+    config: bytes = b""  # the codec's extradata: AAC's AudioSpecificConfig
+
+    @property
+    def form(self) -> tuple[str, str, int, int, bytes]:
+        """What two tracks must have in common for the one to go on as the other."""
+        return self.kind, self.codec, self.sample_rate, self.channels, self.config
 
 
 @dataclass(slots=True)

@@ -160,7 +160,8 @@ class Pipeline:
         plan, depth = self.plan, self.plan.engine.depth
         frames = LIVE_FRAMES if plan.source.info.live else FILE_FRAMES
         results = branches * (frames + 2) + depth + 2
-        counts = (frames + depth + 3 + (results if plan.pairs else 0), results)
+        # + 5: what the producer writes, the consumer reads, and a source that reconnects keeps (the last and the first)
+        counts = (frames + depth + 5 + (results if plan.pairs else 0), results)
         sizes = ((plan.source.info.width, plan.source.info.height), plan.engine.spec.output_size)
         before, after = (
             FramePool(width, height, count, allocate=plan.engine.allocate, poison=plan.poison)
@@ -192,12 +193,14 @@ class Pipeline:
 
     def _capture(self, ring: RingBuffer[Queued], pool: FramePool) -> None:
         clock, stats, live = self.plan.clock, self.stats, self.plan.source.info.live
-        color = self.plan.output.color  # from here on every frame says its colours, guessed or told
+        color = self.plan.output.color  # every frame says its colours from here on, guessed or told
         try:
             began = clock.now_ns()
             for frame in self.plan.source.frames(pool):
                 now = clock.now_ns()
                 stats.count("frames_in")
+                if frame.discontinuity:  # it may be another stream, with other colours
+                    color = guess_unknown(frame.color, width=frame.width, height=frame.height)
                 stats.stage("decode", now - (frame.captured_ns if live else began))
                 if not ring.put((replace(frame, color=color), now)):
                     break

@@ -12,6 +12,7 @@ from typing import Any
 from stream_sr import machine
 from stream_sr.backends import open_engine
 from stream_sr.backends.fit import FitEngine, fit_into
+from stream_sr.backends.refit import RefitEngine
 from stream_sr.codec.encoder import Encoder, check_options
 from stream_sr.config import Config
 from stream_sr.engine import Engine, EngineSpec
@@ -21,7 +22,8 @@ from stream_sr.media import redact
 from stream_sr.model import ModelSpec, default_model, find_model, list_models
 from stream_sr.pipeline import Pipeline, Plan, is_packet_sink, split_sinks
 from stream_sr.sinks import open_sink
-from stream_sr.sources import applicable, open_source
+from stream_sr.sources import applicable, is_live_address, open_lasting_source
+from stream_sr.sources.reconnect import ReconnectingSource
 from stream_sr.stats import Stats
 from stream_sr.status import Status, open_status
 
@@ -92,14 +94,23 @@ def run(source: str, sinks: Sequence[str], config: Config, hooks: Hooks | None =
             check_options(config.encoder_options)
         else:
             config.refuse(ENCODER_OPTIONS, "no output is encoded")
-        reader = stack.enter_context(closing(open_source(source, config.source_options(applicable(source)))))
+        if not is_live_address(source):
+            config.refuse({"reconnect"}, f"{redact(source)} is no live input that could be lost and come back")
+        reader = stack.enter_context(
+            closing(
+                open_lasting_source(source, config.source_options(applicable(source)), give_up_seconds=config.reconnect)
+            )
+        )
         if not reader.info.live:
             config.refuse({"max_latency"}, f"{reader.info.name} is not live, and no frame of it is dropped")
         live = reader.info.live or any(sink.paced for sink in outputs)
         engine = open_fitted_engine(config, reader.info, live=live)
-        stack.callback(engine.close)
+        stack.callback(lambda: engine.close())
         if live:
             warm_up(engine, reader.info)
+        if isinstance(reader, ReconnectingSource):
+            engine = refit = RefitEngine(engine, reader.info, lambda info: _open_other_engine(config, info))
+            reader.prepare = refit.prepare
         plan = Plan(
             source=reader,
             engine=engine,
@@ -123,6 +134,14 @@ def run(source: str, sinks: Sequence[str], config: Config, hooks: Hooks | None =
             if status:
                 status.close()
         return Outcome(make_report(plan, pipeline.stats, error), error)
+
+
+def _open_other_engine(config: Config, info: StreamInfo) -> Engine:
+    """An engine for a camera that came back with another picture; the caller fits what it makes."""
+    model, scale = choose_model(config, info)
+    engine = open_engine(model, info, config.engine_options(depth=1, live=True), scale=scale)
+    warm_up(engine, info)
+    return engine
 
 
 def warm_up(engine: Engine, info: StreamInfo) -> None:

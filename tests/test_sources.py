@@ -361,7 +361,7 @@ def test_rtsp_falls_back_to_ffmpeg_and_says_why(
 ) -> None:
     rtsp = pytest.importorskip("stream_sr.sources.rtsp")
 
-    def refuse(url: str, options: SourceOptions) -> Source:
+    def refuse(url: str, options: SourceOptions, **_: object) -> Source:
         raise rtsp.LowDelayUnsupported("video of the codec VP8")
 
     monkeypatch.setattr(rtsp, "open_rtsp", refuse)

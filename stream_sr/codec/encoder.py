@@ -41,8 +41,8 @@ class Encoder:
     which is logged once. ``stream`` is complete before the first packet; its ``lane`` is None.
 
     Every key packet is an IDR picture with its parameter sets in front; no packet refers across one (closed GOP).
-    A packet carries the pts, number, captured_ns and duration of its frame; dts grows and never exceeds the pts. A
-    frame of unknown duration (0) gets that of the nominal frame rate, if there is one.
+    A packet carries the pts, number, captured_ns, wall_ns and duration of its frame; dts grows and never exceeds the
+    pts. A frame of unknown duration (0) gets that of the nominal frame rate, if there is one.
 
     - ``live``: one frame in, its packet out at once (no B-frames, no look-ahead), VBV of half a second, a key picture
       every 2 s; constant quality (CRF 20) below the VBV's rate, or with ``bitrate`` an average of that rate.
@@ -67,7 +67,7 @@ class Encoder:
         # PyAV's frame is filled again and again: x264 copies the picture before `encode` returns.
         self._picture = av.VideoFrame(self.info.width, self.info.height, "yuv420p")
         self._views = picture_planes(self._picture)
-        self._waiting: dict[int, tuple[int, int, int]] = {}  # pts: number, captured_ns, duration
+        self._waiting: dict[int, tuple[int, int, int, int | None]] = {}  # pts: number, captured_ns, duration, wall_ns
         self._last_pts: int | None = None
         self._closed = False
         extradata = self._context.extradata
@@ -87,7 +87,8 @@ class Encoder:
         self._picture.pts = frame.pts
         self._picture.time_base = self.info.time_base
         self._picture.pict_type = PictureType.I if key else PictureType.NONE
-        self._waiting[frame.pts] = (frame.number, frame.captured_ns, frame.duration or self._nominal_duration())
+        duration = frame.duration or self._nominal_duration()
+        self._waiting[frame.pts] = (frame.number, frame.captured_ns, duration, frame.wall_ns)
         self._last_pts = frame.pts
         return self._packets(self._picture)
 
@@ -124,7 +125,7 @@ class Encoder:
     def _packet(self, packet: av.Packet[av.VideoStream]) -> Packet:
         if packet.pts is None or packet.dts is None or packet.pts not in self._waiting:
             raise SinkWriteError(f"the encoder libx264 gave a packet with pts {packet.pts}, which no frame had")
-        number, captured_ns, duration = self._waiting.pop(packet.pts)
+        number, captured_ns, duration, wall_ns = self._waiting.pop(packet.pts)
         data = bytes(packet)
         if packet.is_keyframe:
             # Before the sets of the first picture x264 puts a text about itself, which is dropped.
@@ -139,6 +140,7 @@ class Encoder:
             key=packet.is_keyframe,
             captured_ns=captured_ns,
             number=number,
+            wall_ns=wall_ns,
         )
 
     def _nominal_duration(self) -> int:

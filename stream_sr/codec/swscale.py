@@ -10,22 +10,36 @@ import av
 import av.filter
 import numpy as np
 
-from stream_sr.color import Siting
+from stream_sr.color import ColorInfo, Matrix, Siting
 from stream_sr.errors import EngineBuildError, EngineRunError
 from stream_sr.frame import Plane, Planes
 
 # position of a chroma sample in 1/256 of a luma sample, across and down: FFmpeg's scale filter
+ENDS = ("in", "out")
+MATRIX: dict[int, str] = {
+    Matrix.BT709: "bt709", Matrix.FCC: "fcc", Matrix.BT470BG: "bt470", Matrix.SMPTE170M: "smpte170m",
+    Matrix.SMPTE240M: "smpte240m", Matrix.BT2020_NCL: "bt2020", Matrix.BT2020_CL: "bt2020",
+}  # fmt: skip
 CHROMA_POSITION = {Siting.LEFT: (0, 128), Siting.UNKNOWN: (0, 128), Siting.CENTER: (128, 128), Siting.TOPLEFT: (0, 0)}
 
 
 class Scaler:
     """Resizes 4:2:0 planes by Keys' cubic with a = -0.5, exactly rounded, chroma sited as given. One thread at a time.
 
-    ``old`` and ``new`` are (width, height). An odd input size is made even by repeating its last line, and an odd
-    output cut from the even one: swscale would stretch chroma by another factor than luma. Raises EngineBuildError.
+    ``old`` and ``new`` are (width, height). With ``colors`` the samples are converted from the first's matrix, range
+    and siting (which replaces ``siting``) to the second's; primaries and transfer stay. An odd input size is made even
+    by repeating its last line, and an odd output cut from the even one: swscale would stretch chroma by another factor
+    than luma. Raises EngineBuildError.
     """
 
-    def __init__(self, old: tuple[int, int], new: tuple[int, int], siting: int) -> None:
+    def __init__(
+        self,
+        old: tuple[int, int],
+        new: tuple[int, int],
+        siting: int,
+        *,
+        colors: tuple[ColorInfo, ColorInfo] | None = None,
+    ) -> None:
         self._width, self._height = (side + side % 2 for side in old)
         # the even input is enlarged by the same factor as the odd one would be
         grown = [
@@ -33,15 +47,18 @@ class Scaler:
             for even, small, large in zip((self._width, self._height), old, new, strict=True)
         ]
         width, height = (side + side % 2 for side in grown)
-        across, down = CHROMA_POSITION.get(Siting(siting), (0, 128))
-        positions = ":".join(f"{end}_h_chr_pos={across}:{end}_v_chr_pos={down}" for end in ("in", "out"))
+        sitings = (siting, siting) if colors is None else (colors[0].siting, colors[1].siting)
+        ends = [(end, *CHROMA_POSITION.get(Siting(site), (0, 128))) for end, site in zip(ENDS, sitings, strict=True)]
+        settings = ":".join(f"{end}_h_chr_pos={across}:{end}_v_chr_pos={down}" for end, across, down in ends)
+        if colors is not None:
+            settings += "".join(f":{end}_{words}" for end, c in zip(ENDS, colors, strict=True) for words in _words(c))
         try:
             self._graph = av.filter.Graph()
             head = self._graph.add_buffer(
                 width=self._width, height=self._height, format=av.VideoFormat("yuv420p"), time_base=Fraction(1)
             )
             scale = self._graph.add(
-                "scale", f"w={width}:h={height}:flags=bicubic+accurate_rnd:param0=0:param1=0.5:{positions}"
+                "scale", f"w={width}:h={height}:flags=bicubic+accurate_rnd:param0=0:param1=0.5:{settings}"
             )
             tail = self._graph.add("buffersink")
             head.link_to(scale)
@@ -68,6 +85,12 @@ class Scaler:
             raise EngineRunError(f"swscale could not resize a picture: {error}") from error
         for plane, target in zip(_views(larger.planes), targets, strict=True):
             np.copyto(target, plane[: target.shape[0], : target.shape[1]])
+
+
+def _words(color: ColorInfo) -> tuple[str, str]:
+    """Matrix and range in the filter's words; BT.601 for a matrix that it has not."""
+    matrix = MATRIX.get(color.matrix, "smpte170m")
+    return f"color_matrix={matrix}", f"range={'pc' if color.full_range else 'tv'}"
 
 
 def _views(planes: Sequence[Any]) -> list[Plane]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import fields
+import threading
+from dataclasses import fields, replace
 from pathlib import Path
 
 from stream_sr.errors import ConfigError
@@ -54,8 +55,13 @@ def kind_of(address: str) -> str:
     return "pictures" if is_image(path) or path.is_dir() else "file"
 
 
-def open_source(address: str, options: SourceOptions = SourceOptions()) -> Source:  # noqa: B008 - it is immutable
-    """Open an input by its address (`ADDRESSES`).
+def open_source(
+    address: str,
+    options: SourceOptions = SourceOptions(),  # noqa: B008 - it is immutable
+    *,
+    cancelled: threading.Event | None = None,
+) -> Source:
+    """Open an input by its address (`ADDRESSES`). Opening a camera over RTSP ends soon after ``cancelled`` was set.
 
     Raises ConfigError for an address that is none and for an option that was set but does not apply to it;
     SourceOpenError when the input cannot be opened.
@@ -69,7 +75,7 @@ def open_source(address: str, options: SourceOptions = SourceOptions()) -> Sourc
 
         return CameraSource(address, options)
     if kind == "rtsp":
-        return _open_rtsp(address, options)
+        return _open_rtsp(address, options, cancelled)
     if kind == "pictures":
         from stream_sr.sources.images import ImageSource
 
@@ -87,12 +93,42 @@ def open_source(address: str, options: SourceOptions = SourceOptions()) -> Sourc
     return AvSource(address, options)
 
 
-def _open_rtsp(address: str, options: SourceOptions) -> Source:
-    """The low-delay reader, or, said once with its reason, FFmpeg's, which holds every picture for one more."""
+def open_lasting_source(
+    address: str,
+    options: SourceOptions = SourceOptions(),  # noqa: B008 - it is immutable
+    *,
+    give_up_seconds: float | None = None,
+) -> Source:
+    """`open_source`, but a live input (a camera, a network stream) that is lost is tried again for so long; None: for
+    ever, 0: not at all. See `reconnect.ReconnectingSource`.
+    """
+    kind = kind_of(address) if address else ""
+    if give_up_seconds == 0 or not is_live_address(address):
+        return open_source(address, options)
+    from stream_sr.sources.reconnect import ReconnectingSource
+
+    _check_options(address, kind, options)
+    once = replace(options, duration=None)
+    return ReconnectingSource(
+        lambda cancelled: open_source(address, once, cancelled=cancelled),
+        duration=options.duration, give_up_seconds=give_up_seconds,
+    )  # fmt: skip
+
+
+def is_live_address(address: str) -> bool:
+    """Whether this is an input that may come back after it was lost."""
+    from stream_sr.sources.av import LIVE_SCHEMES
+
+    kind = kind_of(address) if address else ""
+    return kind in ("rtsp", "webcam") or (kind == "url" and address.partition("://")[0] in LIVE_SCHEMES)
+
+
+def _open_rtsp(address: str, options: SourceOptions, cancelled: threading.Event | None) -> Source:
+    """The low-delay reader, or, said with its reason, FFmpeg's, which holds every picture for one more."""
     from stream_sr.sources.rtsp import LowDelayUnsupported, open_rtsp
 
     try:
-        return open_rtsp(address, options)
+        return open_rtsp(address, options, cancelled=cancelled)
     except LowDelayUnsupported as reason:
         from stream_sr.sources.av import AvSource
 

@@ -9,6 +9,7 @@ PyAV's demuxer instead.
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Iterator
 from fractions import Fraction
@@ -24,7 +25,7 @@ from stream_sr.codec.decode import PictureReader
 from stream_sr.codec.rtp import CLOCK, AccessUnit
 from stream_sr.codec.rtsp import Target, parse_target
 from stream_sr.codec.sdp import Media
-from stream_sr.errors import DecodeError, SourceOpenError
+from stream_sr.errors import DecodeError, SourceLost, SourceOpenError
 from stream_sr.frame import Frame, StreamInfo
 from stream_sr.media import Lane, SourceOptions, redact
 from stream_sr.ring import FramePool
@@ -37,16 +38,17 @@ __all__ = ["LowDelayUnsupported", "RtspSource", "open_rtsp"]
 TIME_BASE = Fraction(1, CLOCK)
 STALE_NS = NS // 2  # a picture older than this is not handed out while newer ones wait
 LAG_NS = 2 * NS  # a decoder further behind goes on with the next key picture
+CANCEL_SECONDS = 0.1  # between looks at whether opening is still wanted
 BARREN_IN_A_ROW = 50  # more than a decoder ever holds back
 
 
-def open_rtsp(url: str, options: SourceOptions) -> RtspSource:
-    """Open a camera with the low-delay reader.
+def open_rtsp(url: str, options: SourceOptions, *, cancelled: threading.Event | None = None) -> RtspSource:
+    """Open a camera with the low-delay reader; soon after ``cancelled`` was set it gives up with SourceLost.
 
     Raises LowDelayUnsupported where another reader may succeed (the caller says so and goes on with that), and
     SourceOpenError where none would: refused, no such host, path or password, silent, not RTSP, no video.
     """
-    return RtspSource(url, options)
+    return RtspSource(url, options, cancelled)
 
 
 class RtspSource:
@@ -63,7 +65,7 @@ class RtspSource:
     info: StreamInfo
     lane: Lane | None = None
 
-    def __init__(self, url: str, options: SourceOptions) -> None:
+    def __init__(self, url: str, options: SourceOptions, cancelled: threading.Event | None = None) -> None:
         target = _target(url)
         if options.rtsp_transport != "tcp":
             raise LowDelayUnsupported(f"RTP over {options.rtsp_transport} was asked for, not over TCP")
@@ -73,7 +75,7 @@ class RtspSource:
         self._stopped = False
         self._closed = False
         try:
-            media, sps = self._loop.call(self._client.open())
+            media, sps = self._wait_open(cancelled)
             self.info = _describe(media, sps, redact(url))
             self._decoder = _low_delay_decoder()
         except BaseException:
@@ -87,6 +89,18 @@ class RtspSource:
         self._began_ns = 0
         self._first_pts: int | None = None
         self._last_pts = -1
+
+    def _wait_open(self, cancelled: threading.Event | None) -> tuple[Media, bytes]:
+        opening = self._loop.submit(self._client.open())
+        while True:
+            try:
+                return opening.result(CANCEL_SECONDS if cancelled is not None else None)
+            except TimeoutError:
+                if opening.done():
+                    raise
+                if cancelled is not None and cancelled.is_set():
+                    opening.cancel()
+                    raise SourceLost(f"{self._client.name} was given up") from None
 
     def frames(self, pool: FramePool | None = None) -> Iterator[Frame]:
         """See `media.Source`. Once; from the call on, every picture is kept for it.

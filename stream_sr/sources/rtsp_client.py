@@ -16,7 +16,7 @@ from stream_sr.codec import h264
 from stream_sr.codec.rtp import CLOCK, GOODBYE, AccessUnit, Depacketiser, rtcp_types
 from stream_sr.codec.rtsp import Target, join_control
 from stream_sr.codec.sdp import Media, Session, parse_sdp
-from stream_sr.errors import DecodeError, SourceError, SourceLost, SourceOpenError
+from stream_sr.errors import DecodeError, SourceError, SourceLost, SourceOpenError, SourceRefused
 from stream_sr.ring import Full, RingBuffer
 from stream_sr.sources.rtsp_connection import Connection, Transport, header
 
@@ -39,7 +39,7 @@ class Client:
     """
 
     def __init__(self, target: Target, name: str, timeout: float) -> None:
-        self._target, self._name, self._timeout = target, name, timeout
+        self._target, self.name, self._timeout = target, name, timeout
         self.units: RingBuffer[AccessUnit] = RingBuffer(QUEUE_UNITS, Full.SKIP_TO_KEY, is_key=lambda unit: unit.key)
         self.depacketiser = Depacketiser()
         self.failure: SourceError | None = None
@@ -70,7 +70,7 @@ class Client:
         except TimeoutError as error:
             self._timed_out = True
             raise SourceOpenError(
-                f"{self._name} does not answer within {self._timeout:g} s (while {self._doing}); "
+                f"{self.name} does not answer within {self._timeout:g} s (while {self._doing}); "
                 "check the address, or allow more with --read-timeout"
             ) from error
         except RTSPResponseError as error:
@@ -110,7 +110,7 @@ class Client:
         session: Session = parse_sdp(answer.data.decode("utf-8", "replace"))
         videos = [media for media in session.media if media.kind == "video"]
         if not videos:
-            raise SourceOpenError(f"{self._name} describes no video; give the address of a stream with H.264 video")
+            raise SourceOpenError(f"{self.name} describes no video; give the address of a stream with H.264 video")
         media = next((media for media in videos if media.codec == "H264"), None)
         if media is None:
             raise LowDelayUnsupported(f"video of the codec {videos[0].codec or 'unknown'}, not H264")
@@ -164,12 +164,12 @@ class Client:
             self._heard = asyncio.get_running_loop().time()
             if self._heard - self._decodable > KEY_SECONDS:
                 self._fail(
-                    DecodeError(f"{self._name} sent no key picture for {KEY_SECONDS:g} s; set a shorter key interval")
+                    DecodeError(f"{self.name} sent no key picture for {KEY_SECONDS:g} s; set a shorter key interval")
                 )
 
     def _rtcp(self, data: bytes) -> None:
         if GOODBYE in rtcp_types(data):
-            self._fail(SourceLost(f"{self._name} ended the stream"))
+            self._fail(SourceLost(f"{self.name} ended the stream"))
 
     def _queue(self, unit: AccessUnit) -> None:
         if unit.key:
@@ -194,14 +194,12 @@ class Client:
         loop = asyncio.get_running_loop()
         quiet = loop.time() - self._heard
         if quiet >= self._timeout:
-            self._fail(
-                SourceLost(f"{self._name} sent no picture for {self._timeout:g} s; is the camera still running?")
-            )
+            self._fail(SourceLost(f"{self.name} sent no picture for {self._timeout:g} s; is the camera still running?"))
         else:
             self._timer = loop.call_later(self._timeout - quiet, self._watch)
 
     def _lost(self) -> None:
-        self._fail(SourceLost(f"{self._name} closed the connection; the camera or its server went away"))
+        self._fail(SourceLost(f"{self.name} closed the connection; the camera or its server went away"))
 
     def _fail(self, failure: SourceError) -> None:
         """The first failure counts. What was received is still decoded."""
@@ -216,33 +214,33 @@ class Client:
     def _refused(self, error: RTSPResponseError) -> SourceOpenError:
         status = error.response.status if error.response is not None else 0
         if status == 401 and self._target.user is None:
-            return SourceOpenError(f"{self._name} wants a password; write rtsp://USER:PASSWORD@HOST/PATH")
+            return SourceRefused(f"{self.name} wants a password; write rtsp://USER:PASSWORD@HOST/PATH")
         if status in (401, 403):
-            return SourceOpenError(f"{self._name} refused the user or the password ({status}); check both")
+            return SourceRefused(f"{self.name} refused the user or the password ({status}); check both")
         if status == 404:
-            return SourceOpenError(f"{self._name}: the server has no such stream (404); check the path")
+            return SourceOpenError(f"{self.name}: the server has no such stream (404); check the path")
         if 300 <= status < 400:
             return LowDelayUnsupported(f"a redirection ({status})")
         message = error.response.status_msg if error.response is not None else str(error)
-        return SourceOpenError(f"{self._name}: the server refused while {self._doing}: {status} {message}".rstrip())
+        return SourceOpenError(f"{self.name}: the server refused while {self._doing}: {status} {message}".rstrip())
 
     def _no_connection(self, error: RTSPConnectionError) -> str:
         cause = error.__cause__
         if isinstance(cause, ConnectionRefusedError) or "Connect call failed" in str(cause):
-            return f"{self._name}: connection refused; check that the camera or server runs, and the port"
+            return f"{self.name}: connection refused; check that the camera or server runs, and the port"
         if isinstance(cause, socket.gaierror):
-            return f"{self._name}: there is no host '{self._target.host}'; check the address"
+            return f"{self.name}: there is no host '{self._target.host}'; check the address"
         if isinstance(cause, TimeoutError | asyncio.TimeoutError):
-            return f"{self._name} does not answer within {self._timeout:g} s; check the address and the network"
+            return f"{self.name} does not answer within {self._timeout:g} s; check the address and the network"
         if self._connection is not None and self._connection.not_rtsp:
-            return f"{self._name}: what answers there does not speak RTSP; check the port"
+            return f"{self.name}: what answers there does not speak RTSP; check the port"
         if isinstance(cause, OSError) and not isinstance(cause, ConnectionError):
-            return f"{self._name}: {cause.strerror or cause}; check the address and the network"
-        return f"{self._name} closed the connection while {self._doing}; check the address"
+            return f"{self.name}: {cause.strerror or cause}; check the address and the network"
+        return f"{self.name} closed the connection while {self._doing}; check the address"
 
     async def close(self) -> None:
         """Say goodbye to the server if it listens, close the connection, leave nothing behind on the loop."""
-        self.failure = self.failure or SourceLost(f"{self._name} was closed")
+        self.failure = self.failure or SourceLost(f"{self.name} was closed")
         if self._timer is not None:
             self._timer.cancel()
         if self._alive is not None:

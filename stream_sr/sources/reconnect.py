@@ -1,0 +1,394 @@
+"""A live input that comes back: one wrapper around whatever opens it.
+
+While the input is away, a `no signal` picture is handed out at a low, steady rate, so that viewers and recordings go
+on; a thread of its own tries to get it back. To the rest of the program it is one stream, in the time base of the
+first, whose times grow by the clock on the wall; only the size and colours of its frames may change.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import Any
+
+from stream_sr.errors import DecodeError, SourceError, SourceLost, SourceOpenError, SourceRefused
+from stream_sr.frame import Frame, StreamInfo, empty_planes, read_only
+from stream_sr.media import Lane, Source, Track
+from stream_sr.ring import FramePool
+from stream_sr.sources.nosignal import NoSignalPicture
+from stream_sr.threads import Worker
+from stream_sr.timing import NS, Clock, MonotonicClock, rescale
+
+PERIOD_SECONDS = 0.2  # between `no signal` pictures: five a second keep every player's buffer alive
+GRACE_SECONDS = 0.5  # a shorter gap is only a gap
+LANE_BYTES = 4 << 20  # sound of a live stream that may wait for its pictures
+
+log = logging.getLogger("stream_sr")
+
+Connect = Callable[[threading.Event], Source]
+Opened = tuple[Source, Iterator[Frame]]
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """How long to wait before the next try: doubling, up to a limit, and never the same for two cameras."""
+
+    first_seconds: float = 0.1
+    most_seconds: float = 2.0  # what comes back is taken up within 3 s
+    refused_seconds: float = 30.0  # after a wrong password: cameras lock out who asks too often
+
+    def seconds(self, failures: int, error: BaseException, chance: float) -> float:
+        """After so many failures in a row, the last being ``error``; ``chance`` is from 0 to 1."""
+        most = self.refused_seconds if isinstance(error, SourceRefused) else self.most_seconds
+        wait = (
+            self.refused_seconds if isinstance(error, SourceRefused) else self.first_seconds * 2.0 ** min(failures, 9)
+        )
+        return min(most, wait) * (0.5 + chance / 2)
+
+
+class ReconnectingSource:
+    """A live source that outlives the loss of its input. See `media.Source`.
+
+    ``connect`` opens the input, now and after every loss; it may be called from another thread, one call at a time,
+    and gives up soon once the event that it is given is set. It raises SourceError where the input is not there; any
+    other error ends the run. What `connect` raises the first time is the caller's.
+
+    ``prepare`` is called, in another thread and before the first frame, with the description of an input that came
+    back; until it returns the picture stays `no signal`. ``duration`` is in seconds of presentation time over all;
+    after ``give_up_seconds`` without a signal the loss is raised (None: never).
+
+    Frames count on, their pts grow strictly in ``info.time_base``: the time away is the time on the clock. The first
+    frame after a loss, `no signal` or not, says ``discontinuity``. Lane packets move along with the pictures; a track
+    that comes back with another codec is left out.
+    """
+
+    def __init__(
+        self,
+        connect: Connect,
+        *,
+        duration: float | None = None,
+        give_up_seconds: float | None = None,
+        backoff: Backoff = Backoff(),
+        clock: Clock | None = None,
+    ) -> None:
+        self._connect, self._duration, self._give_up = connect, duration, give_up_seconds
+        self._backoff, self._clock = backoff, clock or MonotonicClock()
+        self._stopping = threading.Event()
+        self._lock = threading.Lock()
+        self._source: Source | None = connect(self._stopping)
+        self._search: _Search | None = None
+        self.info: StreamInfo = self._source.info
+        inner = self._source.lane
+        self.lane: Lane | None = Lane(inner.tracks, LANE_BYTES) if inner is not None else None
+        self.prepare: Callable[[StreamInfo], None] = lambda info: None
+        self.signal = True  # whether there are pictures now; read anywhere
+        self._counts: Counter[str] = Counter()
+        self._before: Counter[str] = Counter()  # what earlier connections counted
+        self._timeline = _Timeline(self.info.time_base)
+        self._last: Frame | None = None  # held, for the picture of `no signal`
+        self._pools: dict[tuple[int, int], FramePool] = {}
+
+    # -- frames ------------------------------------------------------------------------------------------------------
+
+    def frames(self, pool: FramePool | None = None) -> Iterator[Frame]:
+        """See `media.Source`. Slots of another size than ``pool``'s are of a pool of our own, as large as that."""
+        try:
+            source = self._source
+            assert source is not None
+            if pool is not None:
+                self._pools[pool.width, pool.height] = pool
+            pictures = source.frames(self._pool_of(*_size(source.info)))
+            while True:
+                failure = yield from self._play(source, pictures)
+                if failure is None:
+                    return
+                found = yield from self._away(source, failure)
+                if found is None:
+                    return
+                source, pictures = found
+        finally:
+            self._forget()
+
+    def _play(self, source: Source, pictures: Iterator[Frame]) -> Generator[Frame, None, SourceError | None]:
+        """Hand frames on until the input is lost (returns why) or the run is over (returns None)."""
+        try:
+            for frame in pictures:
+                stamped = self._timeline.stamp(frame)
+                self._pass_on(source)
+                if self._is_over(stamped.pts):
+                    frame.release()
+                    return None
+                self._forget()
+                self._last = stamped.retain()
+                yield stamped
+        except (SourceLost, DecodeError) as error:
+            return error
+        if self._stopping.is_set():
+            return None
+        return SourceLost(f"{self.info.name} ended")
+
+    def _is_over(self, pts: int) -> bool:
+        if self._duration is None:
+            return False
+        first = self._timeline.first_pts or 0
+        return float((pts - first) * self.info.time_base) >= self._duration
+
+    def _away(self, source: Source, failure: SourceError) -> Generator[Frame, None, Opened | None]:
+        """`no signal` until the input is back (returns it and its frames) or the run is over (returns None)."""
+        lost_ns = self._clock.now_ns()
+        self.signal = False
+        self._count_up(source)
+        log.warning("%s; trying to get it back", failure)
+        picture = self._no_signal_picture()
+        self._timeline.cut()
+        with self._lock:
+            if self._stopping.is_set():
+                return None
+            self._source, self._search = None, _Search(self, source)
+            search = self._search
+        wait = GRACE_SECONDS
+        while not search.done.wait(wait):
+            wait = PERIOD_SECONDS
+            if self._stopping.is_set():
+                return None
+            seconds = (self._clock.now_ns() - lost_ns) / NS
+            if self._give_up is not None and seconds > self._give_up:
+                raise failure
+            frame = self._timeline.stamp(self._no_signal(picture, seconds))
+            if self._is_over(frame.pts):
+                frame.release()
+                return None
+            self._counts["no_signal_frames"] += 1
+            yield frame
+        search.join()
+        if self._stopping.is_set():
+            return None
+        found = search.result()
+        with self._lock:
+            self._source, self._search = found[0], None
+        self._timeline.cut()
+        self._counts["reconnects"] += 1
+        self.signal = True
+        info = found[0].info
+        log.info("%s is back after %.1f s (%dx%d)", info.name, (self._clock.now_ns() - lost_ns) / NS, *_size(info))
+        return found
+
+    def _no_signal_picture(self) -> NoSignalPicture:
+        if self._last is not None:
+            return NoSignalPicture(self._last.planes)
+        planes = empty_planes(self.info.width, self.info.height)
+        for plane, value in zip(planes, (16, 128, 128), strict=True):
+            plane.fill(value)
+        return NoSignalPicture(planes)
+
+    def _no_signal(self, picture: NoSignalPicture, seconds: float) -> Frame:
+        last = self._last
+        info = self.info
+        width, height = (last.width, last.height) if last is not None else _size(info)
+        pool = self._pool_of(width, height)
+        slot = pool.lease() if pool is not None else None
+        planes = slot.planes if slot is not None else empty_planes(width, height)
+        picture.draw(planes, seconds)
+        now = self._clock.now_ns()
+        return Frame(
+            planes=read_only(planes), pts=now, time_base=Fraction(1, NS), captured_ns=now,
+            color=last.color if last is not None else info.color,
+            sample_aspect=last.sample_aspect if last is not None else info.sample_aspect, slot=slot,
+        )  # fmt: skip
+
+    def _pool_of(self, width: int, height: int) -> FramePool | None:
+        """The pool of this size, as large as the one we were given; the last two are kept."""
+        with self._lock:
+            like = next(iter(self._pools.values()), None)
+            if like is None or (width, height) in self._pools:
+                return self._pools.get((width, height))
+            pool = FramePool(width, height, like.count, allocate=like.allocate, poison=like.poison)
+            while len(self._pools) > 1:
+                del self._pools[next(iter(self._pools))]
+            self._pools[width, height] = pool
+            return pool
+
+    def _forget(self) -> None:
+        last, self._last = self._last, None
+        if last is not None:
+            last.release()
+
+    def _pass_on(self, source: Source) -> None:
+        """Move what came beside the pictures into our lane, with our times."""
+        if source.lane is None:
+            return
+        for number, packet in source.lane.take():
+            ours = self._track_like(source.lane.tracks[number], number)
+            if self.lane is None or ours is None:
+                continue
+            self._timeline.shift(packet)
+            if not self.lane.put(ours, packet, packet.size):
+                self._counts["dropped_audio"] += 1
+
+    def _track_like(self, track: Track, number: int) -> int | None:
+        tracks = self.lane.tracks if self.lane is not None else ()
+        alike = [index for index, one in enumerate(tracks) if one.form == track.form]
+        return None if not alike else number if number in alike else alike[0]
+
+    # -- from other threads ------------------------------------------------------------------------------------------
+
+    def connect_again(self, search: _Search) -> Opened:
+        """One try, in the search's thread: the input opened, prepared for and showing its first picture."""
+        source = self._connect(self._stopping)
+        search.source = source
+        try:
+            if self._stopping.is_set():
+                raise SourceLost(f"{self.info.name} was stopped")
+            self.prepare(source.info)
+            pictures = source.frames(self._pool_of(*_size(source.info)))
+            first = next(pictures, None)
+            if first is None:
+                raise SourceLost(f"{source.info.name} ended without a picture")
+            return source, _with_first(first, pictures)
+        except BaseException:
+            search.source = None
+            source.close()
+            raise
+
+    def stop(self) -> None:
+        """See `media.Source`."""
+        self._stopping.set()
+        with self._lock:
+            source, search = self._source, self._search
+        if source is not None:
+            source.stop()
+        if search is not None:
+            search.stop()
+
+    def counters(self) -> dict[str, int]:
+        """What the inputs counted, together, and ``reconnects``, ``no_signal_frames``, ``dropped_audio``."""
+        with self._lock:
+            search = self._search
+            source = self._source or (search.source if search is not None else None)
+            now = Counter(source.counters()) if source is not None else Counter()
+            return dict(self._before + now + self._counts)
+
+    def _count_up(self, source: Source) -> None:
+        with self._lock:
+            self._before += Counter(source.counters())
+            self._source = None
+
+    def close(self) -> None:
+        """See `media.Source`. Waits for a try that is being made."""
+        self.stop()
+        with self._lock:
+            source, search = self._source, self._search
+        if search is not None:
+            search.close()
+        if source is not None:
+            source.close()
+
+
+class _Search:
+    """The thread that closes what was lost and tries to open it again. ``done`` is set when it ends."""
+
+    def __init__(self, owner: ReconnectingSource, lost: Source) -> None:
+        self.done = threading.Event()
+        self.source: Source | None = None  # open now, or being opened
+        self._owner, self._lost = owner, lost
+        self._found: Opened | None = None
+        self._worker = Worker("reconnect", self._run)
+
+    def _run(self) -> None:
+        owner, failures = self._owner, 0
+        try:
+            self._lost.close()
+            while not owner._stopping.is_set():
+                try:
+                    self._found = owner.connect_again(self)
+                    return
+                except (SourceOpenError, SourceLost, DecodeError) as error:
+                    log.debug("still away: %s", error)
+                    wait = owner._backoff.seconds(failures, error, random.random())
+                failures += 1
+                owner._stopping.wait(wait)
+        finally:
+            self.done.set()
+
+    def join(self) -> None:
+        self._worker.join()
+
+    def result(self) -> Opened:
+        """What was found. Raises what ended the search otherwise."""
+        if self._worker.error is not None:
+            raise self._worker.error
+        assert self._found is not None
+        return self._found
+
+    def stop(self) -> None:
+        if (source := self.source) is not None:
+            source.stop()
+
+    def close(self) -> None:
+        self._worker.join()
+        if (source := self.source) is not None:
+            source.close()
+
+
+class _Timeline:
+    """One strictly growing line of times, in one time base, through any number of connections."""
+
+    def __init__(self, time_base: Fraction) -> None:
+        self.time_base = time_base
+        self.first_pts: int | None = None
+        self._last_pts = 0
+        self._last_captured_ns = 0
+        self._number = -1
+        self._base_number = 0  # of our frames at number 0 of this connection
+        self._offset: Fraction | None = Fraction(0)  # seconds from theirs to ours; None: to be found
+        self._broken = False
+
+    def cut(self) -> None:
+        """What comes next has another clock; how much later it is says the capture time."""
+        self._offset = None
+        self._broken = True
+
+    def stamp(self, frame: Frame) -> Frame:
+        """The frame with our time and number."""
+        base = self.time_base
+        if self._offset is None:
+            away = Fraction(max(0, frame.captured_ns - self._last_captured_ns), NS)
+            self._offset = self._last_pts * base + away - frame.pts * frame.time_base
+            self._base_number = self._number + 1 - frame.number
+        if frame.time_base == base and self._offset == 0:
+            pts = frame.pts
+        else:
+            pts = round((frame.pts * frame.time_base + self._offset) / base)
+        if self.first_pts is None:
+            self.first_pts = pts
+        else:
+            pts = max(pts, self._last_pts + 1)
+        number = max(self._number + 1, frame.number + self._base_number)
+        broken, self._broken = self._broken, False
+        self._last_pts, self._last_captured_ns, self._number = pts, frame.captured_ns, number
+        return replace(
+            frame, pts=pts, time_base=base, duration=rescale(frame.duration, frame.time_base, base), number=number,
+            discontinuity=frame.discontinuity or broken,
+        )  # fmt: skip
+
+    def shift(self, packet: Any) -> None:
+        """Move a lane packet by as much as the pictures beside it."""
+        if not self._offset:
+            return
+        by = round(self._offset / packet.time_base)
+        packet.pts = None if packet.pts is None else packet.pts + by
+        packet.dts = None if packet.dts is None else packet.dts + by
+
+
+def _with_first(first: Frame, rest: Iterator[Frame]) -> Iterator[Frame]:
+    yield first
+    yield from rest
+
+
+def _size(info: StreamInfo) -> tuple[int, int]:
+    return info.width, info.height
