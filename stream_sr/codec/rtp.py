@@ -1,4 +1,4 @@
-"""RTP (RFC 3550) and its payload of H.264 (RFC 6184): access units to packets and back, without a socket.
+"""RTP (RFC 3550) of video: access units to packets and back, without a socket. The codecs are in payload.py.
 
 Whatever bytes come, the depacketiser raises nothing: what is wrong is counted, the picture it belonged to is dropped,
 and so is everything up to the next picture that a decoder can start on.
@@ -9,10 +9,10 @@ import struct
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from stream_sr.codec.h264 import DELIMITER, SEI, SPS, is_picture, is_random_access, join_annexb, split_annexb
+from stream_sr.codec.h264 import join_annexb, split_annexb
+from stream_sr.codec.payload import H264, Payload
 
 CLOCK = 90_000  # RTP ticks per second of video
-STAP_A, FU_A = 24, 28
 SENDER_REPORT, DESCRIPTION, GOODBYE = 200, 202, 203  # RTCP packet types
 UNIX_TO_NTP = 2_208_988_800  # seconds from 1900 to 1970
 JUMP = 10 * CLOCK  # a longer step of the timestamp is a new clock
@@ -48,9 +48,10 @@ def parse_rtp(data: bytes) -> RtpPacket:
 
 
 class Packetiser:
-    """Cuts access units into RTP packets: a NAL unit that fits is a packet, a longer one goes in fragments (FU-A)."""
+    """Cuts access units into RTP packets: a NAL unit that fits is a packet, a longer one goes in fragments."""
 
-    def __init__(self, *, payload_type: int = 96, mtu: int = 1400) -> None:
+    def __init__(self, *, payload: Payload = H264, payload_type: int = 96, mtu: int = 1400) -> None:
+        self.payload = payload
         self.payload_type = payload_type
         self.mtu = mtu  # bytes of the largest RTP packet
         self.ssrc = secrets.randbits(32)
@@ -61,26 +62,16 @@ class Packetiser:
         room = self.mtu - 12
         payloads: list[bytes] = []
         for nal in split_annexb(data):
-            payloads += [nal] if len(nal) <= room else _fragments(nal, room)
-        packets = []
-        for index, payload in enumerate(payloads):
-            marker = 0x80 if index == len(payloads) - 1 else 0
-            second = marker | self.payload_type
-            header = struct.pack("!BBHII", 0x80, second, self.sequence, timestamp & 0xFFFFFFFF, self.ssrc)
-            packets.append(header + payload)
-            self.sequence = (self.sequence + 1) & 0xFFFF
-        return packets
+            payloads += self.payload.fragments(nal, room)
+        last = len(payloads) - 1
+        return [self.packet(payload, timestamp, marker=index == last) for index, payload in enumerate(payloads)]
 
-
-def _fragments(nal: bytes, room: int) -> list[bytes]:
-    """A NAL unit as FU-A payloads of at most ``room`` bytes (RFC 6184, 5.8)."""
-    indicator, kind, step = nal[0] & 0xE0 | FU_A, nal[0] & 0x1F, room - 2
-    pieces = [nal[start : start + step] for start in range(1, len(nal), step)]
-    last = len(pieces) - 1
-    return [
-        bytes((indicator, kind | (0x80 if index == 0 else 0) | (0x40 if index == last else 0))) + piece
-        for index, piece in enumerate(pieces)
-    ]
+    def packet(self, payload: bytes, timestamp: int, *, marker: bool) -> bytes:
+        """One packet with the next sequence number."""
+        second = (0x80 if marker else 0) | self.payload_type
+        header = struct.pack("!BBHII", 0x80, second, self.sequence, timestamp & 0xFFFFFFFF, self.ssrc)
+        self.sequence = (self.sequence + 1) & 0xFFFF
+        return header + payload
 
 
 def interleave(channel: int, packet: bytes) -> bytes:
@@ -96,6 +87,7 @@ class AccessUnit:
     timestamp: int  # RTP ticks, unwrapped, 0 at the first unit seen; in decoding order, so it may step back
     key: bool  # a decoder can start here
     arrived_ns: int  # when it was complete, on the clock of the caller
+    rtp_timestamp: int = 0  # as it came, 32 bits
 
     @property
     def data(self) -> bytes:
@@ -111,10 +103,13 @@ class Depacketiser:
     held so. Memory is bounded by ``limit_bytes`` a unit. One thread.
     """
 
-    def __init__(self, payload_type: int | None = None, *, limit_bytes: int = 16 << 20, limit_nals: int = 2048) -> None:
-        self.payload_type = payload_type
+    def __init__(
+        self, payload_type: int | None = None, *, payload: Payload = H264, limit_bytes: int = 16 << 20,
+        limit_nals: int = 2048,
+    ) -> None:  # fmt: skip
+        self.payload_type, self.payload = payload_type, payload
         self.limit_bytes, self.limit_nals = limit_bytes, limit_nals
-        self.bad_packets = 0  # not RTP, of another payload type, or of a form that RFC 6184 does not know here
+        self.bad_packets = 0  # not RTP, of another payload type, or of a form that its payload format does not know
         self.lost_packets = 0  # gaps in the sequence numbers
         self.damaged_units = 0  # units of which something was missing
         self.skipped_units = 0  # whole units that nobody could decode: before the first key, or after a loss
@@ -175,18 +170,18 @@ class Depacketiser:
                     self.markers_end_units = True
             unsure = gap or self._raw is None  # something may have come before
             self._raw = packet.timestamp
-            self._begin(damaged=unsure and not _begins_picture(packet.payload))
+            self._begin(damaged=unsure and not self.payload.begins_picture(packet.payload))
         elif self._closed:
-            if not _carries_picture(packet.payload):
+            if not self.payload.carries_picture(packet.payload):
                 return done
             # The marker did not end the unit, which is gone already, and incomplete.
             self.markers_end_units = False
             self._waiting = True
             self._begin(damaged=True)
-        elif self._marked and _carries_picture(packet.payload):
+        elif self._marked and self.payload.carries_picture(packet.payload):
             self.markers_end_units = False
         self._take(packet.payload)
-        if packet.marker and (self._damaged or any(map(is_picture, self._nals))):
+        if packet.marker and (self._damaged or any(map(self.payload.is_picture, self._nals))):
             self._marked = True
             if self.markers_end_units:
                 done += self._finish(now_ns)
@@ -202,17 +197,15 @@ class Depacketiser:
 
     def _take(self, payload: bytes) -> None:
         """Add a payload to the unit; what cannot be damages it."""
-        kind = payload[0] & 0x1F if payload else 0
         if self._damaged and self._size == 0 and not self._nals:
             return  # the rest of a unit that is lost anyway
-        if 1 <= kind <= 23 and payload[0] < 0x80:
-            right = self._fragment is None and self._add(payload)
-        elif kind == STAP_A:
-            right = self._fragment is None and self._aggregate(payload)
-        elif kind == FU_A:
-            right = self._fragmented(payload)
-        else:
+        piece = self.payload.unpack(payload)
+        if piece is None:
             right = False
+        elif piece.fragment is not None:
+            right = self._join(piece.fragment, piece.first, piece.last)
+        else:
+            right = self._fragment is None and all(map(self._add, piece.nals))
         if not right:
             self.bad_packets += 1
             self._begin(damaged=True)
@@ -222,30 +215,14 @@ class Depacketiser:
         self._nals.append(nal)
         return self._size <= self.limit_bytes and len(self._nals) <= self.limit_nals
 
-    def _aggregate(self, payload: bytes) -> bool:
-        position = 1
-        while position < len(payload):
-            size = int.from_bytes(payload[position : position + 2], "big")
-            nal = payload[position + 2 : position + 2 + size]
-            if not size or len(nal) < size or not self._add(nal):
-                return False
-            position += 2 + size
-        return position > 1
-
-    def _fragmented(self, payload: bytes) -> bool:
-        if len(payload) < 3:
+    def _join(self, fragment: bytes, first: bool, last: bool) -> bool:
+        if first == (self._fragment is not None):
             return False
-        header = payload[1]
-        if header & 0x80:
-            if self._fragment is not None:
-                return False
-            self._fragment = bytearray((payload[0] & 0xE0 | header & 0x1F,))
-        elif self._fragment is None:
-            return False
-        self._fragment += payload[2:]
+        self._fragment = bytearray() if self._fragment is None else self._fragment
+        self._fragment += fragment
         if self._size + len(self._fragment) > self.limit_bytes:
             return False
-        if header & 0x40:
+        if last:
             nal, self._fragment = bytes(self._fragment), None
             return self._add(nal)
         return True
@@ -257,15 +234,15 @@ class Depacketiser:
             self.damaged_units += 1
             self._waiting = True
             return []
-        if not any(map(is_picture, self._nals)):
+        if not any(map(self.payload.is_picture, self._nals)):
             return []
         self.units += 1
-        key = is_random_access(self._nals)
+        key = self.payload.is_random_access(self._nals)
         if self._waiting and not key:
             self.skipped_units += 1
             return []
         self._waiting = False
-        return [AccessUnit(tuple(self._nals), timestamp, key, now_ns)]
+        return [AccessUnit(tuple(self._nals), timestamp, key, now_ns, self._raw or 0)]
 
     def _unwrap(self) -> int:
         """The timestamp without its wrap at 32 bits; a jump (a new clock) is taken as one more step."""
@@ -279,23 +256,6 @@ class Depacketiser:
             self._clock += step
         self._clock_raw = raw
         return self._clock
-
-
-def _carries_picture(payload: bytes) -> bool:
-    kind = payload[0] & 0x1F if payload else 0
-    return 1 <= kind <= 5 or (kind == FU_A and len(payload) > 1 and 1 <= payload[1] & 0x1F <= 5)
-
-
-def _begins_picture(payload: bytes) -> bool:
-    """Whether nothing of the unit can have come before: what precedes slices, or a slice from macroblock 0 on."""
-    kind = payload[0] & 0x1F if payload else 0
-    if kind == FU_A and len(payload) > 2:
-        return payload[1] & 0x80 > 0 and 1 <= payload[1] & 0x1F <= 5 and payload[2] >= 0x80
-    if 1 <= kind <= 5:
-        return len(payload) > 1 and payload[1] >= 0x80  # first_mb_in_slice, Exp-Golomb: a leading 1 is 0
-    if kind == STAP_A and len(payload) > 3:
-        kind = payload[3] & 0x1F
-    return kind in (SPS, DELIMITER, SEI)
 
 
 def sender_report(ssrc: int, *, unix_seconds: float, timestamp: int, packets: int, octets: int) -> bytes:
@@ -323,3 +283,89 @@ def rtcp_types(data: bytes) -> list[int]:
         types.append(data[position + 1])
         position += 4 + 4 * int.from_bytes(data[position + 2 : position + 4], "big")
     return types
+
+
+class SenderReport(NamedTuple):
+    """What an RTCP sender report ties together: the sender's wall clock and its RTP clock."""
+
+    ssrc: int
+    wall_ns: int  # since 1970
+    timestamp: int
+
+
+def parse_sender_reports(data: bytes) -> list[SenderReport]:
+    """The sender reports in an RTCP datagram, as far as it is well formed."""
+    found, position = [], 0
+    while position + 4 <= len(data) and data[position] >> 6 == 2:
+        size = 4 + 4 * int.from_bytes(data[position + 2 : position + 4], "big")
+        if data[position + 1] == SENDER_REPORT and size >= 28 and position + 28 <= len(data):
+            ssrc, seconds, fraction, timestamp = struct.unpack_from("!IIII", data, position + 4)
+            wall_ns = (seconds - UNIX_TO_NTP) * 10**9 + (fraction * 10**9 >> 32)
+            if wall_ns > 0:
+                found.append(SenderReport(ssrc, wall_ns, timestamp))
+        position += size
+    return found
+
+
+class WallClock:
+    """The sender's wall clock at an RTP timestamp, by its last sender report."""
+
+    def __init__(self, clock: int = CLOCK) -> None:
+        self.clock = clock  # RTP ticks per second
+        self._report: SenderReport | None = None
+
+    def learn(self, report: SenderReport) -> None:
+        self._report = report
+
+    def at(self, timestamp: int) -> int | None:
+        """Nanoseconds since 1970; None before the first report."""
+        if self._report is None:
+            return None
+        ticks = (timestamp - self._report.timestamp + 0x80000000 & 0xFFFFFFFF) - 0x80000000
+        return self._report.wall_ns + ticks * 10**9 // self.clock
+
+
+class Reorder:
+    """Puts RTP packets that UDP has mixed up back into their order, for one source of them.
+
+    What comes in order passes at once. After a gap packets wait until it is filled, or until ``most`` wait, or the
+    oldest of them has waited ``patience_ns``; then the gap is given up.
+    """
+
+    def __init__(self, *, most: int = 32, patience_ns: int = 20_000_000) -> None:
+        self.most, self.patience_ns = most, patience_ns
+        self._next: int | None = None
+        self._waiting: dict[int, tuple[bytes, int]] = {}  # by sequence number: packet, when it came
+
+    def push(self, data: bytes, now_ns: int) -> list[bytes]:
+        """Take a packet; those that can go on now. What is no RTP, late or from another sender goes on at once."""
+        if len(data) < 12:
+            return [data]
+        number = int.from_bytes(data[2:4], "big")
+        ahead = 0 if self._next is None else (number - self._next) & 0xFFFF
+        if ahead == 0:
+            self._next = (number + 1) & 0xFFFF
+            return [data, *self._run()]
+        if ahead >= 0x8000:
+            return [data]  # late: the depacketiser knows
+        self._waiting[number] = (data, now_ns)
+        return self.expire(now_ns)
+
+    def expire(self, now_ns: int) -> list[bytes]:
+        """Packets whose predecessors are given up."""
+        out: list[bytes] = []
+        while self._waiting and self._next is not None:
+            oldest = min(came for _, came in self._waiting.values())
+            if len(self._waiting) <= self.most and now_ns - oldest < self.patience_ns:
+                break
+            first = min(self._waiting, key=lambda number: (number - (self._next or 0)) & 0xFFFF)
+            self._next = first
+            out += self._run()
+        return out
+
+    def _run(self) -> list[bytes]:
+        out = []
+        while self._next is not None and self._next in self._waiting:
+            out.append(self._waiting.pop(self._next)[0])
+            self._next = (self._next + 1) & 0xFFFF
+        return out

@@ -1,4 +1,4 @@
-"""Session descriptions (RFC 8866) of an H.264 stream, as RTSP servers give them: read and written."""
+"""Session descriptions (RFC 8866) of a video stream and its sound, as RTSP servers give them: read and written."""
 
 import base64
 import binascii
@@ -17,14 +17,18 @@ class Media:
     payload_type: int | None
     codec: str = ""  # upper case, as in rtpmap: "H264", "H265"
     clock: int = 0  # ticks per second
+    channels: int = 1  # of audio
     control: str = ""
     parameters: dict[str, str] = field(default_factory=dict)  # of fmtp, names in lower case
     fps: Fraction | None = None
 
     def parameter_sets(self) -> list[bytes]:
-        """NAL units of ``sprop-parameter-sets``; those that are not base64 are left out."""
+        """NAL units of ``sprop-parameter-sets`` (H.264) or ``sprop-vps``, ``-sps`` and ``-pps`` (HEVC); those that are
+        not base64 are left out.
+        """
         nals = []
-        for text in self.parameters.get("sprop-parameter-sets", "").split(","):
+        given = ("sprop-parameter-sets", "sprop-vps", "sprop-sps", "sprop-pps")
+        for text in ",".join(self.parameters.get(name, "") for name in given).split(","):
             try:
                 nal = base64.b64decode(text, validate=True)
             except (binascii.Error, ValueError):
@@ -70,7 +74,8 @@ def _read_attribute(media: Media, line: str) -> None:
         media.fps = _rate(value)
     elif name == "rtpmap" and number == str(media.payload_type):
         codec, _, clock = rest.strip().partition("/")
-        clock = clock.partition("/")[0]
+        clock, _, channels = clock.partition("/")
+        media.channels = int(channels) if channels.isdecimal() and len(channels) < 3 else 1
         media.codec, media.clock = codec.upper(), int(clock) if clock.isdecimal() and len(clock) < 10 else 0
     elif name == "fmtp" and number == str(media.payload_type):
         for parameter in rest.split(";"):
@@ -91,9 +96,18 @@ def _rate(text: str) -> Fraction | None:
 
 
 def build_sdp(
-    *, host: str, name: str, sets: Sequence[bytes], payload_type: int = 96, fps: Fraction | None = None
+    *,
+    host: str,
+    name: str,
+    sets: Sequence[bytes],
+    payload_type: int = 96,
+    fps: Fraction | None = None,
+    more: Sequence[str] = (),
 ) -> str:
-    """The description of one H.264 stream with its parameter sets; its track is ``track1``."""
+    """The description of one H.264 stream with its parameter sets; its track is ``track1``.
+
+    ``more`` are the lines of further sections (`audio.AudioFormat.lines`).
+    """
     sps = next(nal for nal in sets if nal_type(nal) == SPS)
     sprop = ",".join(base64.b64encode(nal).decode() for nal in sets)
     network = "IP6" if ":" in host else "IP4"
@@ -113,4 +127,4 @@ def build_sdp(
     ]
     if fps is not None:
         lines.insert(-1, f"a=framerate:{float(fps):.3f}".rstrip("0").rstrip("."))
-    return "\r\n".join(lines) + "\r\n"
+    return "\r\n".join([*lines, *more]) + "\r\n"

@@ -96,7 +96,7 @@ class FileSink:
             )
             self._video = _add_video(self._container, stream)
             if stream.lane is not None and self.takes_lane:
-                self._tracks = Tracks(self.name, self._container, stream.lane)
+                self._tracks = Tracks(self.name, self._container, stream.lane, live=stream.info.live)
             self._container.start_encoding()
         except SinkError:
             self._discard()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 from collections import deque
 from fractions import Fraction
@@ -23,8 +24,12 @@ MARKS = ("is_keyframe", "is_corrupt")  # those that PyAV lets us set
 class Tracks:
     """The pass-through tracks on their way into a container."""
 
-    def __init__(self, name: str, container: Any, lane: Lane) -> None:
-        """Raises SinkOpenError for audio that the container cannot hold."""
+    def __init__(self, name: str, container: Any, lane: Lane, *, live: bool = False) -> None:
+        """With ``live`` sound from before the first picture is left out.
+
+        Raises SinkOpenError for audio that the container cannot hold.
+        """
+        self._live = live
         self._name, self._container, self._lane = name, container, lane
         self._streams: list[Any] = [_add_track(name, container, track) for track in lane.tracks]
         self._waiting: list[deque[Any]] = [deque() for _ in lane.tracks]
@@ -66,6 +71,8 @@ class Tracks:
             log.warning("%s: a packet of track %d has no time and is left out", self._name, number)
             return
         dts, pts = dts - shift, pts - shift
+        if self._live and dts < 0:
+            return
         last = self._last_dts[number]
         if last is not None and dts * base <= last:
             dts = int(last / base) + 1
@@ -93,7 +100,7 @@ def _add_track(name: str, container: Any, track: Any) -> Any:
     except FFMPEG_ERRORS as error:
         what = f"{name}: the container {container.format.name} cannot hold the {track.codec} {track.kind}"
         if track.kind == "audio":
-            raise SinkOpenError(f"{what}; write .mkv, or leave it out with --audio none") from error
+            raise SinkOpenError(f"{what}; write {_others(track)}leave it out with --audio none") from error
         other = ".mp4" if container.format.name == "matroska" else ".mkv"
         log.warning("%s, which is left out; write %s to keep it", what, other)
         return None
@@ -102,6 +109,22 @@ def _add_track(name: str, container: Any, track: Any) -> Any:
         if key in track.template.metadata:
             stream.metadata[key] = track.template.metadata[key]
     return stream
+
+
+def _others(track: Any) -> str:
+    """The endings of files that hold this codec, as words before an alternative; empty where none does."""
+    endings = {".mkv": "matroska", ".mov": "mov", ".mp4": "mp4"}
+    fit = [ending for ending, kind in endings.items() if _holds(kind, track.codec)]
+    return f"{' or '.join(fit)}, or " if fit else ""
+
+
+def _holds(kind: str, codec: str) -> bool:
+    try:
+        with av.open(io.BytesIO(), "w", format=kind) as trial:
+            trial.add_mux_stream(codec)
+    except FFMPEG_ERRORS:
+        return False
+    return True
 
 
 def copied(packet: Any) -> av.Packet[Any]:

@@ -99,7 +99,7 @@ class AvSource:
         rate = stream.average_rate or stream.guessed_rate
         self._fps = Fraction(rate) if rate else None
         passed = [s for s in self._container.streams if s.type in ("audio", "subtitle") and s.codec_context is not None]
-        tracks = tuple(Track(i, s.type, s.codec_context.name, s) for i, s in enumerate(passed))
+        tracks = tuple(_track(i, s) for i, s in enumerate(passed))
         self._tracks = {s.index: i for i, s in enumerate(passed)}
         self.lane: Lane | None = Lane(tracks) if tracks else None
         starts = [s.start_time * s.time_base for s in (stream, *passed) if s.start_time is not None and s.time_base]
@@ -446,6 +446,15 @@ def _video_stream(container: InputContainer, name: str) -> Any:
     if stream.codec_context.name in TEXT_CODECS:
         raise SourceOpenError(f"{name} is a text file, not a video")
     return stream
+
+
+def _track(index: int, stream: Any) -> Track:
+    codec = stream.codec_context
+    rate, layout = getattr(codec, "sample_rate", None), getattr(codec, "layout", None)
+    return Track(
+        index, stream.type, codec.name, stream, rate or 0, layout.nb_channels if layout is not None else 0,
+        bytes(codec.extradata or b""),
+    )  # fmt: skip
 
 
 def _aspect(stream: Any) -> Fraction:

@@ -1,8 +1,8 @@
-"""Live H.264 from an RTSP server over TCP with no frame held back: a picture is decoded when its last packet is there.
+"""Live H.264 or HEVC from an RTSP server with no frame held back: a picture is decoded when its last packet is there.
 
 FFmpeg's demuxer gives a picture out when the next one begins, a frame interval later. Here aiortsp is the client, RTP
 is put together on the marker (codec/rtp.py), and only the decoder is PyAV's. What this reader does not know (other
-codecs, UDP, TLS, interlaced pictures, odd servers) is refused with `LowDelayUnsupported`, and `open_source` takes
+codecs, TLS, interlaced pictures, odd servers) is refused with `LowDelayUnsupported`, and `open_source` takes
 PyAV's demuxer instead.
 """
 
@@ -12,6 +12,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -21,15 +22,15 @@ from av.error import FFmpegError
 from av.video.codeccontext import VideoCodecContext
 
 from stream_sr.codec import h264
-from stream_sr.codec.decode import PictureReader
+from stream_sr.codec.decode import PictureReader, check_format, color_of
 from stream_sr.codec.rtp import CLOCK, AccessUnit
 from stream_sr.codec.rtsp import Target, parse_target
-from stream_sr.codec.sdp import Media
 from stream_sr.errors import DecodeError, SourceLost, SourceOpenError
 from stream_sr.frame import Frame, StreamInfo
 from stream_sr.media import Lane, SourceOptions, redact
 from stream_sr.ring import FramePool
-from stream_sr.sources.rtsp_client import Client, LowDelayUnsupported
+from stream_sr.sources.rtsp_audio import Moment
+from stream_sr.sources.rtsp_client import Client, LowDelayUnsupported, Opened
 from stream_sr.threads import LoopThread
 from stream_sr.timing import NS
 
@@ -63,34 +64,35 @@ class RtspSource:
     """
 
     info: StreamInfo
-    lane: Lane | None = None
+    lane: Lane | None
 
     def __init__(self, url: str, options: SourceOptions, cancelled: threading.Event | None = None) -> None:
         target = _target(url)
-        if options.rtsp_transport != "tcp":
-            raise LowDelayUnsupported(f"RTP over {options.rtsp_transport} was asked for, not over TCP")
         self._options = options
-        self._client = Client(target, redact(url), options.read_timeout)
+        udp = options.rtsp_transport == "udp"
+        self._client = Client(target, redact(url), options.read_timeout, udp=udp)
         self._loop = LoopThread("rtsp source")
         self._stopped = False
         self._closed = False
         try:
-            media, sps = self._wait_open(cancelled)
-            self.info = _describe(media, sps, redact(url))
-            self._decoder = _low_delay_decoder()
+            opened = self._wait_open(cancelled)
+            self._codec = opened.payload.codec
+            self.info = _describe(opened, redact(url)) if self._codec == "h264" else _look(opened, redact(url))
+            self._decoder = _low_delay_decoder(self._codec)
         except BaseException:
             self.close()
             raise
-        self._reader = PictureReader(codec="h264")
+        self.lane = self._client.audio.lane if self._client.audio is not None else None
+        self._reader = PictureReader(codec=self._codec)
         self._reader.size = self.info.width, self.info.height
-        self._arrivals: dict[int, int] = {}
+        self._units: dict[int, AccessUnit] = {}  # those that the decoder has, by timestamp
         self._corrupt = self._barren = self._skipped = self._late = self._number = 0
         self._skipping = self._caught_up = False
         self._began_ns = 0
         self._first_pts: int | None = None
         self._last_pts = -1
 
-    def _wait_open(self, cancelled: threading.Event | None) -> tuple[Media, bytes]:
+    def _wait_open(self, cancelled: threading.Event | None) -> Opened:
         opening = self._loop.submit(self._client.open())
         while True:
             try:
@@ -137,8 +139,9 @@ class RtspSource:
 
     def counters(self) -> dict[str, int]:
         """``corrupt_packets``, ``lost_packets`` (gaps in RTP), ``dropped_packets`` (pictures), ``late_frames``."""
-        rtp = self._client.depacketiser
-        return {
+        rtp, sound = self._client.depacketiser, self._client.audio
+        dropped = {"bad_audio": sound.bad_packets, "dropped_audio": sound.dropped} if sound is not None else {}
+        return dropped | {
             "corrupt_packets": rtp.bad_packets + self._corrupt,
             "lost_packets": rtp.lost_packets,
             "dropped_packets": rtp.damaged_units + rtp.skipped_units + self._client.units.dropped + self._skipped,
@@ -166,9 +169,9 @@ class RtspSource:
             return []
         packet = av.Packet(unit.data)
         packet.pts, packet.time_base = unit.timestamp, TIME_BASE
-        if len(self._arrivals) > 64:  # pictures that the decoder swallowed
-            self._arrivals.clear()
-        self._arrivals[unit.timestamp] = unit.arrived_ns
+        if len(self._units) > 64:  # pictures that the decoder swallowed
+            self._units.clear()
+        self._units[unit.timestamp] = replace(unit, nals=())
         pictures = self._decode(packet)
         self._barren = 0 if pictures else self._barren + 1
         if self._barren >= BARREN_IN_A_ROW:
@@ -196,7 +199,8 @@ class RtspSource:
             self._corrupt += 1
             return None
         now_ns = time.monotonic_ns()
-        captured_ns = self._arrivals.pop(picture.pts, now_ns)
+        unit = self._units.pop(picture.pts, None)
+        captured_ns = unit.arrived_ns if unit is not None else now_ns
         if self._first_pts is not None and picture.pts - self._first_pts <= self._last_pts:
             self._late += 1
             return None
@@ -209,9 +213,12 @@ class RtspSource:
         if self._first_pts is None:
             self._first_pts = picture.pts
         self._last_pts = picture.pts - self._first_pts
+        wall_ns = self._client.wall.at(unit.rtp_timestamp) if unit is not None else None
+        if self._client.audio is not None:
+            self._client.audio.pass_on(Moment(self._last_pts * TIME_BASE, wall_ns, captured_ns))
         return Frame(
             planes=planes, pts=self._last_pts, time_base=TIME_BASE, number=number, captured_ns=captured_ns,
-            color=self.info.color, sample_aspect=self.info.sample_aspect, slot=slot,
+            wall_ns=wall_ns, color=self.info.color, sample_aspect=self.info.sample_aspect, slot=slot,
         )  # fmt: skip
 
 
@@ -228,10 +235,10 @@ def _target(url: str) -> Target:
     return target
 
 
-def _describe(media: Media, sps: bytes, name: str) -> StreamInfo:
-    """What the parameter set says. Raises SourceOpenError, LowDelayUnsupported."""
+def _describe(opened: Opened, name: str) -> StreamInfo:
+    """What the parameter set of H.264 says. Raises SourceOpenError, LowDelayUnsupported."""
     try:
-        said = h264.parse_sps(sps)
+        said = h264.parse_sps(h264.parameter_sets(opened.sets)[0][0])
     except ValueError as error:
         raise LowDelayUnsupported(f"a parameter set that cannot be read ({error})") from error
     bits = max(said.bit_depth, said.chroma_bit_depth)
@@ -241,14 +248,40 @@ def _describe(media: Media, sps: bytes, name: str) -> StreamInfo:
         chroma = {0: "grey", 2: "4:2:2", 3: "4:4:4"}
         raise LowDelayUnsupported(f"{'interlaced' if said.interlaced else chroma[said.chroma_format]} pictures")
     return StreamInfo(
-        width=said.width, height=said.height, time_base=TIME_BASE, fps=media.fps or said.fps, color=said.color,
+        width=said.width, height=said.height, time_base=TIME_BASE, fps=opened.media.fps or said.fps, color=said.color,
         sample_aspect=said.sample_aspect, live=True, codec="h264", name=name,
     )  # fmt: skip
 
 
-def _low_delay_decoder() -> VideoCodecContext:
+def _look(opened: Opened, name: str) -> StreamInfo:
+    """What the first picture is, by a decoder of its own. Raises SourceOpenError, LowDelayUnsupported."""
+    codec = opened.payload.codec
+    decoder = _low_delay_decoder(codec)
+    try:
+        unit = opened.key
+        pictures = [*decoder.decode(av.Packet(unit.data)), *decoder.decode(None)] if unit is not None else []
+    except FFmpegError as error:
+        raise LowDelayUnsupported(f"a key picture of {codec} that cannot be decoded ({error.strerror})") from error
+    if not pictures:
+        raise LowDelayUnsupported(f"a key picture of {codec} that gives no picture")
+    picture = pictures[0]
+    try:
+        check_format(picture.format)
+    except DecodeError as error:
+        raise SourceOpenError(f"{name}: {error}") from error
+    aspect = decoder.sample_aspect_ratio
+    rate = decoder.framerate
+    return StreamInfo(
+        width=picture.width, height=picture.height, time_base=TIME_BASE,
+        fps=opened.media.fps or (Fraction(rate) if rate and 1 <= rate <= 480 else None),
+        color=color_of(picture, codec=codec), sample_aspect=Fraction(aspect) if aspect else Fraction(1), live=True,
+        codec=codec, name=name,
+    )  # fmt: skip
+
+
+def _low_delay_decoder(codec: str) -> VideoCodecContext:
     """A decoder that gives a picture out in the call that brought it. Threads share slices, never whole pictures."""
-    decoder = VideoCodecContext.create("h264", "r")
+    decoder = VideoCodecContext.create(codec, "r")
     assert isinstance(decoder, VideoCodecContext)
     decoder.flags |= Flags.low_delay
     decoder.thread_type = ThreadType.SLICE

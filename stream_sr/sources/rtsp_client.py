@@ -4,21 +4,36 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import socket
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from typing import NamedTuple
 
 from aiortsp.rtsp.errors import RTSPConnectionError, RTSPError, RTSPResponseError
 from aiortsp.rtsp.parser import RTSPResponse
 
-from stream_sr.codec import h264
-from stream_sr.codec.rtp import CLOCK, GOODBYE, AccessUnit, Depacketiser, rtcp_types
+from stream_sr.codec import audio
+from stream_sr.codec.payload import BY_ENCODING, H264, Payload
+from stream_sr.codec.rtp import (
+    CLOCK,
+    GOODBYE,
+    AccessUnit,
+    Depacketiser,
+    WallClock,
+    parse_sender_reports,
+    rtcp_types,
+)  # fmt: skip
 from stream_sr.codec.rtsp import Target, join_control
 from stream_sr.codec.sdp import Media, Session, parse_sdp
 from stream_sr.errors import DecodeError, SourceError, SourceLost, SourceOpenError, SourceRefused
 from stream_sr.ring import Full, RingBuffer
-from stream_sr.sources.rtsp_connection import Connection, Transport, header
+from stream_sr.sources.rtsp_audio import AudioTrack
+from stream_sr.sources.rtsp_connection import Connection, Datagrams, Transport, header
+
+log = logging.getLogger("stream_sr")
 
 QUEUE_UNITS = 300  # 10 s at 30 fps: a whole group of pictures fits, so that a late start can catch up
 KEY_SECONDS = 30.0  # a stream without a picture to start on for so long cannot be decoded
@@ -32,14 +47,27 @@ class LowDelayUnsupported(SourceOpenError):
     """
 
 
+class Opened(NamedTuple):
+    """A stream that plays."""
+
+    media: Media
+    payload: Payload
+    sets: list[bytes]  # parameter sets, all kinds
+    key: AccessUnit | None  # the first key picture, where it had to be waited for
+
+
 class Client:
     """The network's half, on the loop: connection, session, packets put together into ``units``.
 
-    ``failure`` is set before ``units`` ends.
+    ``failure`` is set before ``units`` ends. ``wall`` is the camera's wall clock, ``audio`` its sound, where it has one
+    that we carry.
     """
 
-    def __init__(self, target: Target, name: str, timeout: float) -> None:
+    def __init__(self, target: Target, name: str, timeout: float, *, udp: bool = False) -> None:
         self._target, self.name, self._timeout = target, name, timeout
+        self._udp = udp
+        self.wall = WallClock()
+        self.audio: AudioTrack | None = None
         self.units: RingBuffer[AccessUnit] = RingBuffer(QUEUE_UNITS, Full.SKIP_TO_KEY, is_key=lambda unit: unit.key)
         self.depacketiser = Depacketiser()
         self.failure: SourceError | None = None
@@ -48,9 +76,11 @@ class Client:
         self._doing = "connecting"
         self._timed_out = False
         self._connection: Connection | None = None
-        self._transport: Transport | None = None
+        self._transports: list[Transport | Datagrams] = []
+        self._first_key: AccessUnit | None = None
         self._url = target.url  # of the whole presentation
         self._session = ""
+        self._interval = 30.0  # seconds between signs of life
         self._sets: list[bytes] = []
         self._key: asyncio.Event | None = None
         self._heard = self._decodable = 0.0
@@ -59,8 +89,8 @@ class Client:
 
     # On the loop.
 
-    async def open(self) -> tuple[Media, bytes]:
-        """Connect, DESCRIBE, SETUP, PLAY; the track and its sequence parameter set.
+    async def open(self) -> Opened:
+        """Connect, DESCRIBE, SETUP, PLAY; the track and its parameter sets.
 
         Raises SourceOpenError, LowDelayUnsupported; within the read timeout.
         """
@@ -82,28 +112,31 @@ class Client:
                 f"an answer of unknown form ({type(error).__name__} while {self._doing})"
             ) from error
 
-    async def _open(self) -> tuple[Media, bytes]:
+    async def _open(self) -> Opened:
         self._key = asyncio.Event()
         self._connection = connection = Connection(self._target, self._timeout)
         connection.lost = self._lost
         await connection.prepare()
-        media, control = await self._choose()
-        self._sets = [nal for nal in media.parameter_sets() if h264.nal_type(nal) in (h264.SPS, h264.PPS)]
-        self.depacketiser.payload_type = media.payload_type
-        await self._setup(control)
+        media, payload, sound = await self._choose()
+        self.depacketiser = Depacketiser(media.payload_type, payload=payload)
+        self._sets = payload.parameter_sets(media.parameter_sets())
+        await self._setup(join_control(self._url, media.control), self._rtp, self._rtcp)
+        if sound is not None:
+            await self._setup_sound(join_control(self._url, sound.control))
+        self._alive = asyncio.create_task(self._keep_alive())
         self._doing = "starting to play"
         self._heard = self._decodable = asyncio.get_running_loop().time()
         await self._send("PLAY", headers={"Range": "npt=0.000-"})
         self._watch()
-        if not h264.parameter_sets(self._sets)[0]:
+        if not self._sets or payload is not H264:  # what the pictures are is only known from one
             self._doing = "waiting for a key picture"
             await self._key.wait()
-            if self.failure is not None and not h264.parameter_sets(self._sets)[0]:
+            if self.failure is not None and not self._sets:
                 raise SourceOpenError(str(self.failure)) from self.failure
-        return media, h264.parameter_sets(self._sets)[0][0]
+        return Opened(media, payload, self._sets, self._first_key)
 
-    async def _choose(self) -> tuple[Media, str]:
-        """The first H.264 track and the URL to set it up with."""
+    async def _choose(self) -> tuple[Media, Payload, Media | None]:
+        """The first H.264 or HEVC track, and the first with sound that we carry."""
         self._doing = "asking for the description"
         answer = await self._send("DESCRIBE", headers={"Accept": "application/sdp"})
         base = header(answer, "content-base") or header(answer, "content-location") or self._url
@@ -111,43 +144,92 @@ class Client:
         videos = [media for media in session.media if media.kind == "video"]
         if not videos:
             raise SourceOpenError(f"{self.name} describes no video; give the address of a stream with H.264 video")
-        media = next((media for media in videos if media.codec == "H264"), None)
+        media = next((media for media in videos if media.codec in BY_ENCODING), None)
         if media is None:
-            raise LowDelayUnsupported(f"video of the codec {videos[0].codec or 'unknown'}, not H264")
-        if media.clock != CLOCK or media.parameters.get("packetization-mode", "0") not in ("0", "1"):
-            raise LowDelayUnsupported("interleaved H.264 packets (packetization-mode 2), or another clock than 90 kHz")
+            raise LowDelayUnsupported(f"video of the codec {videos[0].codec or 'unknown'}, not H264 or H265")
+        mode = media.parameters.get("packetization-mode", "0")
+        if media.clock != CLOCK or mode not in ("0", "1") or media.parameters.get("sprop-max-don-diff", "0") != "0":
+            raise LowDelayUnsupported("interleaved packets of video, or another clock than 90 kHz")
         self._url = join_control(base, session.control)
-        return media, join_control(self._url, media.control)
+        sound = next((one for one in session.media if audio.format_of(one) is not None), None)
+        if sound is not None and (form := audio.format_of(sound)) is not None:
+            self.audio = AudioTrack(form)
+        return media, BY_ENCODING[media.codec], sound
 
-    async def _setup(self, control: str) -> None:
+    async def _setup(self, control: str, rtp: Callable[[bytes], None], rtcp: Callable[[bytes], None]) -> None:
         self._doing = "setting up the transport"
-        assert self._connection is not None
         try:
-            answer = await self._send("SETUP", control, {"Transport": "RTP/AVP/TCP;unicast;interleaved=0-1"})
+            if self._udp:
+                await self._setup_udp(control, rtp, rtcp)
+            else:
+                await self._setup_tcp(control, rtp, rtcp)
         except RTSPResponseError as error:
             if error.response is not None and error.response.status == 461:
-                raise LowDelayUnsupported("no RTP over TCP (the server answers 461)") from error
+                this, other = ("UDP", "tcp") if self._udp else ("TCP", "udp")
+                raise SourceOpenError(
+                    f"{self.name} sends no RTP over {this} (461); give --rtsp-transport {other}"
+                ) from error
             raise
+
+    async def _setup_tcp(self, control: str, rtp: Callable[[bytes], None], rtcp: Callable[[bytes], None]) -> None:
+        assert self._connection is not None
+        first = 2 * len(self._transports)
+        offer = f"RTP/AVP/TCP;unicast;interleaved={first}-{first + 1}"
+        answer = await self._send("SETUP", control, {"Transport": offer})
         fields = Transport.parse_transport_fields(header(answer, "transport"))
         numbers = (fields.get("interleaved") or "").split("-")
         if not all(number.isdecimal() and int(number) < 256 for number in numbers):
             raise LowDelayUnsupported("a transport that is not interleaved in the connection")
-        self._transport = Transport(self._connection, (int(numbers[0]), int(numbers[-1])), self._rtp, self._rtcp)
+        self._learn_session(answer)
+        self._transports.append(Transport(self._connection, (int(numbers[0]), int(numbers[-1])), rtp, rtcp))
+
+    async def _setup_udp(self, control: str, rtp: Callable[[bytes], None], rtcp: Callable[[bytes], None]) -> None:
+        assert self._connection is not None
+        transport = Datagrams(self._connection, rtp, rtcp)
+        self._transports.append(transport)
+        ports = await transport.prepare()
+        offer = f"RTP/AVP;unicast;client_port={ports[0]}-{ports[1]}"
+        answer = await self._send("SETUP", control, {"Transport": offer})
+        fields = Transport.parse_transport_fields(header(answer, "transport"))
+        numbers = (fields.get("server_port") or "").split("-")
+        known = len(numbers) == 2 and all(number.isdecimal() and 0 < int(number) < 65536 for number in numbers)
+        transport.aim((int(numbers[0]), int(numbers[1])) if known else None)
+        self._learn_session(answer)
+
+    async def _setup_sound(self, control: str) -> None:
+        """The pictures matter more: a server that does not give the sound is read without it."""
+        sound = self.audio
+        assert sound is not None
+
+        def receive(data: bytes) -> None:
+            sound.receive(data, time.monotonic_ns())
+
+        def report(data: bytes) -> None:
+            for one in parse_sender_reports(data):
+                sound.wall.learn(one)
+
+        try:
+            await self._setup(control, receive, report)
+        except (RTSPResponseError, SourceOpenError) as error:
+            log.warning("%s is read without its sound: %s", self.name, error)
+            self.audio = None
+
+    def _learn_session(self, answer: RTSPResponse) -> None:
         self._session, _, rest = header(answer, "session").partition(";")
         name, _, seconds = rest.strip().partition("=")
         given = int(seconds) if name.lower() == "timeout" and seconds.isdecimal() else 60
-        self._alive = asyncio.create_task(self._keep_alive(max(1.0, min(given, 60) / 2)))
+        self._interval = max(1.0, min(given, 60) / 2)
 
     async def _send(self, method: str, url: str | None = None, headers: dict[str, str] | None = None) -> RTSPResponse:
         assert self._connection is not None
         fields = dict(headers or {}) | ({"Session": self._session} if self._session else {})
         return await self._connection.send_request(method, url or self._url, fields)
 
-    async def _keep_alive(self, interval: float) -> None:
+    async def _keep_alive(self) -> None:
         """Tell the server now and then that we are there. What it answers does not matter: silence is watched."""
         method = "GET_PARAMETER"
         while True:
-            await asyncio.sleep(interval)
+            await asyncio.sleep(self._interval)
             try:
                 await self._send(method)
             except RTSPResponseError:
@@ -170,11 +252,14 @@ class Client:
     def _rtcp(self, data: bytes) -> None:
         if GOODBYE in rtcp_types(data):
             self._fail(SourceLost(f"{self.name} ended the stream"))
+        for report in parse_sender_reports(data):
+            self.wall.learn(report)
 
     def _queue(self, unit: AccessUnit) -> None:
         if unit.key:
             unit = self._with_sets(unit)
-            if self._key is not None and h264.parameter_sets(self._sets)[0]:
+            if self._key is not None and self._sets and not self._key.is_set():
+                self._first_key = unit
                 self._key.set()
         with self._lock:
             while not self._reading and unit.key and len(self.units):
@@ -183,9 +268,8 @@ class Client:
 
     def _with_sets(self, unit: AccessUnit) -> AccessUnit:
         """A key picture with parameter sets in front: its own, or the last ones known."""
-        sps, pps = h264.parameter_sets(unit.nals)
-        if sps and pps:
-            self._sets = sps + pps
+        if sets := self.depacketiser.payload.parameter_sets(unit.nals):
+            self._sets = sets
             return unit
         return replace(unit, nals=(*self._sets, *unit.nals))
 
@@ -251,8 +335,8 @@ class Client:
                 with contextlib.suppress(RTSPError, TimeoutError):
                     async with asyncio.timeout(TEARDOWN_SECONDS):
                         await self._send("TEARDOWN")
-            if self._transport is not None:
-                self._transport.close()
+            for transport in self._transports:
+                transport.close()
             await connection.shut()
         if not self._timed_out:  # else a look-up of the host's name may hang, and waiting for it would too
             await asyncio.get_running_loop().shutdown_default_executor()

@@ -5,16 +5,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import socket
+import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from aiortsp.rtsp.connection import RTSPConnection
 from aiortsp.rtsp.errors import RTSPConnectionError
 from aiortsp.rtsp.parser import RTSPRequest, RTSPResponse
+from aiortsp.transport.base import RTPTransport
 from aiortsp.transport.tcp import TCPTransport
 
+from stream_sr.codec.rtp import Reorder
 from stream_sr.codec.rtsp import Access, Target
+from stream_sr.codec.sockets import udp_pair
 
+UDP_BUFFER_BYTES = 4 << 20  # a key picture comes in one burst
 MESSAGE_BYTES = 256 << 10  # most that a server may send without completing a message
 
 # aiortsp logs requests with their credentials, and as errors what we report in one line: it stays silent.
@@ -164,12 +170,11 @@ class Transport(TCPTransport):  # type: ignore[misc]
         super().__init__(connection, logger=_silent, timeout=0)
         self.rtp_idx, self.rtcp_idx = channels
         self.take_rtp, self.take_rtcp = rtp, rtcp
-        connection.channels = {self.rtcp_idx: self.rtcp, self.rtp_idx: self.rtp}
+        connection.channels |= {self.rtcp_idx: self.rtcp, self.rtp_idx: self.rtp}
 
     def rtp(self, data: bytes) -> None:
         """A packet came."""
-        if len(data) >= 12:
-            self.stats.update(_Seen(int.from_bytes(data[2:4], "big"), int.from_bytes(data[4:8], "big")))
+        _count(self, data)
         self.take_rtp(data)
 
     def rtcp(self, data: bytes) -> None:
@@ -177,6 +182,95 @@ class Transport(TCPTransport):  # type: ignore[misc]
         with contextlib.suppress(Exception):  # packet types that aiortsp does not know
             self.handle_rtcp_data(data)
         self.take_rtcp(data)
+
+
+class Datagrams(RTPTransport):  # type: ignore[misc]
+    """RTP over UDP on a pair of ports of our own, with aiortsp's receiver reports.
+
+    Only what comes from the server's address is taken. `prepare` binds, `aim` says where the server sends from.
+    """
+
+    def __init__(self, connection: Connection, rtp: Callable[[bytes], None], rtcp: Callable[[bytes], None]) -> None:
+        super().__init__(connection, logger=_silent, timeout=0)
+        self.take_rtp, self.take_rtcp = rtp, rtcp
+        self.order = Reorder()
+        self._ends: list[asyncio.DatagramTransport] = []
+        self._server: tuple[str, int] | None = None  # address and RTCP port
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def prepare(self) -> tuple[int, int]:
+        """Bind, at the address that the connection has; the two ports, the even one first. Raises OSError."""
+        assert self.connection._wire is not None
+        host = self.connection._wire.get_extra_info("sockname")[0]
+        loop = asyncio.get_running_loop()
+        for number, bound in enumerate(udp_pair(host)):
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, UDP_BUFFER_BYTES)
+            take = self._rtp if number == 0 else self._rtcp
+            end, _ = await loop.create_datagram_endpoint(lambda take=take: _Receiver(take), sock=bound)  # type: ignore[misc]
+            self._ends.append(end)
+        rtp, rtcp = (end.get_extra_info("sockname")[1] for end in self._ends)
+        return rtp, rtcp
+
+    def aim(self, ports: tuple[int, int] | None) -> None:
+        """Know the server's ports; an empty packet to each opens the way back through a firewall."""
+        assert self.connection._wire is not None
+        host = self.connection._wire.get_extra_info("peername")[0]
+        self._server = (host, ports[1] if ports is not None else 0)
+        for end, port in zip(self._ends, ports or (), strict=False):
+            end.sendto(b"", (host, port))
+
+    @property
+    def running(self) -> bool:
+        return bool(self._ends) and not self._ends[0].is_closing()
+
+    async def send_rtcp_report(self, rtcp: Any) -> None:
+        if self._server is not None and self._server[1] and self.running:
+            self._ends[1].sendto(bytes(rtcp), self._server)
+
+    def close(self, error: Exception | None = None) -> None:
+        super().close(error)
+        if self._timer is not None:
+            self._timer.cancel()
+        for end in self._ends:
+            end.close()
+
+    def _rtp(self, data: bytes, host: str) -> None:
+        if self._server is not None and host != self._server[0]:
+            return
+        _count(self, data)
+        for packet in self.order.push(data, time.monotonic_ns()):
+            self.take_rtp(packet)
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(self.order.patience_ns / 1e9, self._expire)
+
+    def _expire(self) -> None:
+        """What waits behind a gap does not wait for the next packet."""
+        self._timer = None
+        for packet in self.order.expire(time.monotonic_ns()):
+            self.take_rtp(packet)
+
+    def _rtcp(self, data: bytes, host: str) -> None:
+        if self._server is not None and host != self._server[0]:
+            return
+        with contextlib.suppress(Exception):
+            self.handle_rtcp_data(data)
+        self.take_rtcp(data)
+
+
+class _Receiver(asyncio.DatagramProtocol):
+    """Hands datagrams on, with the address they came from."""
+
+    def __init__(self, take: Callable[[bytes, str], None]) -> None:
+        self._take = take
+
+    def datagram_received(self, data: bytes, addr: tuple[Any, ...]) -> None:
+        self._take(data, addr[0])
+
+
+def _count(transport: Any, data: bytes) -> None:
+    """For the receiver's statistics."""
+    if len(data) >= 12:
+        transport.stats.update(_Seen(int.from_bytes(data[2:4], "big"), int.from_bytes(data[4:8], "big")))
 
 
 def header(answer: RTSPResponse, name: str) -> str:
