@@ -15,6 +15,7 @@ from typing import Any
 from stream_sr import commands
 from stream_sr.config import ENGINE_OPTIONS, OUTPUT_OPTIONS, RUN_OPTIONS, SOURCE_OPTIONS, Option
 from stream_sr.errors import ConfigError, PipelineStalled, SinkWriteError, StreamSRError
+from stream_sr.model import TUNES
 from stream_sr.terminal import PROGRAM, StoppedEarly, configure_log, flush
 
 
@@ -170,18 +171,32 @@ def _parser() -> argparse.ArgumentParser:
     _add_json(sub)
 
     sub = command("train", commands.train_command, "train a network; needs the extra [train]")
-    sub.add_argument("recipe", metavar="RECIPE", help="fsrcnn, fsrcnn-s, or a FILE.toml")
-    sub.add_argument("--scale", type=int, choices=(2, 3, 4), default=2)
+    sub.add_argument("recipe", metavar="RECIPE", help="fsrcnn, fast, tiny, ..., or a FILE.toml (see engines/*/card.md)")
+    sub.add_argument("--scale", type=int, choices=(1, 2, 3, 4), default=2)
+    sub.add_argument("--tune", choices=TUNES, default=TUNES[0], help="what it learns to take (default clean)")
     sub.add_argument(
         "--data", type=Path, action="append", required=True, metavar="DIR", help="pictures; may be repeated"
     )
     sub.add_argument("--out", type=Path, metavar="DIR", help="checkpoint and log (default runs/RECIPE-xSCALE)")
     sub.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
-    sub.add_argument(
-        "--from", dest="start_from", type=Path, metavar="FILE", help="checkpoint of another scale to start from"
-    )
+    sub.add_argument("--from", dest="start_from", type=Path, metavar="FILE", help="checkpoint to start from")
     sub.add_argument("--iterations", type=int, help="instead of the recipe's")
     sub.add_argument("--threads", type=int, help="CPU threads")
+
+    sub = command("clips", commands.clips_command, "make clips to train on: moving, degraded, with their truth")
+    sub.add_argument("out", type=Path, metavar="DIR", help="where the clips go")
+    sub.add_argument("--data", type=Path, action="append", default=[], metavar="DIR", help="pictures; may be repeated")
+    sub.add_argument(
+        "--video", type=Path, action="append", default=[], metavar="FILE", help="reduced to half; may be repeated"
+    )
+    sub.add_argument("--scale", type=int, choices=(1, 2, 3, 4), default=2)
+    sub.add_argument("--tune", choices=TUNES, default=TUNES[1], help="camera: blur, noise, H.264, JPEG (the default)")
+    sub.add_argument("--length", type=int, default=6, help="pictures of a clip (default 6; recurrent networks want 12)")
+    sub.add_argument(
+        "--validate", action="append", default=[], metavar="NAME",
+        help="picture or video, without its ending, that chooses the best weights; may be repeated "
+        "(default: the ten pictures of the packaged recipes)",
+    )  # fmt: skip
 
     sub = command("export", commands.export_command, "turn a checkpoint into a model folder; needs the extra [train]")
     sub.add_argument("checkpoint", type=Path, metavar="CHECKPOINT")

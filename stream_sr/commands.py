@@ -9,11 +9,13 @@ import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stream_sr.config import OUTPUT_OPTIONS, RUN_OPTIONS, SOURCE_OPTIONS, Config, Option, make_config, number, size
 from stream_sr.errors import ConfigError, PipelineStalled, StreamSRError
+from stream_sr.model import TUNES
 from stream_sr.terminal import Interrupts, Stopper, check_json, command_line, flush, print_result, write_json
 
 if TYPE_CHECKING:
@@ -202,8 +204,9 @@ def train_command(parsed: argparse.Namespace) -> int:
     from stream_sr.train.plots import plot_curves
     from stream_sr.train.recipe import load_recipe
 
-    recipe = load_recipe(parsed.recipe, scale=parsed.scale, iterations=parsed.iterations)
-    out = parsed.out or Path("runs") / f"{recipe.name}-x{recipe.scale}"
+    recipe = load_recipe(parsed.recipe, scale=parsed.scale, tune=parsed.tune, iterations=parsed.iterations)
+    tune = f"-{recipe.tune}" if recipe.tune != TUNES[0] else ""
+    out = parsed.out or Path("runs") / f"{recipe.name}{tune}-x{recipe.scale}"
     bar: Any = None
 
     def report(row: dict[str, Any]) -> None:
@@ -229,6 +232,27 @@ def train_command(parsed: argparse.Namespace) -> int:
     if (out / "log.jsonl").exists():  # none before the first validation
         plot_curves(out / "log.jsonl", out / "curves.png")
         print(out / "curves.png")
+    return 0
+
+
+def clips_command(parsed: argparse.Namespace) -> int:
+    from stream_sr.codec.roundtrip import h264_roundtrip, read_luma
+    from stream_sr.train.clips import make_clips
+    from stream_sr.train.recipe import load_recipe
+
+    if not parsed.data and not parsed.video:
+        raise ConfigError("nothing to make clips of; give folders with --data, films with --video")
+    if not 1 <= parsed.length <= 100:
+        raise ConfigError(f"--length {parsed.length}: a clip has 1 to 100 pictures")
+    if parsed.scale == 1 and parsed.tune == TUNES[0]:
+        raise ConfigError("at scale 1 a clean clip is its own truth; give --tune camera")
+    validation = parsed.validate or load_recipe("fast", scale=2).validation_images
+    count = make_clips(
+        parsed.out, pictures=parsed.data, scale=parsed.scale, length=parsed.length, tune=parsed.tune,
+        videos=[(path.stem, partial(read_luma, path)) for path in parsed.video],
+        validation=validation, roundtrip=h264_roundtrip, report=logging.getLogger("stream_sr").debug,
+    )  # fmt: skip
+    print(f"{parsed.out}: {count} clips")
     return 0
 
 

@@ -16,6 +16,7 @@ from typing import Any
 from stream_sr.engine import LIVE_FIDELITY, QUALITY_FIDELITY, EngineOptions
 from stream_sr.errors import ConfigError
 from stream_sr.media import EncoderOptions, SinkOptions, SourceOptions
+from stream_sr.model import TUNES
 
 BACKENDS = ("auto", "tensorrt", "openvino", "torch", "bicubic")
 PRECISIONS = ("auto", "fp32", "fp16", "bf16")
@@ -101,6 +102,7 @@ class Option:
 ENGINE_OPTIONS = (
     Option("model", "name of a model, or FILE.onnx (default: the one marked in `stream-sr models`)", metavar="NAME"),
     Option("scale", "enlargement (default 2)", whole(1, 4), "1|2|3|4"),
+    Option("tune", "weights for clean pictures or for cameras (default: camera if the input is live)", choices=TUNES),
     Option("backend", "what computes (default auto)", choices=BACKENDS),
     Option("precision", "of the computation (default auto)", choices=PRECISIONS),
     Option("device", "number of the GPU (default 0)", whole(0, 63), "N"),
@@ -137,6 +139,7 @@ class Config:
 
     model: str | None = None
     scale: int | None = None
+    tune: str | None = None
     backend: str = "auto"
     precision: str = "auto"
     device: int = 0

@@ -12,6 +12,8 @@ from typing import Any
 
 from stream_sr.errors import ModelError
 
+PRESETS = ("tiny", "fast", "balanced", "quality")
+TUNES = ("clean", "camera")  # what a network was trained on: bicubic reductions, or what cameras and codecs leave
 STATE_IN, STATE_OUT = "state_in.", "state_out."  # what a recurrent graph's inputs and outputs of one state begin with
 
 
@@ -33,6 +35,7 @@ class ModelSpec:
     macs_per_pixel: int = 0  # multiplications per input pixel, of the lowered graph's useful taps
     psnr_y: Mapping[str, float] = field(default_factory=dict)  # per set, dB
     default: bool = False
+    tune: str = "clean"
 
     def sha256(self) -> str:
         """Of the ONNX file."""
@@ -68,7 +71,7 @@ def engines_folder() -> Path:
 def list_models(folder: Path | None = None) -> list[ModelSpec]:
     """All shipped models, by name and scale."""
     found = [read_model(path) for path in sorted((folder or engines_folder()).glob("*/model.toml"))]
-    return sorted(found, key=lambda model: (model.name, model.scale))
+    return sorted(found, key=lambda model: (model.name, TUNES.index(model.tune), model.scale))
 
 
 def read_model(path: Path) -> ModelSpec:
@@ -81,8 +84,11 @@ def read_model(path: Path) -> ModelSpec:
         onnx = path.with_name("model.onnx")
         if not onnx.is_file():
             raise ModelError(f"{onnx} is missing; restore it, or export the model again with `stream-sr export`")
+        tune = raw.get("tune", TUNES[0])
+        if tune not in TUNES:
+            raise ModelError(f"{path}: tune is {tune!r}, not one of {', '.join(TUNES)}; export the model again")
         return ModelSpec(
-            name=raw["name"], scale=raw["scale"], onnx=onnx, network=raw["network"],
+            tune=tune, name=raw["name"], scale=raw["scale"], onnx=onnx, network=raw["network"],
             parameters=raw["parameters"], macs_per_pixel=raw["macs_per_pixel"],
             psnr_y=raw.get("psnr_y", {}), default=raw.get("default", False),
         )  # fmt: skip
@@ -98,11 +104,19 @@ def default_model(*, folder: Path | None = None) -> ModelSpec:
     raise ModelError(f"no model is marked as the default in {folder or engines_folder()}; name one with --model")
 
 
-def find_model(name: str | None, scale: int | None, *, folder: Path | None = None) -> ModelSpec:
-    """The model of this name and scale, or a bare ``FILE.onnx`` (with ``model.toml`` beside it, or without).
+def find_model(
+    name: str | None,
+    scale: int | None,
+    tune: str | None = None,
+    *,
+    prefer: str = TUNES[0],
+    folder: Path | None = None,
+) -> ModelSpec:
+    """The model of this name, scale and tune, or a bare ``FILE.onnx`` (with ``model.toml`` beside it, or without).
 
-    ``name`` None is the default model (marked in its ``model.toml``), ``scale`` None is 2, or a file's own. Raises
-    ModelError that lists what there is.
+    ``name`` None is the default model (marked in its ``model.toml``), ``scale`` None is 2, or a file's own. ``tune``
+    None takes the weights tuned for ``prefer`` where there are any, else the others. Raises ModelError that lists what
+    there is, or names the command that trains it.
     """
     if name is not None and name.endswith(".onnx"):
         return _from_file(Path(name), scale)
@@ -110,14 +124,22 @@ def find_model(name: str | None, scale: int | None, *, folder: Path | None = Non
     if name is None:
         name = default_model(folder=folder).name
     named = [model for model in models if model.name == name]
+    if not named and name in PRESETS:
+        raise ModelError(f"preset '{name}' is not trained yet; `stream-sr train {name} --scale {scale or 2}` trains it")
     if not named:
         known = ", ".join(sorted({model.name for model in models})) or "none"
         raise ModelError(f"no model '{name}'; there are {known}, or give a FILE.onnx (`stream-sr models` lists them)")
     wanted = 2 if scale is None else scale
-    for model in named:
-        if model.scale == wanted:
-            return model
-    scales = ", ".join(f"x{model.scale}" for model in named)
+    fitting = {model.tune: model for model in named if model.scale == wanted}
+    if fitting and (tune is None or tune in fitting):
+        return fitting.get(tune or prefer) or next(iter(fitting.values()))
+    if fitting:
+        has = " and ".join(fitting)
+        raise ModelError(
+            f"model '{name}' x{wanted} is not tuned for {tune}, only for {has}; "
+            f"`stream-sr train {name} --scale {wanted} --tune {tune}` trains it"
+        )
+    scales = ", ".join(sorted({f"x{model.scale}" for model in named}))
     hint = "; for the same size without a network give --backend bicubic" if wanted == 1 else ""
     raise ModelError(f"model '{name}' is not trained for x{wanted}; there is {scales}{hint}")
 

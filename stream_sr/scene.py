@@ -6,7 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 SIDE = 32  # cells across and down
-CUT = 0.35  # least share of the picture's own contrast that must have changed
+CUT = 0.35  # share of the pictures' contrast that must have changed
+FLAT = 4.0  # levels: so much contrast may be noise
 
 
 class SceneCut:
@@ -35,7 +36,7 @@ def change(before: npt.NDArray[np.float32], now: npt.NDArray[np.float32]) -> flo
     """How much of two grids differs, 0 (nothing) to about 1.4 (unrelated); 0 where both are flat."""
     a, b = before - before.mean(), now - now.mean()
     contrast = float(np.sqrt((a * a).mean() + (b * b).mean()))
-    return float(np.sqrt(((a - b) ** 2).mean())) / (contrast + 2.0)  # 2 levels: noise on a flat picture is no cut
+    return float(np.sqrt(((a - b) ** 2).mean())) / (contrast + FLAT)
 
 
 def _grid(luma: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:

@@ -44,15 +44,16 @@ class Hooks:
 def choose_model(config: Config, info: StreamInfo | None = None) -> tuple[ModelSpec | None, int]:
     """The model and scale that the options ask for; no model for the bicubic backend.
 
-    With ``--size`` the smallest scale that reaches it (by ``info``; without it any), else the largest there is. Raises
-    ModelError.
+    A live stream takes weights tuned for cameras, if there are any, unless ``--tune`` says otherwise. With ``--size``
+    the smallest scale that reaches it (by ``info``; without it any), else the largest there is. Raises ModelError.
     """
     if config.backend == "bicubic":
         return None, config.scale or (_reaching((1, 2, 3, 4), config, info) if config.size else 2)
     name = config.model or default_model().name
-    scales = sorted(model.scale for model in list_models() if model.name == name)
+    scales = sorted({model.scale for model in list_models() if model.name == name})
     scale = _reaching(scales, config, info) if config.size and scales else config.scale
-    model = find_model(name, scale)
+    live = info is not None and info.live
+    model = find_model(name, scale, config.tune, prefer="camera" if live else "clean")
     return model, model.scale
 
 

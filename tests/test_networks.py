@@ -3,7 +3,19 @@
 import pytest
 import torch
 
-from stream_sr.networks import FSRCNN, Deconvolution, LumaGraph, build_network, transfer
+from stream_sr.networks import (
+    FSRCNN,
+    Collapsible,
+    Deconvolution,
+    LumaGraph,
+    PlainSR,
+    RecurrentSR,
+    build_network,
+    collapse,
+    expand,
+    transfer,
+)
+from stream_sr.networks.layers import bound
 
 
 def test_sizes_are_those_of_the_paper() -> None:
@@ -68,3 +80,116 @@ def test_the_graph_rounds_and_clamps() -> None:
 def test_unknown_networks_are_named() -> None:
     with pytest.raises(KeyError, match="VGG"):
         build_network("VGG", scale=2)
+
+
+@pytest.mark.parametrize("scale", [1, 2, 3, 4])
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (7, 5)])
+def test_the_plain_network_takes_any_size(scale: int, height: int, width: int) -> None:
+    network = PlainSR(scale=scale, width=4, depth=1)
+    for mode in (True, False):
+        assert network.train(mode)(torch.rand(2, 1, height, width)).shape == (2, 1, height * scale, width * scale)
+
+
+def test_a_fresh_plain_network_repeats_the_pixel() -> None:
+    x = torch.rand(1, 1, 6, 7)
+    repeated = x.repeat_interleave(3, 2).repeat_interleave(3, 3)
+    assert (PlainSR(scale=3).eval()(x) - repeated).abs().max() < 0.05
+
+
+def shake(network: torch.nn.Module) -> None:
+    """Move every trained weight, as training does."""
+    torch.manual_seed(7)
+    with torch.no_grad():
+        for parameter in (p for p in network.parameters() if p.requires_grad):
+            parameter.add_(torch.randn_like(parameter), alpha=0.05)
+
+
+@pytest.mark.parametrize("depth", [1, 6])
+def test_merging_the_branches_is_exact(depth: int) -> None:
+    network = PlainSR(scale=2, width=8, depth=depth).eval()
+    shapes = {name: value.shape for name, value in network.state_dict().items()}
+    x = torch.rand(1, 1, 12, 9)
+    before = network(x)
+    expand(network)
+    torch.testing.assert_close(network(x), before, rtol=0, atol=1e-6)  # it goes on where it was
+    shake(network)
+    trained = network(x)
+    assert not torch.allclose(trained, before, atol=1e-2)
+    collapse(network)
+    torch.testing.assert_close(network(x), trained, rtol=0, atol=1e-5)
+    assert {name: value.shape for name, value in network.state_dict().items()} == shapes
+
+
+def test_the_merged_kernel_is_the_sum_of_its_branches() -> None:
+    """Each branch run as a network of its own, zero padding and all."""
+    torch.manual_seed(3)
+    weight, x = torch.randn(4, 4, 3, 3), torch.randn(2, 4, 6, 5)
+    block = Collapsible(weight)
+    shake(block)
+    assert block.identity is not None
+    conv = torch.nn.functional.conv2d
+    inside = conv(conv(x, block.wide, padding=1), block.project[:, :, None, None])
+    apart = conv(x, weight, padding=1) + conv(x, block.point[:, :, None, None]) + inside
+    apart += x * block.identity[:, None, None]
+    torch.testing.assert_close(conv(x, block(weight), padding=1), apart, rtol=0, atol=1e-5)
+
+
+def test_a_body_is_handed_on_between_scales_of_the_plain_network() -> None:
+    source, target = PlainSR(scale=2, width=4, depth=2), PlainSR(scale=4, width=4, depth=2)
+    shake(source)
+    transfer(source, target)
+    ours, theirs = source.state_dict(), target.state_dict()
+    assert torch.equal(ours["body.1.weight"], theirs["body.1.weight"])
+    assert torch.equal(target.anchor.weight, torch.ones(1, 1, 4, 4))
+
+
+def recurrent(scale: int = 2) -> RecurrentSR:
+    torch.manual_seed(5)
+    network = RecurrentSR(scale=scale, width=6, depth=2)
+    shake(network)
+    return network.eval()
+
+
+def test_with_empty_states_the_recurrent_network_is_the_plain_one() -> None:
+    network = recurrent()
+    plain = PlainSR(scale=2, width=6, depth=2).eval()
+    missing = network.load_state_dict(plain.state_dict(), strict=False)
+    assert all(key.startswith(("memory", "before", "recall")) or "parametrizations" in key for key in missing[0])
+    x = torch.rand(1, 1, 8, 9)
+    torch.testing.assert_close(network(x[None])[0], plain(x), rtol=0, atol=1e-6)
+
+
+def test_a_sequence_is_its_steps_and_the_past_counts() -> None:
+    network, sequence = recurrent(), torch.rand(1, 3, 1, 8, 9)
+    whole = network(sequence)
+    states = tuple(network.empty(sequence[:, 0]).values())
+    for t in range(3):
+        picture, *rest = network.step(sequence[:, t], *states)
+        states = tuple(rest)
+        torch.testing.assert_close(whole[:, t], picture, rtol=0, atol=1e-6)
+    other = sequence.clone()
+    other[:, 0] += 0.5
+    assert (network(other)[:, 2] - whole[:, 2]).abs().max() > 1e-4
+
+
+def test_what_reads_the_states_cannot_amplify() -> None:
+    memory = bound(torch.nn.Conv2d(6, 6, 3, padding=1, bias=False))
+    memory.weight = torch.full((6, 6, 3, 3), 3.0)
+    x = torch.randn(1, 6, 40, 40, generator=torch.Generator().manual_seed(1))
+    for _ in range(20):  # power iteration towards the direction that grows most
+        x = memory(x)
+        x = x / x.norm()
+    assert memory(x).norm() < 1.03
+    memory.weight = torch.full((6, 6, 3, 3), 0.001)
+    assert torch.allclose(memory.weight, torch.tensor(0.001))  # what is small stays as it is
+
+
+def test_the_reference_designs() -> None:
+    assert build_network("BareDeconvolution", scale=2)(torch.rand(1, 1, 5, 7)).shape == (1, 1, 10, 14)
+    restored = build_network("Autoencoder", scale=1, width=4)(torch.rand(1, 1, 8, 12)).detach()
+    assert restored.shape == (1, 1, 8, 12)
+    assert 0 <= float(restored.min()) <= float(restored.max()) <= 1
+    with pytest.raises(ValueError, match="enlarges by 2, not by 3"):
+        build_network("BareDeconvolution", scale=3)
+    with pytest.raises(ValueError, match="same size"):
+        build_network("Autoencoder", scale=2)

@@ -123,7 +123,7 @@ def compare_bf16(graph: Graph) -> float:
         compiled = compile_graph(graph.sized(*CHECK), precision=precision, threads=1, streams=1)
         request = compiled.create_infer_request()
         request.set_tensor(LUMA, picture)
-        states = _States(request, graph.states)
+        states = States(request, graph.states)
         for _ in range(CHECK_FRAMES if graph.states else 1):
             states.turn()
             request.infer()
@@ -181,7 +181,7 @@ def cache_version() -> str:
     return f"{openvino.get_version()} rewrite {REWRITE}"
 
 
-class _States:
+class States:
     """What a recurrent network carries from frame to frame: two sets of memory that take turns."""
 
     def __init__(self, request: Any, names: tuple[str, ...]) -> None:
@@ -214,7 +214,7 @@ class _Request:
         self.luma_in = self.luma.get_tensor(LUMA).data
         self.chroma_in = self.chroma.get_input_tensor().data
         self.chroma_shape = tuple(chroma.outputs[0].get_shape())
-        self.states = _States(self.luma, states) if states else None
+        self.states = States(self.luma, states) if states else None
         self.scene = SceneCut()
         self.output: Output | None = None
 

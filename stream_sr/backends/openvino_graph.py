@@ -24,7 +24,7 @@ REWRITE = 3  # counts the changes to the rewriting here; part of the cache's key
 LUMA, UPSCALED = "luma", "upscaled"  # names of the planes, whatever the file calls them
 TRIAL = (48, 64)  # height and width of the trial that tells a graph's scale
 HINTS = {"fp32": "f32", "bf16": "bf16"}
-HOMOGENEOUS = ("Convolution", "ConvolutionBackpropData", "PRelu", "Relu", "Add")
+HOMOGENEOUS = ("Convolution", "ConvolutionBackpropData", "PRelu", "Relu", "Add", "SpaceToDepth")
 POINTWISE = ("Add", "Multiply", "Clamp", "Round", "Convert", "Minimum", "Maximum")
 
 
@@ -169,12 +169,17 @@ def rewrite(graph: Graph) -> tuple[Graph, str]:
     folding = Manager()
     folding.register_pass(ConstantFolding())  # the reader computes the shape of each bias in the graph
     folding.run_passes(model)
+    for node in model.get_ordered_ops():
+        if _kind(node) == "Identity":
+            _take_over(node, node.input_value(0).get_node())
     _work_in_levels(model)
     lowered = [_lower(node) for node in model.get_ordered_ops() if _kind(node) == "ConvolutionBackpropData"]
     model.validate_nodes_and_infer_types()
+    _sink_all(model)
     for node in model.get_ordered_ops():
-        if _kind(node) == "DepthToSpace":
-            _sink(model, node)
+        if _kind(node) == "SpaceToDepth" and _undoes(node, node.input_value(0).get_node()):
+            _take_over(node, node.input_value(0).get_node().input_value(0).get_node())
+    _sink_all(model)
     for port, name in zip(model.outputs, names, strict=True):
         port.get_tensor().set_names({name})
     model.validate_nodes_and_infer_types()
@@ -201,6 +206,21 @@ def _lower(node: Any) -> bool:
     convolution = ops.convolution(node.input_value(0), ops.constant(dense), [1, 1], reach, reach, [1, 1])
     _take_over(node, ops.depth_to_space(convolution, "depth_first", s))
     return True
+
+
+def _sink_all(model: Any) -> None:
+    for node in model.get_ordered_ops():
+        if _kind(node) == "DepthToSpace":
+            _sink(model, node)
+
+
+def _undoes(fold: Any, shuffle: Any) -> bool:
+    """Whether a space-to-depth gives back what a depth-to-space of one plane was made of."""
+    if _kind(shuffle) != "DepthToSpace":
+        return False
+    block = shuffle.get_attributes()["block_size"]
+    plane = shuffle.get_output_partial_shape(0)[1]
+    return bool(plane.is_static and plane.get_length() == 1 and fold.get_attributes()["block_size"] == block)
 
 
 def _sink(model: Any, shuffle: Any) -> None:

@@ -5,6 +5,7 @@ Clear and slow; the other backends are measured against it. torch and onnx come 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib import metadata
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from stream_sr.errors import EngineRunError, EngineUnavailable, ModelError
 from stream_sr.frame import Frame, StreamInfo
 from stream_sr.model import ModelSpec
 from stream_sr.ring import Allocate, Slot
+from stream_sr.scene import SceneCut
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -54,7 +56,7 @@ def load_network(model: ModelSpec) -> nn.Module:
     import torch
     from onnx import numpy_helper
 
-    from stream_sr.networks import NETWORKS, build_network
+    from stream_sr.networks import NETWORKS, build_network, collapse
 
     if not model.network:
         raise ModelError(f"backend torch needs a model.toml beside {model.onnx}; backend openvino runs a bare file")
@@ -64,6 +66,7 @@ def load_network(model: ModelSpec) -> nn.Module:
         raise ModelError(f"model '{model.name}' is of kind '{kind}'; known are {', '.join(NETWORKS)}")
     try:
         network = build_network(kind, scale=model.scale, **arguments)
+        collapse(network)
         graph = onnx.load(str(model.onnx)).graph
         stored = {one.name: torch.from_numpy(numpy_helper.to_array(one).copy()) for one in graph.initializer}
         wanted = network.state_dict()
@@ -81,10 +84,15 @@ class TorchEngine:
     def __init__(self, spec: EngineSpec, network: nn.Module, kernel: Any, depth: int) -> None:
         import torch
 
-        from stream_sr.networks import LumaGraph
+        from stream_sr.networks import LumaGraph, RecurrentLumaGraph, RecurrentSR
 
         self.spec, self.depth = spec, depth
         self._graph: nn.Module | None = LumaGraph(network).eval()
+        self._empty: Callable[[Tensor], dict[str, Tensor]] | None = None
+        if isinstance(network, RecurrentSR):
+            self._graph, self._empty = RecurrentLumaGraph(network).eval(), network.empty
+        self._states: tuple[Tensor, ...] = ()
+        self._scene = SceneCut()
         self._kernel = torch.from_numpy(kernel)
         self._in_flight = InFlight(depth)
 
@@ -109,10 +117,21 @@ class TorchEngine:
         assert self._graph is not None
         with torch.inference_mode():
             luma = torch.from_numpy(frame.planes[0].copy())[None, None]  # the copy: a read-only plane warns
-            output.planes[0][:] = self._graph(luma)[0, 0].numpy()
+            output.planes[0][:] = self._enlarge_luma(luma, frame)[0, 0].numpy()
             for plane, target in zip(frame.planes[1:], output.planes[1:], strict=True):
                 larger = self._enlarge(torch.from_numpy(plane.copy())[None, None])
                 target[:] = larger[0, 0, : target.shape[0], : target.shape[1]].numpy()
+
+    def _enlarge_luma(self, luma: Tensor, frame: Frame) -> Tensor:
+        assert self._graph is not None
+        if self._empty is None:
+            result: Tensor = self._graph(luma)
+            return result
+        if self._scene.is_cut(frame.planes[0]) or frame.discontinuity:
+            self._states = tuple(self._empty(luma.float()).values())
+        result, *states = self._graph(luma, *self._states)
+        self._states = tuple(states)
+        return result
 
     def _enlarge(self, plane: Tensor) -> Tensor:  # uint8 [1, 1, h, w] -> uint8 [1, 1, s*h, s*w]
         import torch

@@ -127,11 +127,12 @@ class Patches:
             y = int(self.random.integers(low.shape[0] - p + 1))
             x = int(self.random.integers(low.shape[1] - p + 1))
             turns, flip = int(self.random.integers(4)), bool(self.random.integers(2))
-            lows[n, 0] = _turn(low[y : y + p, x : x + p], turns, flip)
-            truths[n, 0] = _turn(truth[s * y : s * (y + p), s * x : s * (x + p)], turns, flip)
+            lows[n, 0] = turn(low[y : y + p, x : x + p], turns, flip)
+            truths[n, 0] = turn(truth[s * y : s * (y + p), s * x : s * (x + p)], turns, flip)
         return lows, truths
 
 
-def _turn(plane: Plane, turns: int, flip: bool) -> Plane:
-    plane = np.rot90(plane, turns)
-    return plane[:, ::-1] if flip else plane
+def turn(planes: Plane, turns: int, flip: bool) -> Plane:
+    """A quarter ``turns`` times, then mirrored; the last two axes are the picture's."""
+    planes = np.rot90(planes, turns, (-2, -1))
+    return planes[..., ::-1] if flip else planes

@@ -1,8 +1,9 @@
 """Export: a trained network as the graph that is shipped, ``model.onnx``, with ``model.toml`` beside it.
 
 The graph is written node by node from the traced module, so that it holds only Cast, Mul, Add, Conv, PRelu, Relu,
-ConvTranspose, Clip and Round, its initialisers bear the network's own parameter names (a network is rebuilt from its
-ONNX), and the same weights give the same bytes. Needs torch and onnx.
+ConvTranspose, Clip, Round, and where a network has them MaxPool, Sigmoid and SpaceToDepth; its initialisers bear the
+network's own parameter names (a network is rebuilt from its ONNX), and the same weights give the same bytes. Needs
+torch and onnx.
 """
 
 import json
@@ -18,8 +19,8 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, fx, nn
 
 from stream_sr.errors import ModelError
-from stream_sr.model import ModelSpec, read_model
-from stream_sr.networks import Deconvolution, LumaGraph, build_network
+from stream_sr.model import STATE_IN, STATE_OUT, ModelSpec, read_model
+from stream_sr.networks import Deconvolution, LumaGraph, RecurrentLumaGraph, RecurrentSR, build_network
 
 OPSET = 18
 IR_VERSION = 10
@@ -29,10 +30,11 @@ PREFIX = "network."  # LumaGraph's name for the network; the initialisers go wit
 def export_onnx(network: nn.Module, path: Path) -> None:
     """Write ``network`` (luma in [0, 1] to luma in [0, 1]) as a uint8 graph ``luma`` -> ``upscaled``, ``[1,1,H,W]``.
 
-    Height and width are dynamic. Raises ModelError for a network with an operation that is not in the table here.
+    Height and width are dynamic. A recurrent network's states are float32 inputs ``state_in.NAME`` and outputs
+    ``state_out.NAME``. Raises ModelError for a network with an operation that is not in the table here.
     """
     was_training = network.training
-    module = LumaGraph(network).eval()
+    module = (RecurrentLumaGraph(network) if isinstance(network, RecurrentSR) else LumaGraph(network)).eval()
     try:
         data = _Writer(module).write()
     finally:
@@ -51,6 +53,7 @@ def write_model(
     training: Mapping[str, Any] | None = None,
     psnr_y: Mapping[str, float] | None = None,
     default: bool = False,
+    tune: str = "clean",
 ) -> ModelSpec:
     """Write ``model.onnx`` and ``model.toml`` into ``folder`` and read them back.
 
@@ -59,7 +62,7 @@ def write_model(
     """
     export_onnx(module, folder / "model.onnx")
     top = {
-        "name": name, "scale": scale, "default": default,
+        "name": name, "scale": scale, "tune": tune, "default": default,
         "parameters": count_parameters(module), "macs_per_pixel": count_macs(module),
     }  # fmt: skip
     tables = {"network": network, "psnr_y": psnr_y or {}, "training": training or {}}
@@ -88,11 +91,11 @@ def export_checkpoint(
     except Exception as error:  # torch.load raises what pickle, zip and its own reader do
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise ModelError(f"{checkpoint} is no checkpoint of `stream-sr train` ({reason})") from error
-    training = {key: value for key, value in recipe.items() if key not in ("name", "scale", "network")}
+    training = {key: value for key, value in recipe.items() if key not in ("name", "scale", "tune", "network")}
     training |= {"iteration": state["iteration"], "validation_psnr": round(float(state["best_psnr"]), 4)}
     return write_model(
         folder, name=name or recipe["name"], scale=recipe["scale"], network=network, module=module,
-        training=training, psnr_y=psnr_y, default=default,
+        training=training, psnr_y=psnr_y, default=default, tune=recipe.get("tune", "clean"),
     )  # fmt: skip
 
 
@@ -116,7 +119,8 @@ def count_macs(network: nn.Module) -> int:
     hooks = [layer.register_forward_hook(count) for layer in layers]
     was_training = network.training
     try:
-        network.eval()(torch.zeros(1, 1, side, side))
+        x = torch.zeros(1, 1, side, side)
+        network.eval()(x[None] if isinstance(network, RecurrentSR) else x)
     finally:
         network.train(was_training)
         for hook in hooks:
@@ -141,15 +145,21 @@ class _Writer:
         self.names: dict[fx.Node, str] = {}
 
     def write(self) -> bytes:
+        states: Mapping[str, int] = getattr(self.module.network, "states", {})
         for node in _Tracer().trace(self.module).nodes:
             self._add(node)
-        sides: list[int | str] = [1, 1, "height", "width"]
         larger: list[int | str] = [1, 1, "output_height", "output_width"]
+
+        def values(name: str, kind: int, channels: int) -> onnx.ValueInfoProto:
+            return helper.make_tensor_value_info(name, kind, [1, channels, "height", "width"])
+
         graph = helper.make_graph(
             self.nodes,
             "stream_sr",
-            [helper.make_tensor_value_info("luma", TensorProto.UINT8, sides)],
-            [helper.make_tensor_value_info("upscaled", TensorProto.UINT8, larger)],
+            [values("luma", TensorProto.UINT8, 1)]
+            + [values(STATE_IN + name, TensorProto.FLOAT, count) for name, count in states.items()],
+            [helper.make_tensor_value_info("upscaled", TensorProto.UINT8, larger)]
+            + [values(STATE_OUT + name, TensorProto.FLOAT, count) for name, count in states.items()],
             list(self.initialisers.values()),
         )
         model = helper.make_model(
@@ -160,9 +170,9 @@ class _Writer:
 
     def _add(self, node: fx.Node) -> None:
         if node.op == "placeholder":
-            self.names[node] = "luma"
+            self.names[node] = "luma" if node.target == "luma" else f"{STATE_IN}{node.target}"
         elif node.op == "output":
-            self.nodes[-1].output[0] = "upscaled"
+            self._outputs(node)
         elif node.op == "call_module":
             self._layer(node, str(node.target).removeprefix(PREFIX), self.module.get_submodule(str(node.target)))
         elif node.op == "call_method" and node.target in ("to", "clamp", "round"):
@@ -171,6 +181,24 @@ class _Writer:
             self._arithmetic(node)
         else:
             raise ModelError(f"a network with {node.op} '{node.target}' cannot be exported; add it to train/export.py")
+
+    def _outputs(self, node: fx.Node) -> None:
+        """Name what the graph gives. A value that is used inside too, or is an input, goes out through an Identity."""
+        (given,) = node.args
+        results: Any = given if isinstance(given, tuple | list) else (given,)
+        states = list(getattr(self.module.network, "states", {}))
+        for result, name in zip(results, ["upscaled", *(STATE_OUT + state for state in states)], strict=True):
+            self.nodes.append(helper.make_node("Identity", [self.names[result]], [name], name=name))
+        self._drop_idle_identities()
+
+    def _drop_idle_identities(self) -> None:
+        """The last node of a chain bears the output's name itself, where nothing else asks for its value."""
+        for identity in [node for node in self.nodes if node.op_type == "Identity"]:
+            (value,) = identity.input
+            maker = next((node for node in self.nodes if value in node.output), None)
+            if maker is not None and sum(value in node.input for node in self.nodes) == 1:
+                maker.output[0] = identity.output[0]
+                self.nodes.remove(identity)
 
     def _emit(self, node: fx.Node, kind: str, inputs: list[str], **attributes: Any) -> None:
         self.names[node] = node.name
@@ -186,8 +214,12 @@ class _Writer:
         if isinstance(layer, nn.PReLU):
             slope = self._keep(f"{name}.weight", layer.weight.reshape(-1, 1, 1))
             self._emit(node, "PRelu", [source, slope])
-        elif isinstance(layer, nn.ReLU):
-            self._emit(node, "Relu", [source])
+        elif isinstance(layer, nn.ReLU | nn.Sigmoid):
+            self._emit(node, "Relu" if isinstance(layer, nn.ReLU) else "Sigmoid", [source])
+        elif isinstance(layer, nn.MaxPool2d):
+            self._emit(node, "MaxPool", [source], kernel_shape=[layer.kernel_size] * 2, strides=[layer.stride] * 2)
+        elif isinstance(layer, nn.PixelUnshuffle):  # ONNX orders the channels as torch does where there was one
+            self._emit(node, "SpaceToDepth", [source], blocksize=layer.downscale_factor)
         elif isinstance(layer, nn.Conv2d | Deconvolution):
             self._convolution(node, name, layer, source)
         else:

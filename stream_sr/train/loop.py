@@ -3,7 +3,7 @@
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,18 @@ import torch
 from torch.nn import functional as F
 
 from stream_sr.errors import ConfigError
-from stream_sr.networks import build_network, collapse, expand, transfer
+from stream_sr.networks import RecurrentSR, build_network, collapse, expand, transfer
 from stream_sr.quality import psnr
-from stream_sr.train.data import Patches, Plane, find_images, load_luma, make_pair
+from stream_sr.train.data import Plane
+from stream_sr.train.material import load_material
 from stream_sr.train.recipe import Recipe
 
 CHECKPOINT = "checkpoint.pt"
+LOSSES: Mapping[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
+    "l1": F.l1_loss,
+    "l2": F.mse_loss,
+    "bce": F.binary_cross_entropy,
+}
 
 
 def train(
@@ -51,22 +57,8 @@ def train(
         raise ConfigError(f"there is no {checkpoint} to go on from; start without --resume")
     out.mkdir(parents=True, exist_ok=True)
 
-    images = find_images(folders)
-    held_back = [path for path in images if path.stem in recipe.validation_images]
-    missing = set(recipe.validation_images) - {path.stem for path in held_back}
-    if missing:
-        raise ConfigError(
-            f"validation pictures not found in the folders: {', '.join(sorted(missing))}; the packaged recipes take "
-            "ten of the Cloudinary Image Dataset (cid22); for your own pictures name some in a FILE.toml, "
-            "[validation] images"
-        )
-    patches = Patches(
-        [path for path in images if path not in held_back],
-        scale=recipe.scale, patch=recipe.patch, shrinks=recipe.shrinks, seed=recipe.seed,
-        shares=recipe.shares,
-    )  # fmt: skip
-    validation = [make_pair(load_luma(path), recipe.scale) for path in held_back]
-
+    material = load_material(recipe, folders)
+    patches, validation = material.patches, material.validation
     torch.manual_seed(recipe.seed)
     kind, arguments = recipe.network["kind"], {k: v for k, v in recipe.network.items() if k != "kind"}
     network = build_network(kind, scale=recipe.scale, **arguments)
@@ -87,9 +79,9 @@ def train(
         first, best_psnr, rounded = state["iteration"], state["best_psnr"], state.get("rounded", False)
         patches.random.bit_generator.state = json.loads(state["random"])
 
-    parameters = sum(p.numel() for p in network.parameters())
+    parameters = sum(p.numel() for p in network.parameters() if p.requires_grad)
     settings = asdict(recipe) | {
-        "parameters": parameters, "pictures": len(images) - len(held_back), "pairs": len(patches.pairs),
+        "parameters": parameters, "pictures": material.pictures,
         "device": str(device), "first_iteration": first,
     }  # fmt: skip
     report({"event": "start"} | settings)
@@ -116,9 +108,9 @@ def train(
             rounded, best_psnr = True, -math.inf
         masters = round_weights(network) if rounding else []
         with torch.autocast(device.type, torch.bfloat16, enabled=recipe.bf16):
-            output = network(low.contiguous(memory_format=torch.channels_last))
+            output = network(low)
         squared = iteration > recipe.l2_from * recipe.iterations
-        loss = F.mse_loss(output.float(), truth) if squared else F.l1_loss(output.float(), truth)
+        loss = LOSSES["l2" if squared else recipe.loss](output.float(), truth)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         restore_weights(network, masters)  # straight-through: the gradient at the rounded weights moves the exact ones
@@ -144,7 +136,7 @@ def train(
                 best_psnr, best = quality, {name: value.clone() for name, value in candidate.state_dict().items()}
             row = {
                 "event": "validation", "iteration": iteration, "of": recipe.iterations, "learning_rate": rate,
-                "loss": float(torch.stack(losses).mean()), "loss_kind": "l2" if squared else "l1",
+                "loss": float(torch.stack(losses).mean()), "loss_kind": "l2" if squared else recipe.loss,
                 "psnr": quality, "best_psnr": best_psnr, "seconds": time.monotonic() - began,
             }  # fmt: skip
             losses.clear()
@@ -164,17 +156,20 @@ def _start(network: torch.nn.Module, recipe: Recipe, start_from: Path | None) ->
     """Give the network the weights it starts from: another run's, of its own scale or of ``from_scale``."""
     if start_from is None:
         if recipe.from_scale is not None:
-            raise ConfigError(f"x{recipe.scale} starts from x{recipe.from_scale}; give its checkpoint with --from")
+            start = f"x{recipe.from_scale} of the same recipe"
+            raise ConfigError(f"{recipe.tune} x{recipe.scale} starts from {start}; give its checkpoint with --from")
         return
     state = torch.load(start_from, weights_only=True, map_location="cpu")
     scale, shape = state["recipe"]["scale"], state["recipe"]["network"]
-    if shape != recipe.network or scale not in (recipe.scale, recipe.from_scale):
+    if _shared(shape) != _shared(recipe.network) or scale not in (recipe.scale, recipe.from_scale):
         raise ConfigError(
             f"{start_from} holds {shape} x{scale}; the recipe starts from its own x{recipe.scale}"
             + (f" or x{recipe.from_scale}" if recipe.from_scale else "")
         )
     if scale == recipe.scale:
-        network.load_state_dict(state["best"])
+        missing = network.load_state_dict(state["best"], strict=False)  # a plain network has no memory to hand on
+        if missing.unexpected_keys:
+            raise ConfigError(f"{start_from} holds {', '.join(missing.unexpected_keys)}, which the recipe has not")
         return
     arguments = {k: v for k, v in shape.items() if k != "kind"}
     body = build_network(shape["kind"], scale=scale, **arguments)
@@ -182,9 +177,14 @@ def _start(network: torch.nn.Module, recipe: Recipe, start_from: Path | None) ->
     transfer(body, network)
 
 
+def _shared(shape: Mapping[str, Any]) -> dict[str, Any]:
+    """The network without its kind: a recurrent one starts from the plain one of the same width and depth."""
+    return {key: value for key, value in shape.items() if key != "kind"}
+
+
 def _check_same(saved: dict[str, Any], recipe: Recipe, checkpoint: Path) -> None:
     """Refuse to go on from a checkpoint whose weights mean something else."""
-    for key in ("scale", "network", "validation_images"):
+    for key in ("scale", "tune", "network", "validation_images"):
         now = asdict(recipe)[key]
         now = list(now) if isinstance(now, tuple) else now
         if saved[key] != now:
@@ -221,13 +221,19 @@ def restore_weights(network: torch.nn.Module, exact: Sequence[torch.Tensor]) -> 
 
 
 @torch.no_grad()
-def measure(network: torch.nn.Module, pairs: Sequence[tuple[Plane, Plane]]) -> float:
-    """Mean PSNR in dB over (low, truth) pairs, output rounded to uint8, border cut by the scale."""
+def measure(network: torch.nn.Module, runs: Sequence[Sequence[tuple[Plane, Plane]]]) -> float:
+    """Mean PSNR in dB over runs of consecutive (degraded, true) pictures, each run counting once.
+
+    The output is rounded to uint8, the border cut by the scale. A recurrent network begins each run with empty states.
+    """
     network.eval()
     device = next(network.parameters()).device
-    total = 0.0
-    for low, truth in pairs:
-        x = torch.from_numpy(low)[None, None].to(device, torch.float32) / 255
-        output = (network(x)[0, 0] * 255).clamp(0, 255).round().to(torch.uint8).cpu().numpy()
-        total += psnr(np.asarray(output), truth, border=truth.shape[0] // low.shape[0])
-    return total / len(pairs)
+    means = []
+    for run in runs:
+        lows = torch.from_numpy(np.stack([low for low, _ in run]))[:, None].to(device, torch.float32) / 255
+        outputs = network(lows[None])[0] if isinstance(network, RecurrentSR) else network(lows)
+        pictures = (outputs * 255).clamp(0, 255).round().to(torch.uint8).cpu().numpy()
+        border = run[0][1].shape[0] // run[0][0].shape[0]
+        found = [psnr(picture[0], truth, border=border) for picture, (_, truth) in zip(pictures, run, strict=True)]
+        means.append(sum(found) / len(found))
+    return sum(means) / len(means)

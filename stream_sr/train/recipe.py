@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from stream_sr.errors import ConfigError
+from stream_sr.model import TUNES
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -16,6 +17,7 @@ class Recipe:
 
     name: str
     scale: int
+    tune: str
     network: dict[str, Any]  # `kind`, a name of `networks.NETWORKS`, and its arguments
     iterations: int
     batch: int
@@ -30,6 +32,8 @@ class Recipe:
     validation_every: int  # iterations
     validation_images: tuple[str, ...]  # file stems
     shares: dict[str, float] = field(default_factory=dict)  # of the patches, by name of their folder
+    loss: str = "l1"  # before the L2 stage: l1 or bce (binary cross-entropy)
+    frames: int = 1  # consecutive pictures of a training example; more for a recurrent network
     expand: bool = False  # train every convolution as the sum of branches that are merged at the end
     bf16: bool = False  # compute in bfloat16 (weights, averages and the anchor stay exact)
     from_scale: int | None = None  # start from this scale's checkpoint of the same recipe
@@ -40,11 +44,12 @@ def recipe_names() -> list[str]:
     return sorted(path.stem for path in RECIPES.glob("*.toml"))
 
 
-def load_recipe(name: str, *, scale: int, **overrides: Any) -> Recipe:
+def load_recipe(name: str, *, scale: int, tune: str = TUNES[0], **overrides: Any) -> Recipe:
     """Read a packaged recipe, or a file if ``name`` ends in ``.toml``.
 
-    ``overrides`` replace single fields (None is ignored). Raises ConfigError for an unknown name, a bad file, or a
-    scale outside 1 to 4.
+    ``[scale.N]`` and ``[tune.NAME]`` change ``[train]`` for that scale and tune; the tune ``camera`` starts from the
+    clean weights of the same scale, where it does not say otherwise. ``overrides`` replace single fields (None is
+    ignored). Raises ConfigError for an unknown name, a bad file, or a scale outside 1 to 4.
     """
     path = Path(name) if name.endswith(".toml") else RECIPES / f"{name}.toml"
     if not path.is_file():
@@ -54,10 +59,14 @@ def load_recipe(name: str, *, scale: int, **overrides: Any) -> Recipe:
     try:
         raw = tomllib.loads(path.read_text())
         train = dict(raw["train"]) | raw.get("scale", {}).get(str(scale), {})
+        if tune != TUNES[0]:
+            train |= {"from_scale": scale} | raw["tune"][tune] | raw["tune"][tune].get("scale", {}).get(str(scale), {})
+            train.pop("scale", None)
         train |= {key: value for key, value in overrides.items() if value is not None}
         return Recipe(
             name=path.stem,
             scale=scale,
+            tune=tune,
             network=dict(raw["network"]),
             validation_every=raw["validation"]["every"],
             validation_images=tuple(raw["validation"]["images"]),

@@ -1,0 +1,173 @@
+"""Clips for training: short runs of consecutive pictures, degraded and true, kept as one file each.
+
+Made once, where a codec is at hand (`stream-sr clips`), and read where the network is trained, which may be another
+machine. Stills are turned into clips by a window that moves over them by whole pixels: the truth stays as sharp as the
+still, and the reduced picture moves by fractions of a pixel (Cao and others, "VCISR", WACV 2024, for the idea).
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from stream_sr.errors import ConfigError, SourceOpenError
+from stream_sr.frame import Plane
+from stream_sr.train.data import bicubic, find_images, load_luma, to_uint8, turn
+from stream_sr.train.degrade import Degradation, Roundtrip, draw
+
+ENDING = ".npz"
+VALIDATION = "validation"  # folder of the clips that choose the best weights, inside a folder of clips
+WINDOW = (256, 384)  # of a moving still: largest height and width of the truth
+LEAST = 96  # smallest side of the truth
+FASTEST = 3  # pixels of the truth per picture: what a hand or a slow pan does at 25 pictures a second
+STILL = 0.2  # share of the clips that do not move: what a fixed camera sends
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """Consecutive pictures: ``low`` ``[T, h, w]`` and ``truth`` ``[T, s*h, s*w]``, uint8."""
+
+    low: np.ndarray
+    truth: np.ndarray
+    name: str
+
+    @property
+    def scale(self) -> int:
+        return int(self.truth.shape[-1] // self.low.shape[-1])
+
+
+def make_clips(
+    out: Path,
+    *,
+    pictures: Sequence[Path],
+    videos: Iterable[tuple[str, Callable[[], Iterator[Plane]]]],
+    scale: int,
+    length: int,
+    tune: str,
+    roundtrip: Roundtrip,
+    seed: int = 1,
+    validation: Sequence[str] = (),
+    report: Callable[[str], None] = lambda _: None,
+) -> int:
+    """Write clips of ``length`` pictures into ``out``, one per still and one per ``2 * length`` pictures of a video.
+
+    ``pictures`` are folders; ``videos`` are names and functions that give luma planes, which are reduced to half their
+    size before they count as truth (that removes their own compression). ``tune`` is ``clean`` (reduced by bicubic) or
+    ``camera`` (degraded, each clip by another `degrade.draw`). ``validation`` names pictures (stems) and videos whose
+    clips go into the folder `VALIDATION` below. Returns how many clips were written. Raises SourceError for what
+    cannot be read, ConfigError for a folder that holds clips already.
+    """
+    if any(out.glob(f"*{ENDING}")):
+        raise ConfigError(f"{out} holds clips already; give another folder, or remove them")
+    (out / VALIDATION).mkdir(parents=True, exist_ok=True)
+    random = np.random.default_rng(seed)
+    count = 0
+
+    def keep(origin: str, name: str, truth: Sequence[Plane]) -> None:
+        nonlocal count
+        kind = draw(random) if tune == "camera" else Degradation()
+        low = kind.apply(truth, scale, random=random, roundtrip=roundtrip)
+        path = (out / VALIDATION if origin in validation else out) / f"{name}{ENDING}"
+        np.savez_compressed(path, low=np.stack(low), truth=np.stack(truth), how=str(asdict(kind)))
+        count += 1
+        report(f"{path.name}: {len(low)} pictures of {low[0].shape[1]}x{low[0].shape[0]}")
+
+    for path in find_images(pictures) if pictures else []:
+        if moving := move(load_luma(path), scale, length, random):
+            keep(path.stem, f"{path.parent.name}-{path.stem}", moving)
+    for name, frames in videos:
+        waiting: list[Plane] = []
+        for n, frame in enumerate(frames()):
+            if n % (2 * length) < length:
+                half = to_uint8(bicubic(frame.astype(np.float32), (frame.shape[0] // 2, frame.shape[1] // 2)))
+                waiting.append(_cut(half, scale))
+            if len(waiting) == length:
+                keep(name, f"{name}-{n:05d}", waiting)
+                waiting = []
+    return count
+
+
+def move(still: np.ndarray, scale: int, length: int, random: np.random.Generator) -> list[Plane]:
+    """A window that moves over a still by whole pixels, ``length`` pictures; empty where the still is too small.
+
+    The speed changes slowly, as a hand moves a camera; a fifth of the clips stand still.
+    """
+    picture = to_uint8(still)
+    room = 16
+    height, width = (
+        min(most, (side - room) // (2 * scale) * 2 * scale) for most, side in zip(WINDOW, picture.shape, strict=True)
+    )
+    if min(height, width) < LEAST:
+        return []
+    limit = np.array([picture.shape[0] - height, picture.shape[1] - width], np.float64)
+    place = random.uniform(0, 1, 2) * limit
+    speed = np.zeros(2) if random.random() < STILL else random.uniform(-FASTEST, FASTEST, 2) * random.random()
+    frames = []
+    for _ in range(length):
+        y, x = np.rint(place).astype(int)
+        frames.append(np.ascontiguousarray(picture[y : y + height, x : x + width]))
+        if speed.any():
+            speed = np.clip(speed + random.normal(0, 0.2, 2), -FASTEST, FASTEST)
+        outside = (place + speed < 0) | (place + speed > limit)
+        speed = np.where(outside, -speed, speed)
+        place = np.clip(place + speed, 0, limit)
+    return frames
+
+
+def _cut(picture: Plane, scale: int) -> Plane:
+    height, width = (side // (2 * scale) * 2 * scale for side in picture.shape)
+    return np.ascontiguousarray(picture[:height, :width])
+
+
+def read_clips(folder: Path) -> list[Clip]:
+    """All clips of a folder, by name. Raises SourceOpenError for a damaged file or clips of different scales."""
+    clips = []
+    for path in sorted(folder.glob(f"*{ENDING}")):
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                clips.append(Clip(file["low"], file["truth"], path.stem))
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            raise SourceOpenError(f"{path} is no clip of `stream-sr clips`: {error}; make it again") from error
+    if len({clip.scale for clip in clips}) > 1:
+        raise SourceOpenError(f"{folder} holds clips of different scales; keep one scale in a folder")
+    return clips
+
+
+class ClipPatches:
+    """Random patches from clips held in memory, one of the eight flips and rotations each. Seeded, endless.
+
+    ``frames`` consecutive pictures at one place, or 1 for a single one. Clips count by their area.
+    """
+
+    def __init__(self, clips: Sequence[Clip], *, patch: int, frames: int, seed: int) -> None:
+        self.patch, self.frames = patch, frames
+        self.random = np.random.default_rng(seed)
+        self.pairs = [clip for clip in clips if min(clip.low.shape[1:]) >= patch and len(clip.low) >= frames]
+        if not self.pairs:
+            raise SourceOpenError(f"no clip holds {frames} pictures of {patch}x{patch}; make longer or larger ones")
+        self.scale = self.pairs[0].scale
+        self.chance = np.cumsum([float(clip.low.size) for clip in self.pairs])
+        self.chance /= self.chance[-1]
+
+    def batch(self, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Low-resolution patches ``[count, T, 1, p, p]`` and truths ``[count, T, 1, s*p, s*p]``, uint8.
+
+        Without the axis T where ``frames`` is 1.
+        """
+        p, s, t = self.patch, self.scale, self.frames
+        lows = np.empty((count, t, 1, p, p), np.uint8)
+        truths = np.empty((count, t, 1, s * p, s * p), np.uint8)
+        for n in range(count):
+            clip = self.pairs[min(int(np.searchsorted(self.chance, self.random.random())), len(self.pairs) - 1)]
+            begin, y, x = (
+                int(self.random.integers(side - part + 1)) for side, part in zip(clip.low.shape, (t, p, p), strict=True)
+            )
+            turns, flip = int(self.random.integers(4)), bool(self.random.integers(2))
+            low = clip.low[begin : begin + t, y : y + p, x : x + p]
+            truth = clip.truth[begin : begin + t, s * y : s * (y + p), s * x : s * (x + p)]
+            lows[n, :, 0], truths[n, :, 0] = turn(low, turns, flip), turn(truth, turns, flip)
+        return (lows[:, 0], truths[:, 0]) if t == 1 else (lows, truths)

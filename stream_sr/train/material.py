@@ -1,0 +1,83 @@
+"""What a run learns from and is judged by: pictures that are reduced on the way, or clips that were made before."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from stream_sr.errors import ConfigError
+from stream_sr.frame import Plane
+from stream_sr.train.clips import ENDING, VALIDATION, Clip, ClipPatches, read_clips
+from stream_sr.train.data import Patches, find_images, load_luma, make_pair
+from stream_sr.train.recipe import Recipe
+
+
+class Batches(Protocol):
+    """Endless, seeded training examples."""
+
+    random: np.random.Generator
+
+    def batch(self, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Degraded and true patches, uint8, ``[count, 1, p, p]`` or ``[count, T, 1, p, p]``."""
+        ...
+
+
+@dataclass(frozen=True)
+class Material:
+    """``patches`` to learn from; ``validation``: runs of consecutive (degraded, true) pictures, never learnt from."""
+
+    patches: Batches
+    validation: list[list[tuple[Plane, Plane]]]
+    pictures: int  # still pictures, or clips
+
+
+def load_material(recipe: Recipe, folders: Sequence[Path]) -> Material:
+    """Pictures or clips from ``folders``, never both. Raises ConfigError, SourceOpenError."""
+    with_clips = [folder for folder in folders if any(folder.glob(f"*{ENDING}"))]
+    if not with_clips:
+        return _pictures(recipe, folders)
+    if len(with_clips) < len(folders):
+        others = ", ".join(str(folder) for folder in folders if folder not in with_clips)
+        raise ConfigError(f"{others} holds no clips, the other folders do; give folders of one kind")
+    return _clips(recipe, folders)
+
+
+def _pictures(recipe: Recipe, folders: Sequence[Path]) -> Material:
+    if recipe.frames > 1:
+        raise ConfigError(f"recipe {recipe.name} learns from clips; make some with `stream-sr clips` and give --data")
+    images = find_images(folders)
+    held_back = [path for path in images if path.stem in recipe.validation_images]
+    missing = set(recipe.validation_images) - {path.stem for path in held_back}
+    if missing:
+        raise ConfigError(
+            f"validation pictures not found in the folders: {', '.join(sorted(missing))}; the packaged recipes take "
+            "ten of the Cloudinary Image Dataset (cid22); for your own pictures name some in a FILE.toml, "
+            "[validation] images"
+        )
+    patches = Patches(
+        [path for path in images if path not in held_back],
+        scale=recipe.scale, patch=recipe.patch, shrinks=recipe.shrinks, seed=recipe.seed,
+        shares=recipe.shares,
+    )  # fmt: skip
+    validation = [[make_pair(load_luma(path), recipe.scale)] for path in held_back]
+    return Material(patches, validation, len(images) - len(held_back))
+
+
+def _clips(recipe: Recipe, folders: Sequence[Path]) -> Material:
+    clips = [clip for folder in folders for clip in read_clips(folder)]
+    judges = [clip for folder in folders for clip in read_clips(folder / VALIDATION)]
+    if not judges:
+        raise ConfigError(f"no clips in {folders[0] / VALIDATION}; `stream-sr clips` makes them with --validate")
+    wrong = {clip.scale for clip in clips + judges} - {recipe.scale}
+    if wrong:
+        raise ConfigError(f"the clips are of scale {min(wrong)}, the recipe trains x{recipe.scale}; make others")
+    patches = ClipPatches(clips, patch=recipe.patch, frames=recipe.frames, seed=recipe.seed)
+    return Material(patches, [_frames(clip) for clip in judges], len(clips))
+
+
+def _frames(clip: Clip) -> list[tuple[Plane, Plane]]:
+    return list(zip(clip.low, clip.truth, strict=True))

@@ -1,0 +1,106 @@
+"""The rewritten graph of every network computes what torch does, and holds what is fast."""
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from torch import nn
+
+from stream_sr.backends import openvino, openvino_graph
+from stream_sr.backends.openvino_graph import LUMA, UPSCALED, Graph, compile_graph, read_graph, rewrite
+from stream_sr.errors import ModelError
+from stream_sr.model import ModelSpec
+from stream_sr.networks import LumaGraph, RecurrentSR, build_network, collapse
+from stream_sr.train.export import write_model
+
+KINDS = [
+    {"kind": "FSRCNN", "d": 8, "s": 4, "m": 1, "kernel": 9},
+    {"kind": "PlainSR", "width": 8, "depth": 2},
+    {"kind": "RecurrentSR", "width": 8, "depth": 2},
+]
+SIZES = [(8, 16), (23, 18)]
+
+
+def make(folder: Path, network: dict[str, object], scale: int) -> tuple[ModelSpec, nn.Module]:
+    """A model with weights that do something, and its network."""
+    torch.manual_seed(scale)
+    arguments = {key: value for key, value in network.items() if key != "kind"}
+    module = build_network(str(network["kind"]), scale=scale, **arguments)
+    with torch.no_grad():
+        for parameter in (p for p in module.parameters() if p.requires_grad):
+            parameter.add_(torch.randn_like(parameter), alpha=0.03)
+    collapse(module)
+    return write_model(folder, name="small", scale=scale, network=network, module=module), module.eval()
+
+
+def run(graph: Graph, pictures: list[npt.NDArray[np.uint8]]) -> list[npt.NDArray[np.uint8]]:
+    height, width = pictures[0].shape
+    request = compile_graph(graph.sized(height, width), precision="fp32", threads=1, streams=1).create_infer_request()
+    states = openvino.States(request, graph.states)
+    results = []
+    for picture in pictures:
+        request.get_tensor(LUMA).data[0, 0] = picture
+        states.turn()
+        request.infer()
+        results.append(request.get_tensor(UPSCALED).data[0, 0].copy())
+    return results
+
+
+@torch.no_grad()
+def expected(module: nn.Module, pictures: list[npt.NDArray[np.uint8]]) -> list[npt.NDArray[np.uint8]]:
+    if not isinstance(module, RecurrentSR):
+        return [LumaGraph(module)(torch.from_numpy(one)[None, None])[0, 0].numpy() for one in pictures]
+    sequence = torch.from_numpy(np.stack(pictures))[None, :, None].float() / 255
+    return list((module(sequence)[0, :, 0] * 255).clamp(0, 255).round().to(torch.uint8).numpy())
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("scale", [1, 2, 3, 4])
+@pytest.mark.parametrize("network", KINDS, ids=lambda one: str(one["kind"]))
+def test_both_forms_give_what_torch_gives(
+    network: dict[str, object], scale: int, size: tuple[int, int], tmp_path: Path
+) -> None:
+    model, module = make(tmp_path, network, scale)
+    pictures = [np.roll(openvino.texture(*size), shift, 1) for shift in range(3)]
+    wanted = expected(module, pictures)
+    read = read_graph(model)
+    assert read.scale == scale
+    for graph in (read, rewrite(read)[0]):
+        for got, want in zip(run(graph, pictures), wanted, strict=True):
+            assert got.shape == want.shape
+            assert np.abs(got.astype(int) - want.astype(int)).max() <= 1
+
+
+@pytest.mark.parametrize("network", KINDS, ids=lambda one: str(one["kind"]))
+def test_the_shuffle_comes_last_and_the_scalings_are_gone(network: dict[str, object], tmp_path: Path) -> None:
+    graph, head = rewrite(read_graph(make(tmp_path, network, 2)[0]))
+    kinds = [node.get_type_name() for node in graph.model.get_ordered_ops()]
+    assert head == openvino_graph.LOWERED
+    assert kinds.count("DepthToSpace") == 1  # the head's and the anchor's are one
+    assert not {"ConvolutionBackpropData", "SpaceToDepth", "Identity", "Multiply"} & set(kinds)
+    (shuffle,) = [node for node in graph.model.get_ordered_ops() if node.get_type_name() == "DepthToSpace"]
+    assert shuffle.get_output_element_type(0).get_type_name() == "u8"  # bytes are shuffled, not floats
+    assert graph.model.outputs[0].get_any_name() == UPSCALED
+
+
+def test_the_states_are_what_comes_from_before(tmp_path: Path) -> None:
+    model, _ = make(tmp_path, KINDS[2], 2)
+    graph = rewrite(read_graph(model))[0]
+    assert graph.states == ("features", "picture", "residual")
+    a, b = openvino.texture(16, 16), np.roll(openvino.texture(16, 16), 5, 0)
+    after_a, alone = run(graph, [a, b])[1], run(graph, [b])[0]
+    assert (after_a != alone).any()
+    assert (run(graph, [b, b])[1] != after_a).any()
+
+
+def test_a_graph_with_half_a_state_is_refused(tmp_path: Path) -> None:
+    import onnx
+
+    model, _ = make(tmp_path, KINDS[2], 2)
+    proto = onnx.load(str(model.onnx))
+    del proto.graph.output[-1]
+    model.onnx.write_bytes(proto.SerializeToString())
+    with pytest.raises(ModelError, match="it must have one input and one output, uint8 luma"):
+        read_graph(model)
