@@ -113,7 +113,7 @@ SOURCE_OPTIONS = (
     Option("duration", "end after this time", number(0.001, 1e9), "SECONDS"),
     Option("rtsp-transport", "of an RTSP input (default tcp)", choices=("tcp", "udp")),
     Option("read-timeout", "a live input silent for so long is lost (default 5)", number(0.1, 3600), "SECONDS"),
-    Option("reconnect", "try for so long to get a live input back that was lost (default: for ever; 0: not at all)",
+    Option("reconnect", "try for so long to get a live input, or a server, back (default: for ever; 0: not at all)",
            number(0, 1e9), "SECONDS"),
     Option("capture-size", "picture size asked of a webcam", size, "WxH"),
     Option("capture-fps", "frame rate asked of a webcam", number(0.1, 1000), "FPS"),
@@ -128,7 +128,10 @@ OUTPUT_OPTIONS = (
     Option("bitrate", "bit rate of the encoder, such as 4M", bitrate, "RATE"),
     Option("encoder-preset", "speed of the encoder, such as ultrafast or slow", metavar="NAME"),
     Option("gop", "frames between key pictures", whole(1, 100_000), "N"),
-    Option("audio", "what happens to audio and subtitles of a file (default copy)", choices=("copy", "none")),
+    Option("audio", "what happens to audio, and to subtitles of a file (default copy)", choices=("copy", "none")),
+    Option("viewer-user", "whom our RTSP server lets in (default: everybody)", metavar="NAME"),
+    Option("viewer-password", "that this user has to prove; better in the environment or in a file", metavar="WORD"),
+    Option("max-viewers", "at once, of each stream that is served (default 64)", whole(1, 1000), "N"),
 )  # fmt: skip
 RUN_OPTIONS = ENGINE_OPTIONS + SOURCE_OPTIONS + OUTPUT_OPTIONS
 
@@ -160,6 +163,9 @@ class Config:
     encoder_preset: str | None = None
     gop: int | None = None
     audio: str = "copy"
+    viewer_user: str | None = None
+    viewer_password: str | None = field(default=None, repr=False)
+    max_viewers: int = 64
     overwrite: bool = False
     asked: frozenset[str] = field(default=frozenset(), compare=False)  # options given for this very run: flags
 
@@ -168,6 +174,8 @@ class Config:
             raise ConfigError("--crf and --bitrate exclude each other; give constant quality or a bit rate")
         if self.size is not None and self.scale is not None:
             raise ConfigError("--size and --scale exclude each other; --size chooses the scale")
+        if (self.viewer_user is None) != (self.viewer_password is None):
+            raise ConfigError("--viewer-user and --viewer-password belong together; give both, or none for everybody")
         if self.backend == "bicubic" and self.model is not None:
             raise ConfigError(f"--backend bicubic uses no network; leave out --model {self.model}")
 
@@ -192,7 +200,10 @@ class Config:
         )
 
     def sink_options(self, source: str) -> SinkOptions:
-        return SinkOptions(overwrite=self.overwrite, audio=self.audio, source=source)
+        return SinkOptions(
+            overwrite=self.overwrite, audio=self.audio, source=source, reconnect=self.reconnect,
+            viewer_user=self.viewer_user, viewer_password=self.viewer_password, max_viewers=self.max_viewers,
+        )  # fmt: skip
 
     def engine_options(self, *, depth: int, live: bool = False) -> EngineOptions:
         """``live`` runs take the faster precision where the eye sees no difference, others only where PSNR does not."""

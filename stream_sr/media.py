@@ -33,7 +33,11 @@ class SinkOptions:
 
     overwrite: bool = False
     audio: str = "copy"  # or "none"
+    viewer_user: str | None = None  # whom a server of ours lets in; None: everybody
+    viewer_password: str | None = None
+    max_viewers: int = 64  # of each stream
     source: str = ""  # address of the input, which is never overwritten without `overwrite`
+    reconnect: float | None = None  # seconds to try for to get a lost server back; None: for ever, 0: not at all
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,7 +21,7 @@ from stream_sr.frame import Frame, StreamInfo, empty_planes, read_only
 from stream_sr.media import redact
 from stream_sr.model import ModelSpec, default_model, find_model, list_models
 from stream_sr.pipeline import Pipeline, Plan, is_packet_sink, split_sinks
-from stream_sr.sinks import open_sink
+from stream_sr.sinks import is_published, is_served, open_sink
 from stream_sr.sources import applicable, is_live_address, open_lasting_source
 from stream_sr.sources.reconnect import ReconnectingSource
 from stream_sr.stats import Stats
@@ -95,8 +95,10 @@ def run(source: str, sinks: Sequence[str], config: Config, hooks: Hooks | None =
             check_options(config.encoder_options)
         else:
             config.refuse(ENCODER_OPTIONS, "no output is encoded")
-        if not is_live_address(source):
+        if not is_live_address(source) and not any(map(is_published, sinks)):
             config.refuse({"reconnect"}, f"{redact(source)} is no live input that could be lost and come back")
+        if not any(map(is_served, sinks)):
+            config.refuse({"viewer_user", "viewer_password", "max_viewers"}, "no output is served here over RTSP")
         reader = stack.enter_context(
             closing(
                 open_lasting_source(source, config.source_options(applicable(source)), give_up_seconds=config.reconnect)

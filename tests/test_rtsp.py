@@ -6,7 +6,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
+from dataclasses import replace
 from fractions import Fraction
+from itertools import pairwise
 from typing import Any
 
 import av
@@ -15,12 +17,13 @@ import pytest
 from av.video.codeccontext import VideoCodecContext
 
 from stream_sr.codec import h264, rtp
+from stream_sr.codec.audio import AudioFormat, make_track
 from stream_sr.codec.sdp import build_sdp
-from stream_sr.errors import DecodeError, SinkOpenError, SinkWriteError, SourceLost, SourceOpenError
+from stream_sr.errors import DecodeError, SinkOpenError, SinkWriteError, SourceLost, SourceOpenError, SourceRefused
 from stream_sr.frame import Frame, StreamInfo
-from stream_sr.media import EncodedStream, Packet, SourceOptions
+from stream_sr.media import EncodedStream, Lane, Packet, SinkOptions, SourceOptions
 from stream_sr.ring import FramePool
-from stream_sr.sinks import rtsp_server, rtsp_viewer
+from stream_sr.sinks import rtsp_mount, rtsp_server, rtsp_viewer
 from stream_sr.sinks.rtsp_server import RtspServerSink
 from stream_sr.sources import rtsp, rtsp_client
 from stream_sr.sources.rtsp import LowDelayUnsupported, open_rtsp
@@ -87,10 +90,13 @@ def sets_of(packets: list[Packet]) -> bytes:
 
 
 @contextmanager
-def serving(packets: list[Packet], *, extradata: bytes | None = None, fps: int | None = 30) -> Iterator[RtspServerSink]:
+def serving(
+    packets: list[Packet], *, extradata: bytes | None = None, fps: int | None = 30, lane: Lane | None = None,
+    **options: Any,
+) -> Iterator[RtspServerSink]:  # fmt: skip
     info = StreamInfo(WIDTH, HEIGHT, BASE, fps=Fraction(fps) if fps else None, live=True)
-    with closing(RtspServerSink("rtsp://@:0/live/cam")) as sink:
-        sink.open(EncodedStream("h264", sets_of(packets) if extradata is None else extradata, info))
+    with closing(RtspServerSink("rtsp://@:0/live/cam", SinkOptions(**options))) as sink:
+        sink.open(EncodedStream("h264", sets_of(packets) if extradata is None else extradata, info, lane))
         yield sink
 
 
@@ -185,7 +191,7 @@ def test_two_viewers_see_the_same(packets: list[Packet]) -> None:
 
 def test_a_stalled_viewer_harms_only_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rtsp_viewer, "BACKLOG_BYTES", 1 << 20)
-    monkeypatch.setattr(rtsp_server, "FAREWELL_SECONDS", 0.1)
+    monkeypatch.setattr(rtsp_mount, "FAREWELL_SECONDS", 0.1)
     big = encode(count=2, gop=1, noise=True, width=640, height=360)
     with serving(big) as sink, raw_viewer(sink, receive_bytes=4096), closing(open_rtsp(sink.url, OPTIONS)) as source:
         assert sink.viewers == 2
@@ -635,9 +641,9 @@ def test_the_conversation(packets: list[Packet]) -> None:
         assert ask(peer, f"DESCRIBE {url}x RTSP/1.0\nCSeq: 3").startswith("RTSP/1.0 404")
         assert ask(peer, f"PLAY {url} RTSP/1.0\nCSeq: 4").startswith("RTSP/1.0 454")
         assert ask(peer, f"RECORD {url} RTSP/1.0\nCSeq: 5").startswith("RTSP/1.0 405")
-        assert ask(peer, f"SETUP {url} RTSP/1.0\nCSeq: 6\nTransport: RTP/AVP;unicast;client_port=4-5").startswith(
-            "RTSP/1.0 461"
-        )
+        for none in ("RTP/AVP;unicast;client_port=4-5", "RTP/AVP;multicast;client_port=5000-5001", "RTP/SAVP", ""):
+            answer = ask(peer, f"SETUP {url} RTSP/1.0\nCSeq: 6\nTransport: {none}")
+            assert answer.startswith("RTSP/1.0 461")
         both = "RTP/AVP;unicast;client_port=4-5,RTP/AVP/TCP;unicast;interleaved=2-3"
         setup = ask(peer, f"SETUP {url}/track1 RTSP/1.0\nCSeq: 7\nTransport: {both}")
         assert "interleaved=2-3" in setup
@@ -680,15 +686,14 @@ def test_requests_that_are_none(packets: list[Packet], sent: bytes, answer: byte
             assert "200 OK" in ask(peer, "OPTIONS * RTSP/1.0\nCSeq: 1")
 
 
-def test_more_viewers_than_there_may_be(packets: list[Packet], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rtsp_viewer, "VIEWERS", 1)
-    with serving(packets) as sink, raw_viewer(sink), pytest.raises(SourceOpenError, match="453"):
+def test_more_viewers_than_there_may_be(packets: list[Packet]) -> None:
+    with serving(packets, max_viewers=1) as sink, raw_viewer(sink), pytest.raises(SourceOpenError, match="453"):
         open_rtsp(sink.url, OPTIONS)
         assert sink.viewers == 1
 
 
 def test_sender_reports_and_goodbye(packets: list[Packet], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rtsp_server, "REPORT_SECONDS", 0.05)
+    monkeypatch.setattr(rtsp_mount, "REPORT_SECONDS", 0.05)
     with serving(packets) as sink, raw_viewer(sink) as peer:
         send(sink, packets[:2])
         stream = peer.makefile("rb")
@@ -724,6 +729,166 @@ def test_a_caller_that_is_faster_than_the_loop_loses_up_to_a_key(
         hold.set()
 
 
+# --- sound, UDP, passwords, several streams
+
+
+SOUND = AudioFormat("aac", 48000, 2, 97, b"\x11\x90")
+
+
+def sounding(count: int) -> Lane:
+    """A lane with a frame of sound every 1024 samples, each of its own size."""
+    lane = Lane((make_track(SOUND),))
+    for number in range(count):
+        packet: Any = av.Packet(bytes([number % 250]) * (50 + 30 * number))
+        packet.pts = packet.dts = 1024 * number
+        packet.time_base = Fraction(1, 48000)
+        lane.put(0, packet, packet.size)
+    return lane
+
+
+@pytest.mark.parametrize("transport", ["tcp", "udp"])
+def test_sound_arrives_with_the_pictures(packets: list[Packet], transport: str) -> None:
+    options = SourceOptions(read_timeout=5.0, rtsp_transport=transport)
+    with serving(packets, lane=sounding(60)) as sink, closing(open_rtsp(sink.url, options)) as source:
+        assert source.lane is not None
+        assert source.lane.tracks[0].form == make_track(SOUND).form
+        reading, frames = source.frames(), []
+        for packet in packets:
+            sink.write(packet)
+            if packet.number:
+                frames.append(next(reading))
+        sink.close()
+        until_lost(reading, frames)
+        found = [(packet.pts, bytes(packet)) for _, packet in source.lane.take()]
+    assert [frame.pts for frame in frames] == [3000 * index for index in range(COUNT)]
+    assert 30 <= len(found) <= 38  # 24 pictures are 0.8 s: 37.5 frames of sound, less those before the first picture
+    numbers = [data[0] for _, data in found]
+    assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+    assert all(data == bytes([number]) * (50 + 30 * number) for number, (_, data) in zip(numbers, found, strict=True))
+    assert {b[0] - a[0] for a, b in pairwise(found)} == {1024}
+
+
+def test_without_sound_if_it_is_not_wanted(packets: list[Packet]) -> None:
+    with closing(RtspServerSink("rtsp://@:0/x", SinkOptions(audio="none"))) as sink:
+        assert not sink.takes_lane
+
+
+def test_pictures_over_udp(packets: list[Packet]) -> None:
+    options = SourceOptions(read_timeout=5.0, rtsp_transport="udp")
+    frames: list[Frame] = []
+    with serving(packets) as sink, closing(open_rtsp(sink.url, options)) as source:
+        reading = source.frames()
+        for packet in packets:
+            sink.write(packet)
+            if packet.number:
+                frames.append(next(reading))
+        sink.close()
+        until_lost(reading, frames)
+        assert sink.counters()["lost_datagrams"] == 0
+    assert all(np.array_equal(joined(a), b) for a, b in zip(frames, decode(packets), strict=True))
+
+
+def test_datagrams_go_to_nobody_but_the_viewer(packets: list[Packet]) -> None:
+    with serving(packets) as sink, socket.create_connection(("127.0.0.1", sink.port), timeout=5) as peer:
+        offer = "RTP/AVP;unicast;destination=192.0.2.7;client_port=5000-5001"
+        answer = ask(peer, f"SETUP {sink.url} RTSP/1.0\nCSeq: 1\nTransport: {offer}")
+        assert "client_port=5000-5001;server_port=" in answer
+        assert "192.0.2.7" not in answer
+        assert sink._listener is not None
+        (viewer,) = sink._listener.connections
+        assert [way.host for way in viewer._ways.values()] == ["127.0.0.1"]
+
+
+def test_a_password_is_asked_for_and_answered(packets: list[Packet]) -> None:
+    with serving(packets, viewer_user="me", viewer_password="s@crit") as sink:
+        with pytest.raises(SourceRefused, match="wants a password"):
+            open_rtsp(sink.url, OPTIONS)
+        with pytest.raises(SourceRefused, match="refused the user"):
+            open_rtsp(sink.url.replace("rtsp://", "rtsp://me:wrong@"), OPTIONS)
+        with closing(open_rtsp(sink.url.replace("rtsp://", "rtsp://me:s%40crit@"), OPTIONS)) as source:
+            reading = source.frames()
+            send(sink, packets[:2])
+            assert next(reading).pts == 0
+
+
+def test_who_guesses_passwords_is_disconnected(packets: list[Packet], caplog: pytest.LogCaptureFixture) -> None:
+    with (
+        serving(packets, viewer_user="me", viewer_password="x") as sink,
+        socket.create_connection(("127.0.0.1", sink.port), timeout=5) as peer,
+    ):
+        for number in range(rtsp_viewer.REFUSALS):
+            wrong = 'Authorization: Digest username="me", uri="x", response="1"'
+            answer = ask(peer, f"DESCRIBE {sink.url} RTSP/1.0\nCSeq: {number}\n{wrong}")
+            assert answer.startswith("RTSP/1.0 401")
+        assert peer.recv(10) == b""
+    assert "a wrong password" in caplog.text
+
+
+def test_who_asks_too_often_is_disconnected(packets: list[Packet]) -> None:
+    with serving(packets) as sink, socket.create_connection(("127.0.0.1", sink.port), timeout=5) as peer:
+        peer.sendall(b"OPTIONS * RTSP/1.0\r\nCSeq: 1\r\n\r\n" * 200)
+        answers = b""
+        with suppress(ConnectionError):
+            while data := peer.recv(1 << 16):
+                answers += data
+        assert answers.count(b"200 OK") <= 2 * rtsp_viewer.REQUESTS_AT_ONCE
+
+
+def test_who_does_not_play_is_disconnected(packets: list[Packet], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rtsp_viewer, "SETUP_SECONDS", 0.05)
+    with serving(packets) as sink:
+        with socket.create_connection(("127.0.0.1", sink.port), timeout=5) as peer, suppress(ConnectionError):
+            assert peer.recv(10) == b""
+        with closing(open_rtsp(sink.url, OPTIONS)) as source:
+            reading = source.frames()
+            send(sink, packets[:2])
+            assert next(reading).pts == 0
+
+
+def test_more_connections_than_there_may_be(packets: list[Packet]) -> None:
+    with serving(packets) as sink, raw_viewer(sink):
+        assert sink._listener is not None
+        sink._listener.most_connections = 1
+        with socket.create_connection(("127.0.0.1", sink.port), timeout=5) as peer, suppress(ConnectionError):
+            assert peer.recv(10) == b""
+        assert sink.viewers == 1
+
+
+def test_two_streams_at_one_port(packets: list[Packet]) -> None:
+    other = encode(count=2, gop=1, width=96, height=64)
+    with serving(packets) as first, closing(RtspServerSink(f"rtsp://@:{first.port}/other")) as second:
+        second.open(EncodedStream("h264", sets_of(other), StreamInfo(96, 64, BASE)))
+        with closing(open_rtsp(first.url, OPTIONS)) as one, closing(open_rtsp(second.url, OPTIONS)) as two:
+            assert (one.info.width, two.info.width) == (WIDTH, 96)
+            assert (first.viewers, second.viewers) == (1, 1)
+            readings = one.frames(), two.frames()
+            send(first, packets[:2])
+            send(second, other)
+            assert [next(reading).width for reading in readings] == [WIDTH, 96]
+            second.close()
+            assert "ended the stream" in until_lost(readings[1], [])
+            send(first, packets[2:4])
+            assert next(readings[0]).pts == 3000
+        with pytest.raises(SourceOpenError, match="no such stream"):
+            open_rtsp(second.url, OPTIONS)
+
+
+def test_reports_tell_the_cameras_clock(packets: list[Packet], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rtsp_mount, "REPORT_SECONDS", 0.02)
+    taken = [replace(packet, wall_ns=10**18 + packet.number * 10**9 // 30) for packet in packets]
+    with serving(packets) as sink, closing(open_rtsp(sink.url, OPTIONS)) as source:
+        reading = source.frames()
+        send(sink, taken[:2])
+        assert next(reading).number == 0
+        deadline = time.monotonic() + 10
+        while source._client.wall.at(0) is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        sink.write(taken[2])
+        frame = next(frame for frame in reading if frame.number == 2)
+        assert frame.wall_ns == pytest.approx(10**18 + frame.number * 10**9 // 30, abs=12_000)
+
+
 # --- addresses and ports
 
 
@@ -733,10 +898,17 @@ def test_the_port_is_taken_and_given_back(packets: list[Packet]) -> None:
         first.check()
         with (
             closing(RtspServerSink(f"rtsp://@:{first.port}/a")) as second,
-            pytest.raises(SinkOpenError, match="is taken"),
+            pytest.raises(SinkOpenError, match="/a is served there already"),
         ):
             second.check()
         port = first.port
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = other.getsockname()[1]
+        with (
+            closing(RtspServerSink(f"rtsp://@:{taken}/a")) as second,
+            pytest.raises(SinkOpenError, match="is taken"),
+        ):
+            second.check()
     with closing(RtspServerSink(f"rtsp://@:{port}/a")) as third:
         third.check()
         assert third.host == "127.0.0.1"

@@ -1,9 +1,10 @@
-"""What every RTSP client needs, whatever its connection: the address taken apart, and the answer to a challenge."""
+"""What RTSP needs at both ends, whatever the connection: the address taken apart, and the password proven."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
+import hmac
 import re
 import secrets
 from collections.abc import Sequence
@@ -129,3 +130,42 @@ def _algorithm(fields: dict[str, str]) -> str:
 
 def _hash(algorithm: str, text: str) -> str:
     return hashlib.new(HASHES[algorithm], text.encode(), usedforsecurity=False).hexdigest()
+
+
+class Gate:
+    """The server's half of Digest (RFC 7616 with MD5, which is what players know; with and without qop).
+
+    One per connection: its nonce is good for that connection only. ``user`` None lets everybody in.
+    """
+
+    def __init__(self, user: str | None, password: str | None, *, realm: str = "stream_sr") -> None:
+        self._user, self._password, self._realm = user, password or "", realm
+        self._nonce = secrets.token_hex(16)
+
+    @property
+    def challenge(self) -> str:
+        """The ``WWW-Authenticate`` of a 401."""
+        return f'Digest realm="{self._realm}", nonce="{self._nonce}", algorithm=MD5'
+
+    def admits(self, method: str, url: str, authorization: str) -> bool:
+        """Whether the ``Authorization`` of a request for ``url`` proves that the password is known."""
+        if self._user is None:
+            return True
+        scheme, fields = _challenge(authorization)
+        said = {name: fields.get(name, "") for name in ("username", "nonce", "uri", "response", "nc", "cnonce", "qop")}
+        if scheme != "digest" or said["nonce"] != self._nonce or not _same_place(said["uri"], url):
+            return False
+        secret = _hash("MD5", f"{self._user}:{self._realm}:{self._password}")
+        request = _hash("MD5", f"{method}:{said['uri']}")
+        middle = f"{said['nc']}:{said['cnonce']}:{said['qop']}:" if said["qop"] else ""
+        right = _hash("MD5", f"{secret}:{self._nonce}:{middle}{request}")
+        known = hmac.compare_digest(said["username"].encode(), self._user.encode())
+        return hmac.compare_digest(said["response"].encode(), right.encode()) and known
+
+
+def _same_place(one: str, other: str) -> bool:
+    """Whether two URLs, or a URL and a path, mean the same place of this server."""
+    try:
+        return urlsplit(one).path.rstrip("/") == urlsplit(other).path.rstrip("/")
+    except ValueError:
+        return False

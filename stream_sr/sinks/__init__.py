@@ -17,6 +17,16 @@ ADDRESSES = (
 )
 
 
+def is_served(address: str) -> bool:
+    """Whether our own RTSP server is meant."""
+    return address.startswith("rtsp://@")
+
+
+def is_published(address: str) -> bool:
+    """Whether another RTSP server is meant."""
+    return address.startswith("rtsp://") and not is_served(address)
+
+
 def open_sink(address: str, options: SinkOptions) -> FrameSink | PacketSink:
     """The sink for an address, checked as far as is possible before any work; its `open` starts it.
 
@@ -41,11 +51,11 @@ def _construct(address: str, options: SinkOptions) -> FrameSink | PacketSink:
         from stream_sr.sinks.window import WindowSink
 
         return WindowSink()
-    if address.startswith("rtsp://@"):
+    if is_served(address):
         from stream_sr.sinks.rtsp_server import RtspServerSink
 
-        return RtspServerSink(address)
-    if address.startswith("rtsp://"):
+        return RtspServerSink(address, options)
+    if is_published(address):
         from stream_sr.sinks.publish import PublishSink
 
         return PublishSink(address, options)
