@@ -205,8 +205,14 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--default", action="store_true", help="make it the model that is used when none is named")
     sub.add_argument("--overwrite", action="store_true")
 
-    sub = command("evaluate", commands.evaluate_command, "PSNR and SSIM of a model on folders of pictures")
-    sub.add_argument("folder", type=Path, metavar="DIR")
+    sub = command("evaluate", commands.evaluate_command, "PSNR, SSIM and steadiness of a model on pictures or films")
+    sub.add_argument("paths", type=Path, nargs="+", metavar="PATH", help="a folder of pictures, or films")
+    sub.add_argument(
+        "--crf", action="append", default=[], metavar="N",
+        help="films: reduced, then through H.264 of this quality; may be repeated (the usual: 18 23 28 33)",
+    )  # fmt: skip
+    sub.add_argument("--frames", metavar="N", help="films: only the first N pictures")
+    sub.add_argument("--sheet", type=Path, metavar="FILE.png", help="crops of input, bicubic, ours and truth")
     _add(sub, *ENGINE_OPTIONS)
     _add_json(sub)
     return parser

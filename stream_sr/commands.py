@@ -13,7 +13,17 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stream_sr.config import OUTPUT_OPTIONS, RUN_OPTIONS, SOURCE_OPTIONS, Config, Option, make_config, number, size
+from stream_sr.config import (
+    OUTPUT_OPTIONS,
+    RUN_OPTIONS,
+    SOURCE_OPTIONS,
+    Config,
+    Option,
+    make_config,
+    number,
+    size,
+    whole,
+)
 from stream_sr.errors import ConfigError, PipelineStalled, StreamSRError
 from stream_sr.model import TUNES
 from stream_sr.terminal import Interrupts, Stopper, check_json, command_line, flush, print_result, write_json
@@ -277,10 +287,40 @@ def _need_torch() -> None:
 
 def evaluate_command(parsed: argparse.Namespace) -> int:
     from stream_sr.evaluate import evaluate, format_table
+    from stream_sr.evaluate_clips import evaluate_clip, format_clips, is_film
     from stream_sr.session import choose_model
+    from stream_sr.sheets import Example, write_sheet
 
     config = _config(parsed)
+    check_json(parsed.json)
     model, scale = choose_model(config)
-    result = evaluate(model, parsed.folder, config.engine_options(depth=1), scale=scale or None, command=command_line())
-    print_result(parsed.json, result, format_table)
+    options, examples = config.engine_options(depth=1), list[Example]()
+    films = [path for path in parsed.paths if is_film(path)]
+    result: dict[str, Any]
+    if films:
+        if len(films) < len(parsed.paths):
+            raise ConfigError("films and folders of pictures are measured differently; give one kind at a time")
+        crfs = [Option("crf", "", number(0, 51)).read(text, "--crf") for text in parsed.crf]
+        frames = Option("frames", "", whole(2, 1_000_000)).read(parsed.frames, "--frames") if parsed.frames else None
+        rows = [
+            evaluate_clip(
+                model, film, options, scale=scale or None, crf=crf, frames=frames, command=command_line(),
+                show=examples.append,
+            )
+            for film in films for crf in crfs or [None]
+        ]  # fmt: skip
+        result = {"clips": rows}
+        text = format_clips(rows)
+    else:
+        if len(parsed.paths) > 1:
+            raise ConfigError(f"{len(parsed.paths)} folders; give one, each is a set of its own")
+        if parsed.crf or parsed.frames:
+            raise ConfigError("--crf and --frames are for films; PATH is none")
+        result = evaluate(
+            model, parsed.paths[0], options, scale=scale or None, command=command_line(), show=examples.append
+        )
+        text = format_table(result)
+    print_result(parsed.json, result, lambda _: text)
+    if parsed.sheet is not None:
+        print(write_sheet(examples[:12], parsed.sheet), file=sys.stderr)
     return 0

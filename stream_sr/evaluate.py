@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -18,6 +18,7 @@ from stream_sr.frame import Frame, Plane, StreamInfo, chroma_shape, read_only
 from stream_sr.machine import describe
 from stream_sr.model import ModelSpec
 from stream_sr.quality import psnr, ssim
+from stream_sr.sheets import Example
 from stream_sr.train.data import bicubic, find_images, load_luma, make_pair, to_uint8
 
 SMALLEST = 11  # side of SSIM's window: what is left of a picture without its border must hold it
@@ -31,6 +32,7 @@ def evaluate(
     *,
     scale: int | None = None,
     command: str = "",
+    show: Callable[[Example], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Reduce every picture of ``folder``, enlarge it with the engine, and compare with the truth.
 
@@ -39,8 +41,8 @@ def evaluate(
     Returns ``psnr_y`` in dB and ``ssim_y`` (means over the pictures), ``bicubic`` with the same two, ``images`` (each
     with ``name``, the same figures and its ``bicubic``, sorted by name), ``model``, ``scale``, ``backend``,
     ``precision``, ``machine`` and ``command``. A picture that comes out exactly has no PSNR: it is None and left
-    out of the mean. Raises SourceOpenError for a missing folder, an unreadable or a too small picture; ConfigError for
-    a scale that is not the model's; what `open_engine` raises.
+    out of the mean. ``show`` is handed every picture. Raises SourceOpenError for a missing folder, an unreadable or a
+    too small picture; ConfigError for a scale that is not the model's; what `open_engine` raises.
     """
     options = replace(options, keep=False)  # a picture's size hardly comes again
     scale = _scale(model, options, scale)
@@ -51,6 +53,7 @@ def evaluate(
         reference = to_uint8(bicubic(low.astype(np.float32), truth.shape))
         figures = _figures(outputs[path], truth, scale)
         name = path.relative_to(folder).as_posix()
+        show(Example(name, low, reference, outputs[path], truth))
         images.append({"name": name, **figures, "bicubic": _figures(reference, truth, scale)})
     return _means(images) | {
         "bicubic": _means([image["bicubic"] for image in images]),

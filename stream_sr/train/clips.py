@@ -128,7 +128,7 @@ def read_clips(folder: Path) -> list[Clip]:
     clips = []
     for path in sorted(folder.glob(f"*{ENDING}")):
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
                 clips.append(Clip(file["low"], file["truth"], path.stem))
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise SourceOpenError(f"{path} is no clip of `stream-sr clips`: {error}; make it again") from error

@@ -1,0 +1,162 @@
+"""How good an engine is on films: PSNR, SSIM and steadiness, clean or after a codec, beside bicubic."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from fractions import Fraction
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stream_sr import temporal
+from stream_sr.backends import open_engine
+from stream_sr.codec.roundtrip import h264_roundtrip, read_luma
+from stream_sr.engine import Engine, EngineOptions
+from stream_sr.errors import ConfigError, SourceOpenError
+from stream_sr.frame import Frame, Plane, StreamInfo, chroma_shape, read_only
+from stream_sr.machine import describe
+from stream_sr.model import ModelSpec
+from stream_sr.quality import psnr, ssim
+from stream_sr.sheets import Example
+from stream_sr.train.data import bicubic, make_pair, to_uint8
+
+FILMS = {".mkv", ".mp4", ".mov", ".avi", ".webm", ".ts", ".y4m", ".m4v"}
+TIME_BASE = Fraction(1, 25)
+NOISE = 2.0  # levels, on the still scene that flicker is measured on
+STILL_FRAMES = 16
+
+
+def is_film(path: Path) -> bool:
+    """Whether `evaluate_clip` rather than `evaluate` takes it."""
+    return path.is_file() and path.suffix.lower() in FILMS
+
+
+def evaluate_clip(
+    model: ModelSpec | None,
+    film: Path,
+    options: EngineOptions,
+    *,
+    scale: int | None = None,
+    crf: float | None = None,
+    frames: int | None = None,
+    command: str = "",
+    show: Callable[[Example], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Reduce a film, enlarge it with the engine frame by frame, and compare with itself.
+
+    Luma as it is coded, cropped to a multiple of the scale (and to even sides), reduced by MATLAB-style bicubic. With
+    ``crf`` the reduced film goes through libx264 (veryfast, zerolatency) at that quality first. ``frames`` are taken
+    from its beginning, all of them when None. Returns ``psnr_y``, ``ssim_y``, ``tof``, ``warping_error``,
+    ``gradient_energy`` (over that of the truth) and the same of ``bicubic``; ``flicker`` is that of the first picture
+    standing still under noise of 2 levels, over bicubic's. ``show`` is handed the middle picture. Raises
+    SourceOpenError for a film of fewer than two pictures, ConfigError for a model without a scale, what `open_engine`
+    raises.
+    """
+    scale = scale or (model.scale if model is not None else 0)
+    if not scale:
+        raise ConfigError("the model does not say its scale; give --scale")
+    options = replace(options, keep=False, depth=1)
+    truth, low = _pairs(film, scale, crf, frames)
+    engine = _open(model, low[0], options, scale)
+    try:
+        ours = upscale_all(engine, low)
+        still = _still(low[0])
+        steady = temporal.flicker(upscale_all(engine, still))
+    finally:
+        engine.close()
+    plain = [_larger(one, scale) for one in low]
+    middle = len(truth) // 2
+    show(Example(_title(film.name, crf), low[middle], plain[middle], ours[middle], truth[middle]))
+    unsteady = temporal.flicker([_larger(one, scale) for one in still])
+    return _figures(ours, truth, scale) | {
+        "bicubic": _figures(plain, truth, scale),
+        "flicker": round(steady / unsteady, 4),
+        "film": film.name, "frames": len(truth), "crf": crf,
+        "model": engine.spec.model, "scale": scale, "backend": engine.spec.backend, "precision": engine.spec.precision,
+        "machine": describe(), "command": command,
+    }  # fmt: skip
+
+
+def format_clips(rows: Sequence[Mapping[str, Any]]) -> str:
+    """What `evaluate_clip` returned for some films, as a table of plain text."""
+    wide = max(len("film"), *(len(_name(row)) for row in rows))
+    first = rows[0]
+    lines = [
+        f"{first['model']} x{first['scale']}, {first['backend']} {first['precision']}",
+        f"{'film':{wide}}  {'PSNR dB':>8} {'bicubic':>8} {'gain':>6}  {'SSIM':>6}  {'tOF':>6} {'bicubic':>7}"
+        f"  {'warping':>7} {'bicubic':>7}  {'flicker':>7}  {'gradients':>9} {'bicubic':>7}",
+    ]
+    for row in rows:
+        theirs = row["bicubic"]
+        lines.append(
+            f"{_name(row):{wide}}  {row['psnr_y']:8.2f} {theirs['psnr_y']:8.2f} "
+            f"{row['psnr_y'] - theirs['psnr_y']:+6.2f}  {row['ssim_y']:6.4f}  {row['tof']:6.3f} {theirs['tof']:7.3f}"
+            f"  {row['warping_error']:7.2f} {theirs['warping_error']:7.2f}  {row['flicker']:7.2f}"
+            f"  {row['gradient_energy']:9.2f} {theirs['gradient_energy']:7.2f}"
+        )
+    if len(rows) > 1:
+        ours, theirs = (
+            float(np.mean([one["psnr_y"] for one in part])) for part in (rows, [r["bicubic"] for r in rows])
+        )
+        lines.append(f"{'mean':{wide}}  {ours:8.2f} {theirs:8.2f} {ours - theirs:+6.2f}")
+    notes = "tOF and warping: lower is steadier; flicker: over bicubic's; gradients: over the truth's"
+    return "\n".join([*lines, notes])
+
+
+def upscale_all(engine: Engine, planes: Iterable[Plane]) -> list[Plane]:
+    """Luma planes ``[H, W]`` in their order through an open engine; a recurrent one begins with empty states."""
+    results = []
+    for n, luma in enumerate(planes):
+        height, width = luma.shape
+        grey = np.full(chroma_shape(width, height), 128, np.uint8)
+        frame = Frame(read_only((luma, grey, grey)), pts=n, time_base=TIME_BASE, number=n, discontinuity=n == 0)
+        results.append(np.array(engine.submit(frame).wait().planes[0]))
+    return results
+
+
+def _pairs(film: Path, scale: int, crf: float | None, frames: int | None) -> tuple[list[Plane], list[Plane]]:
+    truth, low = [], []
+    for plane in islice(read_luma(film), frames):
+        height, width = (side // (2 * scale) * 2 * scale for side in plane.shape)
+        small, whole = make_pair(plane[:height, :width].astype(np.float32), scale)
+        truth.append(whole)
+        low.append(small)
+    if len(truth) < 2:
+        raise SourceOpenError(f"{film} has {len(truth)} pictures; a film has two at least")
+    return truth, (low if crf is None else h264_roundtrip(low, crf=crf))
+
+
+def _open(model: ModelSpec | None, plane: Plane, options: EngineOptions, scale: int) -> Engine:
+    return open_engine(model, StreamInfo(plane.shape[1], plane.shape[0], TIME_BASE), options, scale=scale)
+
+
+def _still(picture: Plane) -> list[Plane]:
+    random = np.random.default_rng(1)
+    return [to_uint8(picture + random.normal(0, NOISE, picture.shape)) for _ in range(STILL_FRAMES)]
+
+
+def _larger(plane: Plane, scale: int) -> Plane:
+    return to_uint8(bicubic(plane.astype(np.float32), (plane.shape[0] * scale, plane.shape[1] * scale)))
+
+
+def _figures(output: Sequence[Plane], truth: Sequence[Plane], border: int) -> dict[str, float]:
+    pairs = list(zip(output, truth, strict=True))
+    energy = [temporal.gradient_energy(ours) / temporal.gradient_energy(theirs) for ours, theirs in pairs]
+    return {
+        "psnr_y": round(float(np.mean([psnr(*pair, border=border) for pair in pairs])), 4),
+        "ssim_y": round(float(np.mean([ssim(*pair, border=border) for pair in pairs])), 6),
+        "tof": round(temporal.tof(output, truth), 4),
+        "warping_error": round(temporal.warping_error(output, truth), 4),
+        "gradient_energy": round(float(np.mean(energy)), 4),
+    }
+
+
+def _name(row: Mapping[str, Any]) -> str:
+    return _title(row["film"], row["crf"])
+
+
+def _title(film: str, crf: float | None) -> str:
+    return film if crf is None else f"{film} CRF {crf:g}"

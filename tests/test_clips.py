@@ -1,0 +1,138 @@
+"""Clips: stills that move by whole pixels, films reduced to half, written, read back and learnt from."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from stream_sr.codec.roundtrip import h264_roundtrip
+from stream_sr.errors import ConfigError, SourceOpenError
+from stream_sr.frame import Plane
+from stream_sr.train.clips import FASTEST, VALIDATION, ClipPatches, make_clips, move, read_clips
+from stream_sr.train.data import bicubic, to_uint8
+from stream_sr.train.loop import CHECKPOINT, measure, train
+from stream_sr.train.material import load_material
+from stream_sr.train.recipe import Recipe
+
+RECIPE = Recipe(
+    name="small", scale=2, tune="camera", network={"kind": "PlainSR", "width": 4, "depth": 1}, iterations=4, batch=2,
+    patch=16, learning_rate=1e-3, warmup=1, l2_from=0.5, round_from=1.0, ema=0.9, seed=1, shrinks=(1.0,),
+    validation_every=2, validation_images=("held",), expand=True, bf16=True,
+)  # fmt: skip
+
+
+def noise(height: int, width: int) -> np.ndarray:
+    return np.random.default_rng(1).integers(20, 230, (height, width)).astype(np.uint8)
+
+
+def film() -> Iterator[Plane]:
+    for n in range(16):
+        yield np.roll(noise(200, 240), n, 1)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pictures = tmp_path_factory.mktemp("pictures")
+    for name in ("one", "held", "small"):
+        side = 60 if name == "small" else 160
+        Image.fromarray(noise(side, side + 20)).save(pictures / f"{name}.png")
+    out = tmp_path_factory.mktemp("clips")
+    count = make_clips(
+        out, pictures=[pictures], videos=[("film", film)], scale=2, length=4, tune="camera",
+        roundtrip=h264_roundtrip, validation=["held"],
+    )  # fmt: skip
+    assert count == 4  # two stills and twice four of sixteen pictures; the third still is too small
+    return out
+
+
+def test_a_moving_still_is_cut_out_of_it_pixel_for_pixel() -> None:
+    still = noise(300, 420)
+    frames = move(still.astype(float), 4, 12, np.random.default_rng(3))
+    assert {frame.shape for frame in frames} == {(256, 384)}
+    places = []
+    for frame in frames:
+        ys, xs = np.nonzero(
+            np.lib.stride_tricks.sliding_window_view(still, (4, 4))[:45, :37]
+            .reshape(45, 37, 16)
+            .__eq__(frame[:4, :4].reshape(16))
+            .all(2)
+        )
+        places.append((int(ys[0]), int(xs[0])))
+    steps = np.abs(np.diff(places, axis=0))
+    assert steps.max() <= FASTEST + 1
+    assert steps.sum() > 0
+    assert move(noise(100, 90).astype(float), 2, 4, np.random.default_rng(1)) == []
+
+
+def test_a_film_is_reduced_to_half_before_it_counts_as_truth(folder: Path) -> None:
+    clips = {clip.name: clip for clip in read_clips(folder)}
+    assert sorted(clips) == ["film-00003", "film-00011", f"{sorted(clips)[-1].rsplit('-', 1)[0]}-one"]
+    clip = clips["film-00003"]
+    assert (clip.low.shape, clip.truth.shape, clip.scale) == ((4, 50, 60), (4, 100, 120), 2)
+    first = next(film())
+    assert (clip.truth[0] == to_uint8(bicubic(first.astype(np.float32), (100, 120)))).all()
+    assert [clip.name.endswith("held") for clip in read_clips(folder / VALIDATION)] == [True]
+
+
+def test_patches_of_low_and_truth_lie_at_the_same_place(folder: Path) -> None:
+    clips = read_clips(folder)
+    exact = [replace(clip, low=clip.truth[:, ::2, ::2]) for clip in clips]
+    for frames in (1, 3):
+        lows, truths = ClipPatches(exact, patch=12, frames=frames, seed=2).batch(20)
+        assert lows.shape[:-2] == truths.shape[:-2] == ((20, 1) if frames == 1 else (20, 3, 1))
+        corners = [truths[..., a::2, b::2] for a in (0, 1) for b in (0, 1)]  # a turn moves the corner
+        hit = np.stack([(corner == lows).reshape(20, -1).all(1) for corner in corners])
+        assert hit.any(0).all()
+    with pytest.raises(SourceOpenError, match="no clip holds 9 pictures"):
+        ClipPatches(clips, patch=12, frames=9, seed=1)
+
+
+def test_a_run_learns_from_clips_and_is_judged_by_the_others(folder: Path, tmp_path: Path) -> None:
+    import torch
+
+    from stream_sr.networks import PlainSR
+
+    train(RECIPE, folders=[folder], out=tmp_path, threads=1)
+    state = torch.load(tmp_path / CHECKPOINT, weights_only=True)
+    assert set(state["best"]) == set(PlainSR(scale=2, width=4, depth=1).state_dict())  # merged
+    network = PlainSR(scale=2, width=4, depth=1)
+    network.load_state_dict(state["best"])
+    assert measure(network, load_material(RECIPE, [folder]).validation) == state["best_psnr"]
+
+
+def test_a_recurrent_run_starts_from_a_plain_one_and_goes_on(folder: Path, tmp_path: Path) -> None:
+    import torch
+
+    train(RECIPE, folders=[folder], out=tmp_path / "plain", threads=1)
+    recipe = replace(RECIPE, network=RECIPE.network | {"kind": "RecurrentSR"}, frames=3, expand=False, bf16=False)
+    start = tmp_path / "plain" / CHECKPOINT
+    train(recipe, folders=[folder], out=tmp_path / "whole", start_from=start, threads=1)
+    halt = iter([False, True])
+    train(recipe, folders=[folder], out=tmp_path / "parts", start_from=start, threads=1, stop=lambda: next(halt))
+    train(recipe, folders=[folder], out=tmp_path / "parts", resume=True, threads=1)
+    whole, parts = (torch.load(tmp_path / name / CHECKPOINT, weights_only=True) for name in ("whole", "parts"))
+    assert all(torch.equal(value, parts["network"][name]) for name, value in whole["network"].items())
+    assert "memory.weight" in whole["best"]
+    wider = replace(recipe, network=recipe.network | {"width": 6})
+    with pytest.raises(ConfigError, match="the recipe starts from"):
+        train(wider, folders=[folder], out=tmp_path / "wider", start_from=start, threads=1)
+
+
+def test_what_cannot_be_learnt_from_is_refused(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="the clips are of scale 2, the recipe trains x4"):
+        load_material(replace(RECIPE, scale=4), [folder])
+    (tmp_path / "pictures").mkdir()
+    with pytest.raises(ConfigError, match="holds no clips"):
+        load_material(RECIPE, [folder, tmp_path / "pictures"])
+    with pytest.raises(ConfigError, match="stream-sr clips"):
+        load_material(replace(RECIPE, frames=3), [tmp_path / "pictures"])
+    with pytest.raises(ConfigError, match="no clips in"):
+        load_material(RECIPE, [folder / VALIDATION])
+    with pytest.raises(ConfigError, match="holds clips already"):
+        make_clips(folder, pictures=[], videos=[], scale=2, length=2, tune="clean", roundtrip=h264_roundtrip)
+    (tmp_path / "bad.npz").write_bytes(b"PK\x03\x04 no")
+    with pytest.raises(SourceOpenError, match="is no clip"):
+        read_clips(tmp_path)

@@ -1,0 +1,60 @@
+"""Films are measured as pictures are, and after a codec too."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from media_files import write_video
+
+from stream_sr.codec.roundtrip import read_luma
+from stream_sr.engine import EngineOptions
+from stream_sr.errors import SourceOpenError
+from stream_sr.evaluate_clips import evaluate_clip, format_clips, is_film
+from stream_sr.model import find_model
+from stream_sr.quality import psnr
+from stream_sr.sheets import Example
+from stream_sr.train.data import bicubic, make_pair, to_uint8
+
+BICUBIC = EngineOptions(backend="bicubic")
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("films") / "film.mp4"
+    write_video(path, width=130, height=98, count=6)
+    return path
+
+
+def test_the_bicubic_row_is_the_protocol(film: Path) -> None:
+    shown: list[Example] = []
+    row = evaluate_clip(None, film, BICUBIC, scale=2, show=shown.append)
+    expected = []
+    for plane in read_luma(film):
+        low, truth = make_pair(plane[:96, :128].astype(np.float32), 2)
+        expected.append(psnr(to_uint8(bicubic(low.astype(np.float32), truth.shape)), truth, border=2))
+    assert row["bicubic"]["psnr_y"] == pytest.approx(np.mean(expected), abs=1e-3)
+    assert row["psnr_y"] == pytest.approx(row["bicubic"]["psnr_y"], abs=0.2)  # swscale's bicubic
+    assert row["flicker"] == pytest.approx(1, abs=0.05)
+    assert (row["film"], row["frames"], row["crf"]) == ("film.mp4", 6, None)
+    assert [one.name for one in shown] == ["film.mp4"]
+    assert shown[0].truth.shape == (96, 128)
+
+
+def test_a_codec_costs_more_the_coarser_it_is(film: Path) -> None:
+    model = find_model("fsrcnn-s", 2)
+    rows = [evaluate_clip(model, film, EngineOptions(precision="fp32"), crf=crf, frames=3) for crf in (None, 18, 40)]
+    quality = [row["psnr_y"] for row in rows]
+    assert quality == sorted(quality, reverse=True)
+    assert rows[0]["frames"] == 3
+    text = format_clips(rows)
+    assert "film.mp4 CRF 18" in text
+    assert f"{quality[2]:.2f}" in text
+
+
+def test_what_is_a_film(film: Path, tmp_path: Path) -> None:
+    assert is_film(film)
+    assert not is_film(tmp_path)
+    bad = tmp_path / "bad.mkv"
+    bad.write_bytes(b"no film")
+    with pytest.raises(SourceOpenError, match="cannot be read as a film"):
+        evaluate_clip(None, bad, BICUBIC, scale=2)
