@@ -64,7 +64,18 @@ def format_engines(entries: Sequence[cache.Entry], done: str = "") -> str:
         key = entry.key
         name = names.get(key.onnx_sha256, f"another model {key.onnx_sha256[:8]}")
         lines.append(
-            f"{done} {name}  {key.backend} {key.precision}  {key.profile}  device {key.device}, "
-            f"{key.backend_version.split('-')[0]}, {size}, {entry.path.name}".strip()
+            f"{done} {name}  {key.backend} {key.precision}  {key.profile}  {key.head}{_measured(entry.measured)}  "
+            f"device {key.device}, {key.backend_version.split('-')[0]}, {size}, {entry.path.name}".strip()
         )
     return "\n".join(lines)
+
+
+def _measured(measured: Mapping[str, Any]) -> str:
+    """What was found out about an engine when it was built, where that was possible."""
+    if "refused" in measured:
+        return f"  REFUSED: {measured['refused']}"
+    heads = measured.get("head_ms")
+    if not heads:
+        return ""
+    times = ", ".join(f"{head} {took:g} ms" for head, took in heads.items())
+    return f"  ({times}; {measured['psnr']:g} dB from the reference)"

@@ -155,14 +155,14 @@ def _parser() -> argparse.ArgumentParser:
     group = command("engine", commands.engine_command, "build, list or prune compiled engines")
     actions = group.add_subparsers(title="actions", required=True, metavar="ACTION", parser_class=_Parser)
     for action, text in (
-        ("build", "compile a TensorRT engine, which needs no GPU"),
+        ("build", "compile a TensorRT engine for one picture size, which needs no GPU"),
         ("list", "the compiled engines in the cache"),
         ("prune", "remove what nothing will ask for again"),
     ):
         sub = actions.add_parser(action, help=text, description=text)
         sub.set_defaults(action=action)
         if action == "build":
-            sub.add_argument("--profile", metavar="WxH", default="640x360", help="usual input size (default 640x360)")
+            sub.add_argument("--input-size", metavar="WxH", default="640x360", help="of the frames (default 640x360)")
             sub.add_argument("--rebuild", action="store_true", help="even if it is in the cache")
             _add(sub, *ENGINE_OPTIONS)
         _add_json(sub)

@@ -9,6 +9,7 @@ import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +30,7 @@ from stream_sr.model import TUNES
 from stream_sr.terminal import Interrupts, Stopper, check_json, command_line, flush, print_result, write_json
 
 if TYPE_CHECKING:
-    from stream_sr.backends.cache import Entry
+    from stream_sr.model import BuildKey
 
 EXIT_ABORTED = 130
 
@@ -167,33 +168,35 @@ def engine_command(parsed: argparse.Namespace) -> int:
     elif parsed.action == "prune":
         entries = cache.prune()
     else:
-        entries = [_build_engine(parsed)]
+        wanted = {cache.entry_path(key) for key in _build_engines(parsed)}
+        entries = [entry for entry in cache.engine_entries() if entry.path in wanted]
     rows = [
-        {"file": entry.path.name, "bytes": entry.size_bytes, "key": asdict(entry.key) if entry.key else None}
+        {
+            "file": entry.path.name, "bytes": entry.size_bytes, "key": asdict(entry.key) if entry.key else None,
+            "measured": dict(entry.measured),
+        }
         for entry in entries
-    ]
+    ]  # fmt: skip
     done = {"build": "built", "list": "", "prune": "removed"}[parsed.action]
     print_result(parsed.json, {"action": parsed.action, "engines": rows}, lambda _: format_engines(entries, done))
     return 0
 
 
-def _build_engine(parsed: argparse.Namespace) -> Entry:
-    from stream_sr.backends import cache, tensorrt
+def _build_engines(parsed: argparse.Namespace) -> list[BuildKey]:
+    from stream_sr.backends import tensorrt
+    from stream_sr.frame import StreamInfo
     from stream_sr.session import choose_model
 
     config = _config(parsed)
     if config.backend not in ("auto", "tensorrt"):
         raise ConfigError(f"--backend {config.backend} compiles when it opens; `engine build` is for tensorrt")
     config.refuse({"threads"}, "TensorRT builds as it likes")
-    usual = Option("profile", "", size).read(parsed.profile, "--profile")
+    width, height = Option("input-size", "", size).read(parsed.input_size, "--input-size")
     model, _ = choose_model(config)
     if model is None:
         raise ConfigError("`engine build` needs a model")
-    precision = "fp16" if config.precision == "auto" else config.precision
-    key, engine = tensorrt.build(
-        model, precision, tensorrt.Profile(usual=usual), device=config.device, rebuild=parsed.rebuild
-    )
-    return cache.Entry(cache.entry_path(key), key, len(engine))
+    info = StreamInfo(width, height, Fraction(1, 30))
+    return tensorrt.build(model, info, config.engine_options(depth=1, live=True), rebuild=parsed.rebuild)
 
 
 def doctor_command(parsed: argparse.Namespace) -> int:

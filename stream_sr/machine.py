@@ -10,6 +10,8 @@ import os
 import platform
 import shlex
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,8 @@ LIBRARIES = (
 FEATURES = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "amx_tile")
 ARM_FEATURES = ("asimd", "asimddp", "i8mm", "bf16", "sve")
 NVML = "libnvidia-ml.so.1"
+LIBCUDA = "libcuda.so.1"
+COMPUTE_CAPABILITY = (75, 76)  # CUdevice_attribute: major and minor
 
 
 def describe() -> dict[str, Any]:
@@ -113,6 +117,73 @@ def gpus() -> list[dict[str, Any]]:
         return _gpus(nvml)
     except AttributeError:  # a driver too old to know one of the calls
         return []
+
+
+@dataclass(frozen=True, slots=True)
+class CudaDevice:
+    """A GPU as CUDA counts and names it."""
+
+    name: str
+    compute_capability: str
+    memory_gib: float
+
+
+@dataclass(frozen=True, slots=True)
+class Cuda:
+    """What CUDA's driver shows this process: the devices in its order, which CUDA_VISIBLE_DEVICES chooses."""
+
+    devices: tuple[CudaDevice, ...] = ()
+    version: str = ""  # of CUDA, that the driver speaks
+    problem: str = ""  # why there is no device
+
+
+@lru_cache(maxsize=1)
+def cuda() -> Cuda:
+    """Ask the driver; makes no context. The answer stays the same as long as the process lives."""
+    try:
+        library = ctypes.CDLL(LIBCUDA)
+    except OSError as error:
+        return Cuda(problem=f"no NVIDIA driver ({error})")
+    try:
+        return _cuda(library)
+    except AttributeError as error:
+        return Cuda(problem=f"the NVIDIA driver is too old ({error})")
+
+
+def nvidia_driver() -> str:
+    """The version of NVIDIA's driver, or "CUDA" and the version of that where NVML cannot say."""
+    return next((str(gpu["driver"]) for gpu in gpus()), f"CUDA {cuda().version}")
+
+
+def _cuda(library: ctypes.CDLL) -> Cuda:
+    version, count = ctypes.c_int(), ctypes.c_int()
+    library.cuDriverGetVersion(ctypes.byref(version))
+    words = f"{version.value // 1000}.{version.value % 1000 // 10}"
+    code = library.cuInit(0) or library.cuDeviceGetCount(ctypes.byref(count))
+    if code or not count.value:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        chosen = f", CUDA_VISIBLE_DEVICES is '{visible}'" if visible is not None else ""
+        return Cuda(version=words, problem=f"the driver shows none ({_cuda_error(library, code or 100)}{chosen})")
+    return Cuda(tuple(_cuda_device(library, number) for number in range(count.value)), words)
+
+
+def _cuda_device(library: ctypes.CDLL, number: int) -> CudaDevice:
+    device, memory = ctypes.c_int(), ctypes.c_size_t()
+    name = ctypes.create_string_buffer(256)
+    sides = [ctypes.c_int(), ctypes.c_int()]
+    library.cuDeviceGet(ctypes.byref(device), number)
+    library.cuDeviceGetName(name, 256, device)
+    library.cuDeviceTotalMem_v2(ctypes.byref(memory), device)
+    for side, attribute in zip(sides, COMPUTE_CAPABILITY, strict=True):
+        library.cuDeviceGetAttribute(ctypes.byref(side), attribute, device)
+    return CudaDevice(name.value.decode() or "unknown", ".".join(str(side.value) for side in sides),
+                      round(memory.value / 2**30, 1))  # fmt: skip
+
+
+def _cuda_error(library: ctypes.CDLL, code: int) -> str:
+    text = ctypes.c_char_p()
+    library.cuGetErrorString(code, ctypes.byref(text))
+    return f"error {code}: {text.value.decode()}" if text.value else f"error {code}"
 
 
 def _gpus(nvml: ctypes.CDLL) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""PSNR, SSIM and the luma they are measured on, as the literature defines them. numpy only."""
+"""PSNR, SSIM and the luma they are measured on, as the literature defines them; a picture to measure. numpy only."""
 
 import math
 
@@ -56,3 +56,15 @@ def _window(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     height, width = x.shape
     rows = sum(taps[k] * x[k : height - 10 + k] for k in range(11))
     return np.asarray(sum(taps[k] * rows[:, k : width - 10 + k] for k in range(11)))
+
+
+def texture(height: int, width: int) -> npt.NDArray[np.uint8]:
+    """A fixed picture with the spectrum of photographs (amplitude 1/f) and a few hard edges, ``[height, width]``."""
+    random = np.random.default_rng(1)
+    f = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None, :])
+    spectrum = np.fft.rfft2(random.standard_normal((height, width))) / np.maximum(f, 1 / max(height, width))
+    picture = np.fft.irfft2(spectrum, (height, width))
+    picture = (picture - picture.mean()) / picture.std() * 45 + 125
+    picture[height // 4 : height // 2, width // 4 : width // 2] = 225
+    picture[height // 2 : height * 3 // 4, width // 2 : width * 3 // 4] = 25
+    return np.clip(picture, 0, 255).astype(np.uint8)

@@ -23,7 +23,6 @@ from stream_sr.backends import (
     openvino,
     openvino_graph,
     output,
-    tensorrt,
 )
 from stream_sr.color import ColorInfo, Siting, chroma_kernel
 from stream_sr.engine import LIVE_FIDELITY, Engine, EngineOptions
@@ -31,7 +30,7 @@ from stream_sr.errors import ConfigError, EngineBuildError, EngineRunError, Engi
 from stream_sr.frame import Frame, Plane, StreamInfo, chroma_shape, read_only
 from stream_sr.model import ModelSpec
 from stream_sr.networks import build_network
-from stream_sr.quality import psnr
+from stream_sr.quality import psnr, texture
 from stream_sr.ring import FramePool
 from stream_sr.train.export import write_model
 
@@ -92,7 +91,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[int, ModelSpec]:
 def picture(width: int, height: int, *, number: int = 0, siting: int = Siting.LEFT) -> Frame:
     """A textured frame that owns its memory."""
     rows, columns = chroma_shape(width, height)
-    material = openvino.texture(96, 160)
+    material = texture(96, 160)
     luma = material[number : height + number, :width]
     u, v = (material[20 + number : 20 + rows + number, x : x + columns] for x in (50, 80))
     color = ColorInfo(matrix=6, range=1, primaries=6, transfer=6, siting=siting)
@@ -395,17 +394,11 @@ def test_an_absent_library_is_named(name: str, models: dict[int, ModelSpec], mon
     import importlib
 
     adapter = importlib.import_module(f"stream_sr.backends.{name}")
-    monkeypatch.setattr(adapter, "find_spec", lambda _: None)
+    finder = adapter.library if name == "tensorrt" else adapter
+    monkeypatch.setattr(finder, "find_spec", lambda _: None)
     assert not adapter.availability().usable
     with pytest.raises(EngineUnavailable, match="pip install"):
         open_engine(models[2], info_of(picture(16, 10)), EngineOptions(backend=name))
-
-
-def test_tensorrt_is_not_run_by_this_version(models: dict[int, ModelSpec]) -> None:
-    if not tensorrt.can_build().usable:
-        pytest.skip("no TensorRT wheels")
-    with pytest.raises(EngineUnavailable, match=r"stream-sr engine build.*does not run them yet"):
-        open_engine(models[2], info_of(picture(16, 10)), EngineOptions(backend="tensorrt"))
 
 
 # precision
@@ -553,51 +546,6 @@ def _only_trials(sized: object) -> object:
         return sized(graph, height, width)  # type: ignore[operator]
 
     return guarded
-
-
-# TensorRT builds
-
-needs_tensorrt = pytest.mark.skipif(
-    tensorrt.library_name() is None, reason="no TensorRT: pip install tensorrt-rtx-cu13-bindings tensorrt-rtx-cu13-libs"
-)
-
-
-@needs_tensorrt
-@pytest.mark.parametrize("precision", tensorrt.PRECISIONS)
-def test_tensorrt_builds_and_keeps_an_engine(precision: str, models: dict[int, ModelSpec]) -> None:
-    profile = tensorrt.Profile((16, 16), (64, 48), (128, 128))
-    key, engine = tensorrt.build(models[3], precision, profile)
-    assert len(engine) > 10_000
-    assert (key.backend, key.precision, key.profile) == ("tensorrt", precision, "16x16 64x48 128x128")
-    assert cache.load(key) == engine
-    assert key.backend_version == tensorrt.cache_version() != ""
-
-
-@needs_tensorrt
-def test_tensorrt_names_what_it_refuses(models: dict[int, ModelSpec], tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no precision 'int8'; it is fp32, fp16"):
-        tensorrt.build(models[2], "int8")
-    with pytest.raises(ConfigError, match="smallest <= usual <= largest"):
-        tensorrt.build(models[2], "fp32", tensorrt.Profile((64, 64), (32, 32), (128, 128)))
-    broken = tmp_path / "broken.onnx"
-    broken.write_text("no ONNX")
-    with pytest.raises(EngineBuildError, match="cannot parse model 'broken'"):
-        tensorrt.build(ModelSpec("broken", 2, broken), "fp32")
-
-
-def test_fp16_is_in_the_graph_up_to_the_head(models: dict[int, ModelSpec]) -> None:
-    """The lowered-precision graph, run by onnx's own reference, stays close to the fp32 one."""
-    from onnx import load_from_string
-    from onnx.reference import ReferenceEvaluator
-
-    data = models[2].onnx.read_bytes()
-    assert tensorrt.to_precision(data, "fp32") == data
-    half = load_from_string(tensorrt.to_precision(data, "fp16"))
-    kinds = {one.name: one.data_type for one in half.graph.initializer}
-    assert kinds["head.weight"] == TensorProto.FLOAT16
-    frame = picture(12, 9)
-    (got,) = ReferenceEvaluator(half).run(None, {"luma": frame.planes[0][None, None]})
-    assert psnr(got[0, 0], upscaled(CASES[0], models[2], frame)[0]) > 50
 
 
 def test_threads_are_those_this_process_may_use() -> None:

@@ -14,7 +14,7 @@ ROOT = Path(stream_sr.__file__).parent
 LAYERS: list[set[str]] = [
     {"errors", "frame", "color", "timing", "ring", "stats", "deconvolution", "quality", "barcode", "scene"},
     {"media", "engine", "model", "threads", "machine"},
-    {"networks"},
+    {"networks", "reference"},
     {"stages", "pipeline"},
     {"codec"},
     {"sources", "sinks", "backends", "train"},
@@ -41,7 +41,10 @@ LIBRARIES = {
     "cv2": {"temporal", "sources/camera", "sinks/window", "sinks/viewer"},
     "openvino": {"backends/openvino", "backends/openvino_graph"},
     "torch": {"networks", "train", "backends/torch"},
-    "onnx": {"train", "backends/torch", "backends/tensorrt"},
+    "onnx": {"train", "reference", "backends/torch", "backends/tensorrt"},
+    "pycuda": {"backends/tensorrt"},
+    "cuda": {"backends/tensorrt"},
+    "tensorrt": {"backends/tensorrt"},
     "aiortsp": {"sources/rtsp_client", "sources/rtsp_connection"},
     "threading.Thread": {"threads"},
 }

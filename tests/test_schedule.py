@@ -22,13 +22,17 @@ from stream_sr.timing import MonotonicClock
 WIDTH, HEIGHT = 4, 2
 SPEC = EngineSpec("double", "double", 2, WIDTH, HEIGHT, "uint8", "a double")
 BREAKS = {7, 8, 100}  # frames that follow a break in the stream
+CUT = 150  # a frame that begins another scene
 
 
 def frame_of(number: int, pool: FramePool | None = None) -> Frame:
     slot = pool.lease() if pool else None
     planes = slot.planes if slot else empty_planes(WIDTH, HEIGHT)
     for index, plane in enumerate(planes):
-        plane.flat[:] = np.arange(plane.size) + 13 * number + 101 * index
+        step = 13 * number if index else 0  # the luma stands still: no scene cut but those below
+        plane.flat[:] = (60 + 20 * np.arange(plane.size) if index == 0 else np.arange(plane.size)) + step
+    if number >= CUT:
+        planes[0][:] = planes[0][::-1, ::-1]
     return Frame(
         read_only(planes), pts=number, time_base=Fraction(1, 25), number=number, slot=slot,
         discontinuity=number in BREAKS,
@@ -39,7 +43,7 @@ def expected(number: int, *, recurrent: bool) -> np.ndarray[tuple[int], np.dtype
     planes = frame_of(number).planes
     result = enlarge(np.concatenate([plane.ravel() for plane in planes]), WIDTH, HEIGHT)
     if recurrent:
-        last = max((one for one in BREAKS if one <= number), default=0)
+        last = max((one for one in BREAKS | {CUT} if one <= number), default=0)
         result[0] = (number - last + 1) % 256
     return result
 

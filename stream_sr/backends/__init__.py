@@ -12,7 +12,7 @@ from typing import Any
 
 from stream_sr.backends.output import Availability
 from stream_sr.engine import Engine, EngineOptions
-from stream_sr.errors import ConfigError, EngineUnavailable, ModelError
+from stream_sr.errors import ConfigError, EngineError, EngineUnavailable, ModelError
 from stream_sr.frame import StreamInfo
 from stream_sr.model import ModelSpec
 
@@ -35,12 +35,19 @@ def backends() -> dict[str, Availability]:
     return {name: _adapter(name).availability() for name in BACKENDS}
 
 
-def choose_backend() -> Choice:
-    """OpenVINO where it is installed, else torch. Raises EngineUnavailable when neither is.
+def choose_backend(device: int = 0) -> Choice:
+    """TensorRT where a GPU can run it, else OpenVINO where it is installed, else torch. Raises EngineUnavailable.
 
-    TensorRT is not chosen: this version builds its engines and does not run them. Bicubic is no network: it is used
-    when it is asked for, never instead of one.
+    Bicubic is no network: it is used when it is asked for, never instead of one.
     """
+    tensorrt = _adapter("tensorrt").availability(device)
+    if tensorrt.usable:
+        return Choice("tensorrt", f"there is a GPU: {tensorrt.reason}")
+    return choose_cpu_backend()
+
+
+def choose_cpu_backend() -> Choice:
+    """OpenVINO where it is installed, else torch. Raises EngineUnavailable when neither is."""
     openvino = _adapter("openvino").availability()
     if openvino.usable:
         return Choice("openvino", f"the fastest that runs here: {openvino.reason}")
@@ -61,11 +68,8 @@ def open_engine(
     """
     if options.backend not in ("auto", *BACKENDS):
         raise ConfigError(f"no backend '{options.backend}'; there are auto, {', '.join(BACKENDS)}")
-    reason = ""
     if options.backend == "auto":
-        choice = choose_backend()
-        options = replace(options, backend=choice.name)
-        reason = choice.reason if choice.name != BACKENDS[0] else ""
+        return _open_auto(model, info, options, scale)
     if options.device != 0 and options.backend != "tensorrt":
         raise ConfigError(f"device {options.device} is the number of a GPU; backend {options.backend} uses none")
     adapter = _adapter(options.backend)
@@ -82,7 +86,21 @@ def open_engine(
         raise ModelError(f"model '{model.name}' is trained for x{model.scale}, x{scale} was asked for")
     if scale is not None and model.scale == 0:
         model = replace(model, scale=scale)
-    engine = adapter.open_model(model, info, options)
+    return adapter.open_model(model, info, options)
+
+
+def _open_auto(model: ModelSpec | None, info: StreamInfo, options: EngineOptions, scale: int | None) -> Engine:
+    """The chosen backend; where the GPU's fails at this model, the processor's, with a note."""
+    choice = choose_backend(options.device)
+    reason = choice.reason if choice.name != BACKENDS[0] else ""
+    try:
+        engine = open_engine(model, info, replace(options, backend=choice.name), scale=scale)
+    except EngineError as error:
+        if choice.name != "tensorrt":
+            raise
+        choice = choose_cpu_backend()
+        reason = f"TensorRT cannot be used: {error}"
+        engine = open_engine(model, info, replace(options, backend=choice.name, device=0), scale=scale)
     if reason:
         engine.spec = replace(engine.spec, notes=(*engine.spec.notes, reason))
     return engine

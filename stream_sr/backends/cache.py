@@ -1,8 +1,10 @@
 """The cache of compiled engines: one file each, under the user's cache directory, named by its `BuildKey`.
 
-A file is one line of JSON (the key, and the SHA-256 of what follows) and the compiled bytes. It is written beside and
-moved into place, so that a reader sees all of it or nothing and two processes that build at once do no harm: the last
-one wins, with the same content. What is damaged is removed and built again, never loaded.
+A file is one line of JSON (the key, what was measured, the SHA-256 of what follows) and the compiled bytes. It is
+written beside and moved into place, so that a reader sees all of it or nothing and two processes that build at once do
+no harm: the last one wins, with the same content; `building` lets the second wait for the first. What is damaged is
+removed and built again, never loaded. An engine that was built and found wrong is kept as its refusal, without bytes,
+so that it is not built again. Beside an engine may lie what its library learned (`companion`).
 """
 
 from __future__ import annotations
@@ -14,7 +16,8 @@ import logging
 import os
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -24,6 +27,8 @@ import platformdirs
 from stream_sr.model import BuildKey, list_models
 
 ENDING = ".engine"
+COMPANIONS = (".timing", ".runtime")
+REFUSED = "refused"
 STALE_SECONDS = 3600  # a partial file older than this was left by a process that died
 log = logging.getLogger("stream_sr")
 
@@ -35,11 +40,20 @@ class Entry:
     path: Path
     key: BuildKey | None
     size_bytes: int
+    measured: Mapping[str, Any] = field(default_factory=dict)  # what was written beside the key
+
+    @property
+    def refused(self) -> str:
+        """Why the engine may not be used; empty for one that may."""
+        return str(self.measured.get(REFUSED, ""))
 
     def record(self) -> dict[str, Any]:
         """For JSON."""
         key = asdict(self.key) if self.key else None
-        return {"path": str(self.path), "size_bytes": self.size_bytes, "damaged": key is None, "key": key}
+        return {
+            "path": str(self.path), "size_bytes": self.size_bytes, "damaged": key is None, "key": key,
+            "measured": dict(self.measured),
+        }  # fmt: skip
 
     def __str__(self) -> str:
         if self.key is None:
@@ -62,6 +76,17 @@ def entry_path(key: BuildKey) -> Path:
 
 def load(key: BuildKey) -> bytes | None:
     """The compiled engine of exactly this key, or None. A damaged file is removed, which is logged once."""
+    found = _read(key)
+    return found[1] if found is not None and REFUSED not in found[0] else None
+
+
+def measured(key: BuildKey) -> dict[str, Any]:
+    """What was recorded with the engine of this key; empty where there is none."""
+    found = _read(key)
+    return found[0] if found is not None else {}
+
+
+def _read(key: BuildKey) -> tuple[dict[str, Any], bytes] | None:
     path = entry_path(key)
     try:
         data = path.read_bytes()
@@ -72,7 +97,7 @@ def load(key: BuildKey) -> bytes | None:
         return None
     header, blob = _split(data)
     if header is not None and header.get("sha256") == _sha256(blob) and header.get("key") == asdict(key):
-        return blob
+        return _measured(header), blob
     discard(key, "it is damaged")
     return None
 
@@ -85,27 +110,63 @@ def discard(key: BuildKey, reason: str) -> None:
         path.unlink()
 
 
-def store(key: BuildKey, blob: bytes) -> Path | None:
-    """Keep a compiled engine. None, and a line in the log, where the folder cannot be written: no reason to fail."""
+def store(key: BuildKey, blob: bytes, measured: Mapping[str, Any] | None = None) -> Path | None:
+    """Keep a compiled engine, and what was measured of it (for JSON).
+
+    None, and a line in the log, where the folder cannot be written: no reason to fail.
+    """
     path = entry_path(key)
-    header = json.dumps({"key": asdict(key), "sha256": _sha256(blob)}).encode()
-    partial: Path | None = None
+    header = json.dumps({"key": asdict(key), "measured": dict(measured or {}), "sha256": _sha256(blob)}).encode()
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix=path.stem, suffix=".partial", dir=path.parent)
-        partial = Path(name)
+        write_whole(path, header + b"\n" + blob)
+    except OSError as error:
+        log.warning("the compiled engine could not be kept in %s (%s); the next start compiles again", path, error)
+        return None
+    return path
+
+
+def refuse(key: BuildKey, reason: str) -> None:
+    """Remember that the engine of this key gives wrong results, in place of the engine."""
+    store(key, b"", {REFUSED: reason})
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file so that others see all of it or what was there before. Raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(prefix=path.stem, suffix=".partial", dir=path.parent)
+    partial = Path(name)
+    try:
         with os.fdopen(descriptor, "wb") as file:
-            file.write(header + b"\n" + blob)
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
-    except OSError as error:
-        log.warning("the compiled engine could not be kept in %s (%s); the next start compiles again", path, error)
-        if partial is not None:
-            with contextlib.suppress(OSError):
-                partial.unlink()
-        return None
-    return path
+    except OSError:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise
+
+
+def companion(key: BuildKey, ending: str) -> Path:
+    """Where what belongs to the engine of this key lies, or would: its timings, its runtime's cache."""
+    return entry_path(key).with_suffix(ending)
+
+
+@contextlib.contextmanager
+def building(key: BuildKey) -> Iterator[None]:
+    """Held by one process at a time; another waits until the engine is there. Nothing where that cannot be done.
+
+    The lock goes with the process, however that ends.
+    """
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError, ImportError):
+            import fcntl  # not on every system
+
+            path = entry_path(key).with_suffix(".lock")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = stack.enter_context(path.open("w"))
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def engine_entries() -> list[Entry]:
@@ -113,7 +174,9 @@ def engine_entries() -> list[Entry]:
     entries = []
     for path in sorted(cache_folder().glob(f"*{ENDING}")):
         with contextlib.suppress(FileNotFoundError):  # another process prunes
-            entries.append(Entry(path, _read_key(path), path.stat().st_size))
+            header = _read_header(path)
+            key = _key(header)
+            entries.append(Entry(path, key, path.stat().st_size, _measured(header) if key and header else {}))
     return entries
 
 
@@ -121,7 +184,7 @@ def prune(*, everything: bool = False) -> list[Entry]:
     """Remove the engines that nothing will ask for again, or all, and return them.
 
     Those are damaged files, engines of other ONNX files than the shipped ones, and of another version of a backend's
-    library than the installed. Partial files of dead processes go too.
+    library than the installed. Partial files of dead processes, and what belonged to an engine that is gone, go too.
     """
     models = {model.sha256() for model in list_models()}
     removed = []
@@ -134,6 +197,11 @@ def prune(*, everything: bool = False) -> list[Entry]:
         with contextlib.suppress(FileNotFoundError):
             if time.time() - partial.stat().st_mtime > STALE_SECONDS:
                 partial.unlink()
+    kept = {path.stem for path in cache_folder().glob(f"*{ENDING}")}
+    for ending in (*COMPANIONS, ".lock"):
+        for beside in cache_folder().glob(f"*{ending}"):
+            if beside.stem not in kept:
+                beside.unlink(missing_ok=True)
     return removed
 
 
@@ -146,7 +214,7 @@ def _is_current(key: BuildKey) -> bool:
     return adapter.cache_version() == key.backend_version
 
 
-def _split(data: bytes) -> tuple[dict[str, object] | None, bytes]:
+def _split(data: bytes) -> tuple[dict[str, Any] | None, bytes]:
     line, _, blob = data.partition(b"\n")
     try:
         header = json.loads(line)
@@ -155,14 +223,22 @@ def _split(data: bytes) -> tuple[dict[str, object] | None, bytes]:
     return (header if isinstance(header, dict) else None), blob
 
 
-def _read_key(path: Path) -> BuildKey | None:
+def _read_header(path: Path) -> dict[str, Any] | None:
+    """The header of a whole file."""
     header, blob = _split(path.read_bytes())
-    if header is None or header.get("sha256") != _sha256(blob):
-        return None
+    return header if header is not None and header.get("sha256") == _sha256(blob) else None
+
+
+def _key(header: dict[str, Any] | None) -> BuildKey | None:
     try:
-        return BuildKey(**header["key"])  # type: ignore[arg-type]
+        return BuildKey(**header["key"]) if header is not None else None
     except (KeyError, TypeError):
         return None
+
+
+def _measured(header: dict[str, Any]) -> dict[str, Any]:
+    found = header.get("measured", {})
+    return found if isinstance(found, dict) else {}
 
 
 def _sha256(data: bytes) -> str:

@@ -14,7 +14,6 @@ from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from stream_sr.backends import cache
 from stream_sr.backends.openvino_graph import (
@@ -35,7 +34,7 @@ from stream_sr.engine import Engine, EngineOptions, EngineSpec, Pending
 from stream_sr.errors import EngineBuildError, EngineRunError, EngineUnavailable
 from stream_sr.frame import Frame, StreamInfo, chroma_shape
 from stream_sr.model import STATE_IN, STATE_OUT, BuildKey, ModelSpec
-from stream_sr.quality import psnr
+from stream_sr.quality import psnr, texture
 from stream_sr.ring import Allocate, Slot
 from stream_sr.scene import SceneCut
 
@@ -129,18 +128,6 @@ def compare_bf16(graph: Graph) -> float:
             request.infer()
         results.append(request.get_tensor(UPSCALED).data[0, 0].copy())
     return psnr(results[0], results[1])
-
-
-def texture(height: int, width: int) -> npt.NDArray[np.uint8]:
-    """A fixed picture with the spectrum of photographs (amplitude 1/f) and a few hard edges, ``[height, width]``."""
-    random = np.random.default_rng(1)
-    f = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None, :])
-    spectrum = np.fft.rfft2(random.standard_normal((height, width))) / np.maximum(f, 1 / max(height, width))
-    picture = np.fft.irfft2(spectrum, (height, width))
-    picture = (picture - picture.mean()) / picture.std() * 45 + 125
-    picture[height // 4 : height // 2, width // 4 : width // 2] = 225
-    picture[height // 2 : height * 3 // 4, width // 2 : width * 3 // 4] = 25
-    return np.clip(picture, 0, 255).astype(np.uint8)
 
 
 def _compile_cached(

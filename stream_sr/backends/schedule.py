@@ -21,6 +21,7 @@ from stream_sr.engine import EngineSpec, Pending
 from stream_sr.errors import EngineRunError
 from stream_sr.frame import Frame, chroma_shape
 from stream_sr.ring import Allocate, Slot
+from stream_sr.scene import SceneCut
 
 Bytes = npt.NDArray[np.uint8]
 THROUGHPUT_DEPTH = 3  # one frame in each stage
@@ -139,6 +140,7 @@ class OverlappedEngine:
         self._sizes = i420_bytes(spec.width, spec.height), i420_bytes(*spec.output_size)
         self._started = 0
         self._anew = True  # the next frame has no memory of earlier ones
+        self._scene = SceneCut()
         self._flying: deque[Lane] = deque()
         self._closed = False
         lanes = depth + depth % 2 if program.recurrent else depth
@@ -186,7 +188,7 @@ class OverlappedEngine:
                 lane.graph = graph
 
     def submit(self, frame: Frame, slot: Slot | None = None) -> Pending:
-        """See `engine.Engine`. A frame after a break in the stream starts a recurrent network anew."""
+        """See `engine.Engine`. After a break in the stream and at a scene cut a recurrent network begins anew."""
         output = make_output(frame, self.spec, slot)
         lane = self._lanes[self._started % len(self._lanes)]
         self._in_flight.enter()
@@ -220,7 +222,7 @@ class OverlappedEngine:
         driver.copy_in(lane.inputs, source, self._upload)
         driver.record(lane.uploaded, self._upload)
         driver.wait(self._compute, lane.uploaded)
-        if frame.discontinuity or self._anew:
+        if self._program.recurrent and self._begins(frame):
             self._program.reset(lane.number, self._compute)
         if lane.graph is None:
             self._program.launch(lane.number, self._compute)
@@ -231,6 +233,11 @@ class OverlappedEngine:
         driver.copy_out(target, lane.outputs, self._download)
         driver.record(lane.downloaded, self._download)
         return target
+
+    def _begins(self, frame: Frame) -> bool:
+        """Whether what came before says nothing of this frame."""
+        cut = self._scene.is_cut(frame.planes[0])
+        return cut or frame.discontinuity or self._anew
 
     def _source(self, lane: Lane, frame: Frame) -> Bytes:
         """The frame as one page-locked piece: where it lies, or copied."""

@@ -1,0 +1,139 @@
+"""A serialized engine from a model's ONNX, on any machine: its key, and TensorRT's builder."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from stream_sr import machine
+from stream_sr.backends import cache
+from stream_sr.backends.tensorrt import library
+from stream_sr.backends.tensorrt.frames import Picture
+from stream_sr.backends.tensorrt.graph import REWRITE, frame_graph
+from stream_sr.color import Siting
+from stream_sr.errors import EngineBuildError, ModelError
+from stream_sr.model import BuildKey, ModelSpec
+
+Progress = Callable[[str, float], None]  # what is being done, and how much of it is done, 0 to 1
+log = logging.getLogger("stream_sr")
+
+
+def engine_key(model: ModelSpec, picture: Picture, precision: str, head: str, device: int = 0) -> BuildKey:
+    """What the engine depends on. Device and driver are "any" without a GPU: TensorRT-RTX finishes it where it runs."""
+    found = machine.cuda()
+    gpu = found.devices[device] if device < len(found.devices) else None
+    profile = f"{picture.width}x{picture.height}, chroma {Siting(picture.siting).name.lower()}"
+    return BuildKey(
+        onnx_sha256=model.sha256(), backend="tensorrt", backend_version=library.cache_version(REWRITE),
+        device=gpu.name if gpu else "any", compute_capability=gpu.compute_capability if gpu else "any",
+        driver=machine.nvidia_driver() if gpu else "any", precision=precision, profile=profile, head=head,
+    )  # fmt: skip
+
+
+def read_onnx(model: ModelSpec) -> bytes:
+    """The model's file. Raises ModelError."""
+    try:
+        return model.onnx.read_bytes()
+    except OSError as error:
+        raise ModelError(f"{model.onnx} cannot be read: {error}") from error
+
+
+def build_engine(
+    model: ModelSpec, picture: Picture, precision: str, head: str, *, device: int = 0,
+    progress: Progress = lambda what, share: None,
+) -> bytes:  # fmt: skip
+    """Build one engine, which is not kept. Raises ModelError, EngineBuildError with TensorRT's own words."""
+    graph = frame_graph(read_onnx(model), picture, precision, head)
+    timing = _timing_path(engine_key(model, picture, precision, head, device))
+    trt = library.library()
+    name = f"{model.name} in {precision} with {head}"
+    complaints: list[str] = []
+    try:
+        return _build(trt, graph, name, complaints, timing, progress)
+    except EngineBuildError:
+        raise
+    except Exception as error:  # the bindings raise what pybind11 makes of the library's exceptions
+        raise EngineBuildError(f"{library.library_name()} could not build {name}: {error}") from error
+
+
+def _build(trt: Any, graph: bytes, name: str, complaints: list[str], timing: Path, progress: Progress) -> bytes:
+    builder = trt.Builder(make_logger(trt, complaints))
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(network, builder.logger)
+    if not parser.parse(graph):
+        errors = "; ".join(parser.get_error(n).desc() for n in range(parser.num_errors))
+        raise EngineBuildError(f"{library.library_name()} cannot parse {name}: {errors}")
+    config = builder.create_builder_config()
+    config.clear_flag(trt.BuilderFlag.TF32)  # fp32 is to be fp32
+    config.progress_monitor = _make_monitor(trt, name, progress)
+    timings = None if library.is_rtx() else _attach_timing_cache(config, timing)
+    serialized = builder.build_serialized_network(network, config)
+    if serialized is None:
+        raise EngineBuildError(f"{library.library_name()} could not build {name}: {first(complaints)}")
+    if timings is not None:
+        with contextlib.suppress(OSError):  # it only makes the next build quicker
+            cache.write_whole(timing, bytes(config.get_timing_cache().serialize()))
+    return bytes(serialized)
+
+
+def _attach_timing_cache(config: Any, path: Path) -> Any:
+    """What TensorRT measured of its kernels on this device, for all engines of this device and version."""
+    try:
+        known = path.read_bytes()
+    except OSError:
+        known = b""
+    timings = config.create_timing_cache(known)
+    config.set_timing_cache(timings, False)
+    return timings
+
+
+def _timing_path(key: BuildKey) -> Path:
+    shared = replace(key, onnx_sha256="", precision="", profile="", head="")
+    return cache.companion(shared, ".timing")
+
+
+def first(complaints: list[str]) -> str:
+    """What TensorRT said first; the rest follows from it."""
+    return " ".join(complaints[0].split()) if complaints else "it gave no reason"
+
+
+def make_logger(trt: Any, complaints: list[str]) -> Any:
+    """A TensorRT logger that keeps errors for our message and prints nothing."""
+
+    class Logger(trt.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
+                complaints.append(message.strip())
+
+    return Logger()
+
+
+def _make_monitor(trt: Any, name: str, progress: Progress) -> Any:
+    """Tells ``progress`` how far the outermost phase of a build is."""
+
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+            self.steps: dict[str, int] = {}
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            if not parent_phase:
+                self.steps[phase_name] = max(1, num_steps)
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            if phase_name in self.steps:
+                progress(f"building {name}", min(1.0, (step + 1) / self.steps[phase_name]))
+            return True
+
+        def phase_finish(self, phase_name: str) -> None:
+            if self.steps.pop(phase_name, None):
+                progress(f"building {name}", 1.0)
+
+    return Monitor()

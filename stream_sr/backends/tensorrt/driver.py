@@ -1,0 +1,252 @@
+"""The schedule's driver on pycuda, with CUDA graphs through cuda-bindings (pycuda has none) on pycuda's streams.
+
+Everything happens in the device's primary context, which torch and TensorRT share. A context, and the page-locked
+memory that was made in it, live as long as the process; such memory is handed out again when nobody has it any more.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from functools import lru_cache
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+
+from stream_sr.backends.schedule import Bytes
+from stream_sr.errors import EngineRunError, EngineUnavailable
+
+
+class PycudaDriver:
+    """A `schedule.Driver` on one GPU. Raises EngineUnavailable when the GPU cannot be used."""
+
+    def __init__(self, device: int) -> None:
+        self._device = open_device(device)
+        self._cuda = self._device.cuda
+        self._memory: list[Any] = []
+        self._graphs: list[Any] = []
+        self._closed = False
+
+    def current(self) -> AbstractContextManager[object]:
+        return self._device.current()
+
+    def stream(self) -> Any:
+        with self._device.errors("making a stream"):
+            return self._cuda.Stream(STREAM_NON_BLOCKING)
+
+    def event(self) -> Any:
+        with self._device.errors("making an event"):
+            return self._cuda.Event(self._cuda.event_flags.DISABLE_TIMING)
+
+    def device_memory(self, nbytes: int) -> int:
+        with self._device.errors(f"taking {nbytes / 2**20:.1f} MiB of memory"):
+            self._memory.append(self._cuda.mem_alloc(max(1, nbytes)))
+        return int(self._memory[-1])
+
+    def host_memory(self, nbytes: int) -> Bytes:
+        return self._device.pinned.take(nbytes)
+
+    def is_pinned(self, memory: Bytes) -> bool:
+        return self._device.pinned.has(memory)
+
+    def copy_in(self, device: int, host: Bytes, stream: Any) -> None:
+        with self._device.errors("an upload"):
+            self._cuda.memcpy_htod_async(device, host, stream)
+
+    def copy_out(self, host: Bytes, device: int, stream: Any) -> None:
+        with self._device.errors("a download"):
+            self._cuda.memcpy_dtoh_async(host, device, stream)
+
+    def zero(self, device: int, nbytes: int, stream: Any) -> None:
+        """Fill device memory with zeros, in the order of the stream."""
+        with self._device.errors("clearing memory"):
+            self._cuda.memset_d8_async(device, 0, nbytes, stream)
+
+    def record(self, event: Any, stream: Any) -> None:
+        with self._device.errors("an event"):
+            event.record(stream)
+
+    def wait(self, stream: Any, event: Any) -> None:
+        with self._device.errors("waiting for an event"):
+            stream.wait_for_event(event)
+
+    def synchronize(self, event: Any) -> None:
+        with self._device.errors("the computation"):
+            event.synchronize()
+
+    def drain(self, stream: Any) -> None:
+        with self._device.errors("the computation"):
+            stream.synchronize()
+
+    def capture(self, work: Callable[[], None], stream: Any) -> Any:
+        if find_spec("cuda") is None or find_spec("cuda.bindings") is None:
+            raise EngineRunError("cuda-bindings is not installed; pip install cuda-bindings")
+        from cuda.bindings import driver as cu
+
+        handle = cu.CUstream(stream.handle)
+        mode = cu.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
+        _checked(cu.cuStreamBeginCapture(handle, mode), "beginning a capture")
+        try:
+            work()
+        except BaseException:
+            cu.cuStreamEndCapture(handle)
+            raise
+        captured = _checked(cu.cuStreamEndCapture(handle), "ending a capture")
+        try:
+            self._graphs.append(_checked(cu.cuGraphInstantiate(captured, 0), "instantiating a graph"))
+        finally:
+            cu.cuGraphDestroy(captured)
+        return self._graphs[-1]
+
+    def replay(self, graph: Any, stream: Any) -> None:
+        from cuda.bindings import driver as cu
+
+        _checked(cu.cuGraphLaunch(graph, cu.CUstream(stream.handle)), "launching a graph")
+
+    def milliseconds(self, work: Callable[[], None], stream: Any) -> float:
+        with self._device.errors("the computation"):
+            begin, end = self._cuda.Event(), self._cuda.Event()
+            begin.record(stream)
+            work()
+            end.record(stream)
+            end.synchronize()
+            return float(begin.time_till(end))
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        with contextlib.suppress(EngineRunError), self.current():
+            if self._graphs:
+                from cuda.bindings import driver as cu
+
+                for graph in self._graphs:
+                    cu.cuGraphExecDestroy(graph)
+            for memory in self._memory:
+                with contextlib.suppress(self._cuda.Error):  # a lost device took it along
+                    memory.free()
+        self._graphs.clear()
+        self._memory.clear()
+
+
+STREAM_NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: not in step with the legacy default stream
+
+
+class Device:
+    """A GPU: its primary context, and the page-locked memory of the process."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        try:
+            import pycuda.driver as cuda
+        except Exception as error:  # a wheel for another CUDA raises ImportError or OSError
+            reason = f"pycuda does not load ({error}); pip install --force-reinstall --no-binary :all: pycuda"
+            raise EngineUnavailable(reason) from error
+        self.cuda = cuda
+        try:
+            cuda.init()
+            self._gpu = cuda.Device(number)
+            self.context = self._gpu.retain_primary_context()
+        except cuda.Error as error:
+            raise EngineUnavailable(f"GPU {number} cannot be used: {error}; see `stream-sr doctor`") from error
+        atexit.register(self.context.detach)  # else pycuda complains aloud when the interpreter goes
+        self.name = str(self._gpu.name())
+        self.pinned = Pinned(self)
+
+    @contextlib.contextmanager
+    def current(self) -> Iterator[None]:
+        """The context, current in this thread."""
+        with self.errors("entering the context"):
+            self.context.push()
+        try:
+            yield
+        finally:
+            self.cuda.Context.pop()
+
+    @contextlib.contextmanager
+    def errors(self, doing: str) -> Iterator[None]:
+        """pycuda's exceptions as EngineRunError."""
+        try:
+            yield
+        except self.cuda.MemoryError as error:
+            raise EngineRunError(
+                f"GPU {self.number} ({self.name}) is out of memory while {doing}{self._free()}; "
+                "end other programs on it, or take a smaller picture or model"
+            ) from error
+        except self.cuda.Error as error:
+            raise EngineRunError(
+                f"GPU {self.number} ({self.name}) failed at {doing}: {error}; if it stays so, see nvidia-smi"
+            ) from error
+
+    def _free(self) -> str:
+        try:
+            free, total = self.cuda.mem_get_info()
+        except self.cuda.Error:
+            return ""
+        return f": {free / 2**30:.1f} of {total / 2**30:.1f} GiB are free"
+
+
+@lru_cache
+def open_device(number: int) -> Device:
+    """The device, once for the process. Raises EngineUnavailable."""
+    return Device(number)
+
+
+class Pinned:
+    """Page-locked host memory, never given back to the system: to lock pages takes as long as many frames.
+
+    A piece that was handed out comes back by itself when nobody has a view on it any more. Any thread.
+    """
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+        self._lock = threading.Lock()
+        self._idle: dict[int, list[Any]] = {}  # by size
+        self._taken: dict[int, int] = {}  # size by address
+
+    def take(self, nbytes: int) -> Bytes:
+        with self._lock:
+            idle = self._idle.get(nbytes)
+            raw = idle.pop() if idle else None
+        if raw is None:
+            with self._device.current(), self._device.errors(f"locking {nbytes / 2**20:.1f} MiB of host memory"):
+                flags = self._device.cuda.host_alloc_flags.PORTABLE
+                raw = self._device.cuda.pagelocked_empty(max(1, nbytes), np.uint8, mem_flags=flags)
+        block = _Block(raw)
+        address = raw.ctypes.data
+        with self._lock:
+            self._taken[address] = nbytes
+        weakref.finalize(block, self._give_back, raw, nbytes)
+        return np.asarray(block)[:nbytes]
+
+    def has(self, memory: Bytes) -> bool:
+        """Whether this array begins where a piece does that somebody holds, and is no longer."""
+        size = self._taken.get(memory.ctypes.data)
+        return size is not None and memory.nbytes <= size and memory.flags.c_contiguous
+
+    def _give_back(self, raw: Any, nbytes: int) -> None:
+        with self._lock:
+            self._taken.pop(raw.ctypes.data, None)
+            self._idle.setdefault(nbytes, []).append(raw)
+
+
+class _Block:
+    """The owner that every view on a piece of memory keeps alive."""
+
+    def __init__(self, raw: Any) -> None:
+        self.__array_interface__ = {
+            "data": (raw.ctypes.data, False), "shape": (raw.nbytes,), "typestr": "|u1", "version": 3,
+        }  # fmt: skip
+
+
+def _checked(answer: tuple[Any, ...], doing: str) -> Any:
+    """The value of a call of cuda-bindings, or EngineRunError with its code's name."""
+    code, *values = answer
+    if int(code) != 0:
+        raise EngineRunError(f"CUDA refused {doing}: {getattr(code, 'name', code)}")
+    return values[0] if values else None

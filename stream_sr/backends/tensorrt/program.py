@@ -1,0 +1,127 @@
+"""A built engine as the schedule's program: its tensors in one frame's memory, its states kept on the device."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from stream_sr.backends import cache
+from stream_sr.backends.tensorrt import library
+from stream_sr.backends.tensorrt.build import first, make_logger
+from stream_sr.backends.tensorrt.driver import PycudaDriver
+from stream_sr.backends.tensorrt.frames import Picture, tensors
+from stream_sr.errors import EngineBuildError, EngineRunError
+from stream_sr.model import STATE_IN, STATE_OUT
+
+WARM_UPS = 3
+
+
+class TensorRTProgram:
+    """A `schedule.Program`. Each lane has an execution context whose addresses are set once; they share the scratch
+    memory, because one computation follows the other.
+
+    A state has two places: what lane n writes, lane n + 1 reads, so the lanes take turns with them.
+    ``runtime_cache`` is where TensorRT-RTX keeps what it compiled for this GPU. Raises EngineBuildError where the
+    library refuses the engine.
+    """
+
+    def __init__(self, driver: PycudaDriver, engine: bytes, picture: Picture, runtime_cache: Path) -> None:
+        self._driver, self._picture, self._runtime_cache = driver, picture, runtime_cache
+        self._trt = library.library()
+        self._complaints: list[str] = []
+        self._contexts: list[Any] = []
+        self._states: dict[str, tuple[list[int], int]] = {}  # name: two addresses, bytes
+        self._runtime = self._trt.Runtime(make_logger(self._trt, self._complaints))
+        with driver.current():
+            self._engine = self._runtime.deserialize_cuda_engine(engine)
+        if self._engine is None:
+            raise EngineBuildError(f"{library.library_name()} refuses the engine: {self._complaint()}")
+
+    @property
+    def recurrent(self) -> bool:
+        return any(name.startswith(STATE_IN) for name in self._names())
+
+    def prepare(self, lanes: Sequence[tuple[int, int]], stream: Any) -> None:
+        """See `schedule.Program`. The first run compiles, with TensorRT-RTX; what it compiled is kept."""
+        trt, engine = self._trt, self._engine
+        config = trt.ExecutionContextAllocationStrategy.USER_MANAGED
+        compiled = None
+        if library.is_rtx():
+            strategy, config = config, engine.create_runtime_config()
+            config.set_execution_context_allocation_strategy(strategy)
+            compiled = self._open_runtime_cache(config)
+        size = max(1, int(engine.device_memory_size_v2))
+        scratch = self._driver.device_memory(size)
+        for name in self._names():
+            if name.startswith(STATE_IN):
+                nbytes = self._bytes(name)
+                places = [self._driver.device_memory(nbytes) for _ in range(2)]
+                self._states[name.removeprefix(STATE_IN)] = places, nbytes
+        for number, (inputs, outputs) in enumerate(lanes):
+            context = engine.create_execution_context(config)
+            if context is None:
+                raise EngineBuildError(f"{library.library_name()} cannot run the engine: {self._complaint()}")
+            context.set_device_memory(scratch, size)
+            self._bind(context, number, inputs, outputs)
+            self._contexts.append(context)
+        for _ in range(WARM_UPS):
+            for lane in range(len(lanes)):
+                self.launch(lane, stream)
+        self._driver.drain(stream)
+        self._keep_runtime_cache(compiled)
+
+    def _bind(self, context: Any, lane: int, inputs: int, outputs: int) -> None:
+        addresses = {
+            name: (inputs if self._is_input(name) else outputs) + offset
+            for name, (offset, _) in tensors(self._picture).items()
+        }
+        for name, (places, _) in self._states.items():
+            addresses[STATE_IN + name] = places[lane % 2]
+            addresses[STATE_OUT + name] = places[(lane + 1) % 2]
+        for name, address in addresses.items():
+            if not context.set_tensor_address(name, address):
+                raise EngineBuildError(f"the engine has no place for '{name}': {self._complaint()}; build it again")
+
+    def launch(self, lane: int, stream: Any) -> None:
+        """See `schedule.Program`."""
+        if not self._contexts[lane].execute_async_v3(stream.handle):
+            raise EngineRunError(f"{library.library_name()} could not compute: {self._complaint()}")
+
+    def reset(self, lane: int, stream: Any) -> None:
+        """See `schedule.Program`."""
+        for places, nbytes in self._states.values():
+            self._driver.zero(places[lane % 2], nbytes, stream)
+
+    def close(self) -> None:
+        """Free the engine; the driver frees the memory. Safe to call twice."""
+        self._contexts.clear()
+        self._engine = self._runtime = None
+
+    def _names(self) -> list[str]:
+        return [self._engine.get_tensor_name(n) for n in range(self._engine.num_io_tensors)]
+
+    def _is_input(self, name: str) -> bool:
+        return bool(self._engine.get_tensor_mode(name) == self._trt.TensorIOMode.INPUT)
+
+    def _bytes(self, name: str) -> int:
+        width = 2 if self._engine.get_tensor_dtype(name) in (self._trt.DataType.HALF, self._trt.DataType.BF16) else 4
+        return math.prod(self._engine.get_tensor_shape(name)) * width
+
+    def _open_runtime_cache(self, config: Any) -> Any:
+        """TensorRT-RTX's memory of what it compiled; TensorRT itself compiled everything when it built."""
+        compiled = config.create_runtime_cache()
+        with contextlib.suppress(OSError):
+            compiled.deserialize(self._runtime_cache.read_bytes())  # one that does not fit is left aside
+        config.set_runtime_cache(compiled)
+        return compiled
+
+    def _keep_runtime_cache(self, compiled: Any) -> None:
+        if compiled is not None:
+            with contextlib.suppress(OSError):  # it only makes the next start quicker
+                cache.write_whole(self._runtime_cache, bytes(compiled.serialize()))
+
+    def _complaint(self) -> str:
+        return first(self._complaints)

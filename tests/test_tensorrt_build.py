@@ -1,0 +1,156 @@
+"""TensorRT compiles what we make of every model, without a GPU; keys, cache and the words when something is wrong."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+from small_models import recurrent_model
+
+from stream_sr import machine
+from stream_sr.backends import cache, tensorrt
+from stream_sr.backends.output import Availability
+from stream_sr.backends.tensorrt import library
+from stream_sr.backends.tensorrt.build import build_engine, engine_key
+from stream_sr.backends.tensorrt.frames import Picture
+from stream_sr.backends.tensorrt.graph import DECONVOLUTION, HEADS, LOWERED, PRECISIONS
+from stream_sr.color import ColorInfo, Siting
+from stream_sr.engine import EngineOptions
+from stream_sr.errors import ConfigError, EngineBuildError, EngineUnavailable, ModelError
+from stream_sr.frame import StreamInfo
+from stream_sr.model import ModelSpec, list_models
+
+needs_tensorrt = pytest.mark.skipif(
+    library.library_name() is None, reason="no TensorRT: pip install tensorrt-rtx-cu13-bindings tensorrt-rtx-cu13-libs"
+)
+needs_rtx = pytest.mark.skipif(not library.is_rtx(), reason="this is about TensorRT-RTX, which builds without a GPU")
+INFO = StreamInfo(64, 48, Fraction(1, 25), color=ColorInfo(siting=Siting.LEFT))
+MODELS = list_models()
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STREAM_SR_CACHE", str(tmp_path / "cache"))
+
+
+@needs_rtx
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: f"{model.name}-x{model.scale}")
+def test_every_shipped_model_builds_in_every_precision(model: ModelSpec, precision: str) -> None:
+    for head in HEADS:
+        if (precision, head) == ("bf16", DECONVOLUTION):
+            continue  # what TensorRT-RTX cannot do; see below
+        for size in ((1920, 1080), (853, 479)):
+            engine = build_engine(model, Picture(*size, model.scale, Siting.LEFT), precision, head)
+            assert len(engine) > 10_000
+
+
+@needs_rtx
+def test_a_recurrent_model_builds(tmp_path: Path) -> None:
+    model = recurrent_model(tmp_path)
+    for precision in PRECISIONS:
+        assert build_engine(model, Picture(64, 48, 2, Siting.LEFT), precision, LOWERED)
+
+
+@needs_rtx
+def test_what_tensorrt_cannot_do_is_said_in_its_words() -> None:
+    model = MODELS[0]
+    with pytest.raises(EngineBuildError, match=f"could not build {model.name} in bf16 with deconvolution: .*Myelin"):
+        build_engine(model, Picture(64, 48, model.scale, Siting.LEFT), "bf16", DECONVOLUTION)
+
+
+@needs_rtx
+@pytest.mark.skipif(bool(machine.cuda().devices), reason="about machines without a GPU")
+def test_without_a_gpu_both_heads_are_built_once_and_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[str, float]] = []
+    keys = tensorrt.build(MODELS[0], INFO, EngineOptions(), progress=lambda what, share: told.append((what, share)))
+    assert [key.head for key in keys] == list(HEADS)
+    assert {(key.precision, key.profile, key.device) for key in keys} == {("fp16", "64x48, chroma left", "any")}
+    assert {key.backend_version for key in keys} == {tensorrt.cache_version()} != {""}
+    blobs = [cache.load(key) for key in keys]
+    assert all(blobs)
+    assert {what.partition(" ")[0] for what, _ in told} == {"building"}
+    assert max(share for _, share in told) == 1.0
+    monkeypatch.setattr(tensorrt, "build_engine", None)  # nothing is built again
+    assert tensorrt.build(MODELS[0], INFO, EngineOptions()) == keys
+    assert cache.prune() == []
+    with monkeypatch.context() as other:
+        other.setattr(library, "can_build", lambda: Availability(True, "0.0"))
+        assert {entry.key for entry in cache.prune()} == set(keys), "of another version"
+    with pytest.raises(TypeError):
+        tensorrt.build(MODELS[0], INFO, EngineOptions(), rebuild=True)
+
+
+def test_the_key_holds_all_that_the_graph_depends_on() -> None:
+    picture = Picture(64, 48, 2, Siting.LEFT)
+    key = engine_key(MODELS[0], picture, "fp16", LOWERED)
+    others = [
+        engine_key(MODELS[0], replace(picture, siting=Siting.CENTER), "fp16", LOWERED),
+        engine_key(MODELS[0], replace(picture, width=65), "fp16", LOWERED),
+        engine_key(MODELS[0], picture, "fp32", LOWERED),
+        engine_key(MODELS[0], picture, "fp16", DECONVOLUTION),
+        engine_key(MODELS[1], picture, "fp16", LOWERED),
+    ]
+    assert len({one.digest() for one in (key, *others)}) == 6
+
+
+@needs_tensorrt
+def test_what_cannot_be_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no precision 'int8'; it is fp32, fp16, bf16"):
+        tensorrt.build(MODELS[0], INFO, EngineOptions(precision="int8"))
+    broken = tmp_path / "broken.onnx"
+    broken.write_text("no ONNX")
+    with pytest.raises(ModelError, match="cannot be read as ONNX"):
+        tensorrt.build(ModelSpec("broken", 2, broken), INFO, EngineOptions())
+    with pytest.raises(ModelError, match="cannot be read"):
+        tensorrt.build(ModelSpec("gone", 2, tmp_path / "gone.onnx"), INFO, EngineOptions())
+
+
+# what the machine has
+
+
+@pytest.fixture
+def one_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = machine.CudaDevice("NVIDIA X", "9.0", 141.0)
+    monkeypatch.setattr(machine, "cuda", lambda: machine.Cuda((gpu,), "13.0"))
+
+
+@needs_tensorrt
+@pytest.mark.skipif(bool(machine.cuda().devices), reason="about machines without a GPU")
+def test_without_a_driver_the_reason_is_precise() -> None:
+    found = tensorrt.availability()
+    assert not found.usable
+    assert "no NVIDIA driver (libcuda.so.1" in found.reason
+    with pytest.raises(EngineUnavailable, match=r"cannot run: .*no NVIDIA driver .*use --backend openvino"):
+        tensorrt.open_model(MODELS[0], INFO, EngineOptions(backend="tensorrt"))
+
+
+@needs_tensorrt
+def test_a_driver_that_shows_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = machine.Cuda(version="13.0", problem="the driver shows none (error 100, CUDA_VISIBLE_DEVICES is '7')")
+    monkeypatch.setattr(machine, "cuda", lambda: shown)
+    assert "CUDA_VISIBLE_DEVICES is '7'" in tensorrt.availability().reason
+
+
+@needs_tensorrt
+def test_a_gpu_that_is_not_there_or_not_listed(one_gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "there is no GPU 1; there is 0 (NVIDIA X)" in tensorrt.availability(1).reason
+    monkeypatch.setattr(library, "find_spec", lambda name: None if name == "pycuda" else True)
+    monkeypatch.setattr(library, "library_name", lambda: "tensorrt_rtx_bindings")
+    assert tensorrt.availability().reason == "pycuda is not installed"
+    monkeypatch.setattr(library, "find_spec", lambda name: True)
+    found = tensorrt.availability()
+    assert not found.usable
+    assert "the GPU has 9.0" in found.reason
+    monkeypatch.setattr(library, "is_rtx", lambda: False)
+    assert tensorrt.availability().usable
+
+
+def test_no_library_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(library, "find_spec", lambda name: None)
+    assert "none of tensorrt, tensorrt_rtx, tensorrt_rtx_bindings is installed" in tensorrt.availability().reason
+    assert tensorrt.cache_version() == ""
+    monkeypatch.setattr(library, "find_spec", lambda name: name == "tensorrt" or None)
+    assert "onnx is not installed" in tensorrt.availability().reason
