@@ -13,6 +13,7 @@ from stream_sr.backends.openvino_graph import LUMA, UPSCALED, Graph, compile_gra
 from stream_sr.errors import ModelError
 from stream_sr.model import ModelSpec
 from stream_sr.networks import LumaGraph, RecurrentSR, build_network, collapse
+from stream_sr.quality import texture
 from stream_sr.train.export import write_model
 
 KINDS = [
@@ -63,7 +64,7 @@ def test_both_forms_give_what_torch_gives(
     network: dict[str, object], scale: int, size: tuple[int, int], tmp_path: Path
 ) -> None:
     model, module = make(tmp_path, network, scale)
-    pictures = [np.roll(openvino.texture(*size), shift, 1) for shift in range(3)]
+    pictures = [np.roll(texture(*size), shift, 1) for shift in range(3)]
     wanted = expected(module, pictures)
     read = read_graph(model)
     assert read.scale == scale
@@ -89,7 +90,7 @@ def test_the_states_are_what_comes_from_before(tmp_path: Path) -> None:
     model, _ = make(tmp_path, KINDS[2], 2)
     graph = rewrite(read_graph(model))[0]
     assert graph.states == ("features", "picture", "residual")
-    a, b = openvino.texture(16, 16), np.roll(openvino.texture(16, 16), 5, 0)
+    a, b = texture(16, 16), np.roll(openvino.texture(16, 16), 5, 0)
     after_a, alone = run(graph, [a, b])[1], run(graph, [b])[0]
     assert (after_a != alone).any()
     assert (run(graph, [b, b])[1] != after_a).any()
