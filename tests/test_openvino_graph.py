@@ -90,7 +90,7 @@ def test_the_states_are_what_comes_from_before(tmp_path: Path) -> None:
     model, _ = make(tmp_path, KINDS[2], 2)
     graph = rewrite(read_graph(model))[0]
     assert graph.states == ("features", "picture", "residual")
-    a, b = texture(16, 16), np.roll(openvino.texture(16, 16), 5, 0)
+    a, b = texture(16, 16), np.roll(texture(16, 16), 5, 0)
     after_a, alone = run(graph, [a, b])[1], run(graph, [b])[0]
     assert (after_a != alone).any()
     assert (run(graph, [b, b])[1] != after_a).any()
