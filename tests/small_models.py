@@ -15,6 +15,7 @@ from stream_sr.train.export import write_model
 
 FSRCNN = {"kind": "FSRCNN", "d": 16, "s": 6, "m": 1, "kernel": 9}
 PLAIN = {"kind": "PlainSR", "width": 8, "depth": 1}
+RECURRENT = {"kind": "RecurrentSR", "width": 8, "depth": 1}
 
 
 def small_model(folder: Path, network: dict[str, Any], scale: int) -> ModelSpec:

@@ -7,7 +7,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
-from small_models import recurrent_model
+from small_models import RECURRENT, recurrent_model, small_model
 
 from stream_sr import machine
 from stream_sr.backends import cache, tensorrt
@@ -48,10 +48,10 @@ def test_every_shipped_model_builds_in_every_precision(model: ModelSpec, precisi
 
 
 @needs_rtx
-def test_a_recurrent_model_builds(tmp_path: Path) -> None:
-    model = recurrent_model(tmp_path)
-    for precision in PRECISIONS:
-        assert build_engine(model, Picture(64, 48, 2, Siting.LEFT), precision, LOWERED)
+def test_recurrent_models_build(tmp_path: Path) -> None:
+    for model in (recurrent_model(tmp_path), small_model(tmp_path, RECURRENT, 2)):
+        for precision in PRECISIONS:
+            assert build_engine(model, Picture(64, 48, 2, Siting.LEFT), precision, LOWERED)
 
 
 @needs_rtx

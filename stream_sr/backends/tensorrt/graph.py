@@ -197,8 +197,8 @@ class Graph:
                 body[id(node)] = node
                 made_low.update(node.output)
         for port in (*self.graph.input, *self.graph.output):
-            if port.name.startswith((STATE_IN, STATE_OUT)):
-                made_low.add(port.name)
+            if STATE_OUT + port.name.removeprefix(STATE_IN).removeprefix(STATE_OUT) in made_low:
+                made_low.add(port.name)  # a state that is no layer's result stays as exact as it is
                 port.type.tensor_type.elem_type = low
         nodes: list[onnx.NodeProto] = []
         casts: dict[str, str] = {}
