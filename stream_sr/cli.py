@@ -13,7 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from stream_sr import commands
-from stream_sr.config import ENGINE_OPTIONS, OUTPUT_OPTIONS, RUN_OPTIONS, SOURCE_OPTIONS, Option
+from stream_sr.config import (
+    DISPLAY_OPTIONS,
+    ENGINE_OPTIONS,
+    OUTPUT_OPTIONS,
+    RUN_OPTIONS,
+    SOURCE_OPTIONS,
+    Option,
+    switch,
+)
 from stream_sr.errors import ConfigError, PipelineStalled, SinkWriteError, StreamSRError
 from stream_sr.model import TUNES
 from stream_sr.terminal import PROGRAM, StoppedEarly, configure_log, flush
@@ -120,8 +128,9 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("sinks", metavar="SINK", nargs="+")
     _add_run_options(sub)
 
-    sub = command("preview", commands.preview_command, "show a source upscaled in a window", source)
+    sub = command("preview", commands.preview_command, "show a source upscaled in a window, or in the browser", source)
     sub.add_argument("source", metavar="SOURCE")
+    sub.add_argument("--web", metavar="[HOST:]PORT", help="serve a page for browsers instead of a window")
     _add_run_options(sub)
 
     sub = command(
@@ -234,11 +243,19 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _add(parser: argparse.ArgumentParser, *options: Option) -> None:
-    for group, title in ((ENGINE_OPTIONS, "engine"), (SOURCE_OPTIONS, "input"), (OUTPUT_OPTIONS, "output")):
+    for group, title in (
+        (ENGINE_OPTIONS, "engine"), (SOURCE_OPTIONS, "input"), (OUTPUT_OPTIONS, "output"),
+        (DISPLAY_OPTIONS, "page and window"),
+    ):  # fmt: skip
         chosen = [option for option in options if option in group]
         if chosen:
             box = parser.add_argument_group(title)
             for option in chosen:
+                if option.parse is switch:
+                    box.add_argument(
+                        f"--{option.name}", dest=option.key, action="store_const", const="true", help=option.help
+                    )
+                    continue
                 metavar = option.metavar or "|".join(option.choices)
                 box.add_argument(f"--{option.name}", dest=option.key, metavar=metavar, help=option.help)
     parser.add_argument("--config", type=Path, metavar="FILE.toml", help="options from a file")

@@ -50,7 +50,7 @@ def run_command(parsed: argparse.Namespace) -> int:
 
 
 def preview_command(parsed: argparse.Namespace) -> int:
-    return _filter(parsed, ["window:"])
+    return _filter(parsed, ["window:" if parsed.web is None else f"web:{parsed.web}"])
 
 
 def restream_command(parsed: argparse.Namespace) -> int:

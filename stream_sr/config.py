@@ -129,11 +129,17 @@ OUTPUT_OPTIONS = (
     Option("encoder-preset", "speed of the encoder, such as ultrafast or slow", metavar="NAME"),
     Option("gop", "frames between key pictures", whole(1, 100_000), "N"),
     Option("audio", "what happens to audio, and to subtitles of a file (default copy)", choices=("copy", "none")),
-    Option("viewer-user", "whom our RTSP server lets in (default: everybody)", metavar="NAME"),
+    Option("viewer-user", "whom our RTSP server and the page let in (default: everybody)", metavar="NAME"),
     Option("viewer-password", "that this user has to prove; better in the environment or in a file", metavar="WORD"),
     Option("max-viewers", "at once, of each stream that is served (default 64)", whole(1, 1000), "N"),
 )  # fmt: skip
-RUN_OPTIONS = ENGINE_OPTIONS + SOURCE_OPTIONS + OUTPUT_OPTIONS
+DISPLAY_OPTIONS = (
+    Option("web-read-only", "the page shows everything and changes nothing", switch),
+    Option("web-name", "name under which the page may be opened, besides IP addresses and this machine's own",
+           metavar="HOST"),
+    Option("record-dir", "let the page or window start and stop recordings, into this folder", Path, "DIR"),
+)  # fmt: skip
+RUN_OPTIONS = ENGINE_OPTIONS + SOURCE_OPTIONS + OUTPUT_OPTIONS + DISPLAY_OPTIONS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,6 +173,9 @@ class Config:
     viewer_password: str | None = field(default=None, repr=False)
     max_viewers: int = 64
     overwrite: bool = False
+    web_read_only: bool = False
+    web_name: str | None = None
+    record_dir: Path | None = None
     asked: frozenset[str] = field(default=frozenset(), compare=False)  # options given for this very run: flags
 
     def __post_init__(self) -> None:
@@ -203,6 +212,7 @@ class Config:
         return SinkOptions(
             overwrite=self.overwrite, audio=self.audio, source=source, reconnect=self.reconnect,
             viewer_user=self.viewer_user, viewer_password=self.viewer_password, max_viewers=self.max_viewers,
+            web_read_only=self.web_read_only, web_names=(self.web_name,) if self.web_name else (),
         )  # fmt: skip
 
     def engine_options(self, *, depth: int, live: bool = False) -> EngineOptions:

@@ -9,6 +9,7 @@ import ctypes
 import os
 import platform
 import shlex
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,7 +20,7 @@ from typing import Any
 from stream_sr.media import redact
 
 LIBRARIES = (
-    "stream-sr", "numpy", "av", "openvino", "opencv-python", "aiortsp", "pillow", "platformdirs", "tqdm",
+    "stream-sr", "numpy", "av", "openvino", "opencv-python", "aiortsp", "websockets", "pillow", "platformdirs", "tqdm",
     "scikit-image", "torch", "onnx", "matplotlib", "tensorrt", "tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu13-libs",
     "pycuda", "cuda-bindings",
 )  # fmt: skip
@@ -198,6 +199,70 @@ def _gpus(nvml: ctypes.CDLL) -> list[dict[str, Any]]:
         return [_gpu(nvml, index) | {"driver": driver.value.decode()} for index in range(count.value)]
     finally:
         nvml.nvmlShutdown()
+
+
+class CpuMeter:
+    """Percent of all cores that this process and the whole machine used since the last look. One thread."""
+
+    def __init__(self) -> None:
+        self._last = self._read()
+
+    def percent(self) -> dict[str, float]:
+        """``process`` and ``machine``, 0 to 100."""
+        wall, own, busy, total = now = self._read()
+        was, self._last = self._last, now
+        seconds, ticks = (wall - was[0]) * cores(), total - was[3]
+        return {
+            "process": round(min(100.0, 100 * (own - was[1]) / seconds), 1) if seconds > 0 else 0.0,
+            "machine": round(100 * (busy - was[2]) / ticks, 1) if ticks > 0 else 0.0,
+        }
+
+    @staticmethod
+    def _read() -> tuple[float, float, int, int]:
+        fields = [int(word) for word in _read("/proc/stat").partition("\n")[0].split()[1:9]]
+        idle = sum(fields[3:5])  # idle and waiting for input and output
+        return time.monotonic(), time.process_time(), sum(fields) - idle, sum(fields)
+
+
+class GpuMeter:
+    """Load of the NVIDIA GPUs through NVML, which stays open; nothing where there is no driver. One thread."""
+
+    def __init__(self) -> None:
+        self._nvml: ctypes.CDLL | None = None
+        try:
+            nvml = ctypes.CDLL(NVML)
+            if nvml.nvmlInit_v2() == 0:
+                self._nvml = nvml
+        except (OSError, AttributeError):
+            return
+
+    def percent(self) -> list[dict[str, Any]]:
+        """``name`` and ``percent`` of each; None where the driver does not tell."""
+        if self._nvml is None:
+            return []
+        count = ctypes.c_uint()
+        if self._nvml.nvmlDeviceGetCount_v2(ctypes.byref(count)) != 0:
+            return []
+        found = []
+        for index in range(count.value):
+            handle, load, name = ctypes.c_void_p(), _Utilization(), ctypes.create_string_buffer(96)
+            self._nvml.nvmlDeviceGetHandleByIndex_v2(ctypes.c_uint(index), ctypes.byref(handle))
+            self._nvml.nvmlDeviceGetName(handle, name, ctypes.c_uint(96))
+            told = self._nvml.nvmlDeviceGetUtilizationRates(handle, ctypes.byref(load)) == 0
+            found.append({"name": name.value.decode() or "unknown", "percent": load.gpu if told else None})
+        return found
+
+
+def resident_mib() -> float:
+    """Memory of this process that is in use now; 0 where the system does not tell."""
+    fields = _read("/proc/self/statm").split()
+    return round(int(fields[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20, 1) if len(fields) > 1 else 0.0
+
+
+class _Utilization(ctypes.Structure):
+    """nvmlUtilization_t: percent of the last sample period."""
+
+    _fields_ = [("gpu", ctypes.c_uint), ("memory", ctypes.c_uint)]
 
 
 class _Memory(ctypes.Structure):

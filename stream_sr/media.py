@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any, Protocol, runtime_checkable
@@ -38,6 +38,8 @@ class SinkOptions:
     max_viewers: int = 64  # of each stream
     source: str = ""  # address of the input, which is never overwritten without `overwrite`
     reconnect: float | None = None  # seconds to try for to get a lost server back; None: for ever, 0: not at all
+    web_read_only: bool = False  # the page shows and changes nothing
+    web_names: tuple[str, ...] = ()  # names under which it may be asked for, besides addresses and this machine's own
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,6 +192,30 @@ class EarlyOpen(Protocol):
 
     def check(self) -> None:
         """Raises SinkOpenError."""
+        ...
+
+
+class Controls(Protocol):
+    """What a viewer may change in a running filter. Thread-safe."""
+
+    def change(self, name: str, value: str) -> None:
+        """Ask for a change, which comes between two frames once it is ready; does not wait for it.
+
+        Names and values are those that the figures list under ``controls``. Raises ConfigError for others.
+        """
+        ...
+
+
+@runtime_checkable
+class Display(Protocol):
+    """A sink with a face: it shows the figures of the run (see `telemetry`), and may have controls."""
+
+    def take_controls(self, controls: Controls) -> None:
+        """Called once, before `open`."""
+        ...
+
+    def show_figures(self, figures: Mapping[str, Any]) -> None:
+        """Called a few times a second while the sink is open, from a thread of its caller; does not wait."""
         ...
 
 

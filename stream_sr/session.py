@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from stream_sr import machine
@@ -15,17 +16,20 @@ from stream_sr.backends.fit import FitEngine, fit_into
 from stream_sr.backends.refit import RefitEngine
 from stream_sr.codec.encoder import Encoder, check_options
 from stream_sr.config import Config
+from stream_sr.controls import RunControls
 from stream_sr.engine import Engine, EngineSpec
 from stream_sr.errors import ConfigError, PipelineStalled, StreamSRError
 from stream_sr.frame import Frame, StreamInfo, empty_planes, read_only
-from stream_sr.media import redact
+from stream_sr.media import Display, redact
 from stream_sr.model import ModelSpec, default_model, find_model, list_models
 from stream_sr.pipeline import Pipeline, Plan, is_packet_sink, split_sinks
-from stream_sr.sinks import is_published, is_served, open_sink
+from stream_sr.sinks import is_page, is_published, is_served, open_sink
+from stream_sr.sinks.record import RecordSink
 from stream_sr.sources import applicable, is_live_address, open_lasting_source
 from stream_sr.sources.reconnect import ReconnectingSource
 from stream_sr.stats import Stats
 from stream_sr.status import Status, open_status
+from stream_sr.telemetry import Telemetry
 
 log = logging.getLogger("stream_sr")
 
@@ -90,15 +94,17 @@ def run(source: str, sinks: Sequence[str], config: Config, hooks: Hooks | None =
     choose_model(config)  # a wrong name is refused before anything is opened
     with ExitStack() as stack:
         outputs = [stack.enter_context(closing(open_sink(sink, config.sink_options(source)))) for sink in sinks]
-        _, packet_sinks = split_sinks(outputs)
-        if packet_sinks:
+        displays = [sink for sink in outputs if isinstance(sink, Display)]
+        recorder = _recorder(config, displays, stack)
+        if recorder is not None:
+            outputs.append(recorder)
+        if split_sinks(outputs)[1] or recorder is not None:
             check_options(config.encoder_options)
         else:
             config.refuse(ENCODER_OPTIONS, "no output is encoded")
         if not is_live_address(source) and not any(map(is_published, sinks)):
             config.refuse({"reconnect"}, f"{redact(source)} is no live input that could be lost and come back")
-        if not any(map(is_served, sinks)):
-            config.refuse({"viewer_user", "viewer_password", "max_viewers"}, "no output is served here over RTSP")
+        _refuse_idle_server_options(config, sinks)
         reader = stack.enter_context(
             closing(
                 open_lasting_source(source, config.source_options(applicable(source)), give_up_seconds=config.reconnect)
@@ -111,8 +117,15 @@ def run(source: str, sinks: Sequence[str], config: Config, hooks: Hooks | None =
         stack.callback(lambda: engine.close())
         if live:
             warm_up(engine, reader.info)
+        controls = RunControls(config, _open_engine_of_size, recorder) if displays else None
+        if controls is not None:
+            stack.callback(controls.close)
+            engine = controls.wrap(engine, reader.info)
+            for display in displays:
+                display.take_controls(controls)
         if isinstance(reader, ReconnectingSource):
-            engine = refit = RefitEngine(engine, reader.info, lambda info: _open_other_engine(config, info))
+            make = partial(_open_other_engine, config, controls)
+            engine = refit = RefitEngine(engine, reader.info, make)
             reader.prepare = refit.prepare
         plan = Plan(
             source=reader,
@@ -126,9 +139,16 @@ def run(source: str, sinks: Sequence[str], config: Config, hooks: Hooks | None =
         pipeline = Pipeline(plan)
         error: StreamSRError | None = None
         status = _status(plan, config) if hooks.show_status else None
+        panel = _Panel(plan, displays, controls) if controls is not None else None
+
+        def tick(stats: Stats) -> None:
+            for shown in (status, panel):
+                if shown is not None:
+                    shown.show(stats)
+
         hooks.started(pipeline)
         try:
-            pipeline.run(tick=status.show if status else lambda _: None)
+            pipeline.run(tick=tick)
         except StreamSRError as failure:
             error = failure
             if isinstance(error, PipelineStalled):
@@ -139,12 +159,54 @@ def run(source: str, sinks: Sequence[str], config: Config, hooks: Hooks | None =
         return Outcome(make_report(plan, pipeline.stats, error), error)
 
 
-def _open_other_engine(config: Config, info: StreamInfo) -> Engine:
+class _Panel:
+    """Hands the figures of the run to the displays."""
+
+    def __init__(self, plan: Plan, displays: Sequence[Display], controls: RunControls) -> None:
+        self._telemetry = Telemetry(plan)
+        self._displays, self._controls = displays, controls
+
+    def show(self, stats: Stats) -> None:
+        figures = self._telemetry.figures(stats) | {"controls": self._controls.state()}
+        for display in self._displays:
+            display.show_figures(figures)
+
+
+def _recorder(config: Config, displays: Sequence[Display], stack: ExitStack) -> RecordSink | None:
+    if config.record_dir is None:
+        return None
+    if not displays:
+        config.refuse({"record_dir"}, "neither a page nor a window is there to begin a recording")
+        return None
+    recorder = stack.enter_context(closing(RecordSink(config.record_dir, config.encoder_options)))
+    recorder.check()
+    return recorder
+
+
+def _refuse_idle_server_options(config: Config, sinks: Sequence[str]) -> None:
+    if not any(map(is_page, sinks)):
+        config.refuse({"web_read_only", "web_name"}, "there is no output web:[HOST:]PORT")
+        if not any(map(is_served, sinks)):
+            config.refuse({"viewer_user", "viewer_password", "max_viewers"}, "no output is served here")
+
+
+def _open_engine_of_size(config: Config, info: StreamInfo, size: tuple[int, int]) -> Engine:
+    """An engine as the options ask for, warmed up, its results fitted into ``size`` where they are of another."""
+    model, scale = choose_model(config, info)
+    engine = open_engine(model, info, config.engine_options(depth=1, live=True), scale=scale)
+    if engine.spec.output_size != size:
+        engine = FitEngine(engine, size, info.color.siting)
+    warm_up(engine, info)
+    return engine
+
+
+def _open_other_engine(config: Config, controls: RunControls | None, info: StreamInfo) -> Engine:
     """An engine for a camera that came back with another picture; the caller fits what it makes."""
+    config = config if controls is None else controls.config
     model, scale = choose_model(config, info)
     engine = open_engine(model, info, config.engine_options(depth=1, live=True), scale=scale)
     warm_up(engine, info)
-    return engine
+    return engine if controls is None else controls.wrap(engine, info)
 
 
 def warm_up(engine: Engine, info: StreamInfo) -> None:

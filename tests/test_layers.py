@@ -21,6 +21,8 @@ LAYERS: list[set[str]] = [
     {
         "config",
         "status",
+        "telemetry",
+        "controls",
         "session",
         "upscaler",
         "compare",
@@ -45,6 +47,7 @@ LIBRARIES = {
     "pycuda": {"backends/tensorrt"},
     "cuda": {"backends/tensorrt"},
     "tensorrt": {"backends/tensorrt"},
+    "websockets": {"sinks/web_server", "sinks/web_viewer"},
     "aiortsp": {"sources/rtsp_client", "sources/rtsp_connection"},
     "threading.Thread": {"threads"},
 }

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from stream_sr.backends import open_engine
-from stream_sr.backends.refit import RefitEngine, fit_area
+from stream_sr.backends.refit import RefitEngine
+from stream_sr.codec.swscale import fit_area
 from stream_sr.color import ColorInfo, Matrix, Range, guess_unknown
 from stream_sr.engine import Engine, EngineOptions
 from stream_sr.errors import EngineRunError

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from contextlib import ExitStack, closing
 from pathlib import Path
+from queue import Queue
+from typing import Any
 
+import av
 import pytest
 from media_files import write_video
+from websockets import Origin
+from websockets.sync.client import connect
 
 from stream_sr.backends import openvino
 from stream_sr.codec.encoder import Encoder
 from stream_sr.config import Config
+from stream_sr.demo import free_port
 from stream_sr.media import EncoderOptions, SinkOptions, SourceOptions
 from stream_sr.pipeline import Pipeline, Plan, run_sequential
-from stream_sr.session import open_fitted_engine
+from stream_sr.session import Hooks, Outcome, open_fitted_engine, run
 from stream_sr.sinks import open_sink
 from stream_sr.sources import open_source
+from stream_sr.threads import Worker
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -51,3 +60,59 @@ def test_threaded_and_sequential_files_are_the_same_bytes(
         assert len(with_threads) == len(without)
     else:
         assert with_threads == without
+
+
+def test_what_a_page_asks_for_happens_in_the_running_filter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another network between two frames, another scale at the same size, and a recording that is whole."""
+    monkeypatch.setenv("STREAM_SR_CACHE", str(tmp_path / "cache"))
+    port = free_port()
+    host = f"127.0.0.1:{port}"
+    running: Queue[Pipeline] = Queue()
+    outcomes: list[Outcome] = []
+
+    def work() -> None:
+        config = Config(model="fsrcnn-s", record_dir=tmp_path)
+        hooks = Hooks(started=running.put, show_status=False)
+        outcomes.append(run("synthetic:128x96@30", ["null:", f"web:{port}"], config, hooks))
+
+    worker = Worker("filter", work)
+    pipeline = running.get(timeout=60)
+    try:
+        with connect(f"ws://{host}/stream", origin=Origin(f"http://{host}"), compression=None) as page:
+
+            def wait_for(condition: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+                while True:
+                    message = page.recv(timeout=60)
+                    said = json.loads(message) if isinstance(message, str) else {}
+                    if said.get("type") == "figures" and condition(said):
+                        return said
+
+            def ask(name: str, value: str) -> None:
+                page.send(json.dumps({"type": "set", "name": name, "value": value}))
+
+            assert wait_for(lambda f: f["frames_out"] > 0)["engine"]["model"] == "fsrcnn-s"
+            ask("record", "on")
+            wait_for(lambda f: f["controls"]["recording"]["seconds"] > 0)
+            ask("model", "fsrcnn")
+            figures = wait_for(lambda f: f["engine"]["model"] == "fsrcnn")
+            assert figures["controls"]["choices"]["model"]["value"] == "fsrcnn"
+            ask("scale", "3")
+            figures = wait_for(lambda f: f["engine"]["scale"] == 3)
+            assert (figures["output"]["width"], figures["output"]["height"]) == (256, 192)
+            ask("backend", "bicubic")
+            wait_for(lambda f: f["engine"]["backend"] == "bicubic")
+            ask("record", "off")
+            name = wait_for(lambda f: not f["controls"]["recording"]["on"])["controls"]["recording"]["file"]
+            last = wait_for(lambda f: True)["frames_out"]
+            wait_for(lambda f: f["frames_out"] > last + 3)
+    finally:
+        pipeline.stop()
+        assert worker.join(60)
+    assert worker.error is None
+    assert outcomes[0].error is None
+    assert outcomes[0].report["dropped"].get("unfinished", 0) == 0
+    with av.open(str(tmp_path / name), "r") as film:
+        pictures = [(picture.width, picture.height, picture.pts) for picture in film.decode(video=0)]
+    assert len(pictures) > 3
+    assert {picture[:2] for picture in pictures} == {(256, 192)}
+    assert pictures == sorted(pictures)

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
@@ -40,6 +41,7 @@ from stream_sr.sinks.av import CONTAINERS, FileSink
 from stream_sr.sinks.null import NullSink
 from stream_sr.sinks.publish import PublishSink
 from stream_sr.sinks.tracks import copied
+from stream_sr.sinks.web import WebSink
 from stream_sr.sinks.y4m import Y4mSink
 from stream_sr.threads import Worker
 
@@ -221,7 +223,9 @@ def test_addresses_find_their_sinks(tmp_path: Path) -> None:
     assert isinstance(open_sink("null:", SinkOptions()), NullSink)
     assert isinstance(open_sink(str(tmp_path / "a.mkv"), SinkOptions()), FileSink)
     assert isinstance(open_sink("rtsp://user:secret@host.example/live", SinkOptions()), PublishSink)
-    assert len(ADDRESSES) == 6
+    with closing(open_sink("web:0", SinkOptions())) as page:  # it has taken a port
+        assert isinstance(page, WebSink)
+    assert len(ADDRESSES) == 7
 
 
 @pytest.mark.parametrize("address", ["http://user:secret@host/x", "udp://1.2.3.4:5", "null", "", "window", "out.avi"])

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
 
-from stream_sr.codec.swscale import Scaler
+from stream_sr.codec.swscale import Scaler, fit_area
 from stream_sr.color import ColorInfo, guess_unknown
 from stream_sr.engine import Engine, EngineSpec, Pending
 from stream_sr.errors import EngineRunError
@@ -130,19 +130,6 @@ class _Pending:
 
     def wait(self) -> Frame:
         return self._refitted.finish(self._pending.wait(), self._slot)
-
-
-def fit_area(
-    size: tuple[int, int], aspect: Fraction, output: tuple[int, int], output_aspect: Fraction
-) -> tuple[int, int, int, int]:
-    """Left, top, width and height, all even, of the largest picture of this shape in the middle of the output."""
-    shape = size[0] * aspect / size[1] / output_aspect  # width / height in samples of the output
-    width = min(Fraction(output[0]), output[1] * shape)
-    height = width / shape
-    across, down = (
-        max(2, min(int(most) & ~1, round(side / 2) * 2)) for side, most in zip((width, height), output, strict=True)
-    )
-    return (output[0] - across) // 4 * 2, (output[1] - down) // 4 * 2, across, down
 
 
 def _form(info: StreamInfo) -> Form:

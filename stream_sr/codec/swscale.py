@@ -87,6 +87,19 @@ class Scaler:
             np.copyto(target, plane[: target.shape[0], : target.shape[1]])
 
 
+def fit_area(
+    size: tuple[int, int], aspect: Fraction, output: tuple[int, int], output_aspect: Fraction
+) -> tuple[int, int, int, int]:
+    """Left, top, width and height, all even, of the largest picture of this shape in the middle of the output."""
+    shape = size[0] * aspect / size[1] / output_aspect  # width / height in samples of the output
+    width = min(Fraction(output[0]), output[1] * shape)
+    height = width / shape
+    across, down = (
+        max(2, min(int(most) & ~1, round(side / 2) * 2)) for side, most in zip((width, height), output, strict=True)
+    )
+    return (output[0] - across) // 4 * 2, (output[1] - down) // 4 * 2, across, down
+
+
 def _words(color: ColorInfo) -> tuple[str, str]:
     """Matrix and range in the filter's words; BT.601 for a matrix that it has not."""
     matrix = MATRIX.get(color.matrix, "smpte170m")

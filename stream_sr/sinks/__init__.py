@@ -12,6 +12,7 @@ ADDRESSES = (
     ("rtsp://host[:port]/path", "publish to an RTSP server"),
     ("rtsp://@:8654/path", "serve it ourselves as RTSP to this machine; rtsp://@0.0.0.0:8654/path to the network"),
     ("window:", "a window"),
+    ("web:[HOST:]PORT", "a page for browsers, on this machine; web:0.0.0.0:PORT for the network"),
     ("-", "y4m on standard output, e.g. for | x264 --demuxer y4m -o out.264 -"),
     ("null:", "nowhere"),
 )
@@ -20,6 +21,11 @@ ADDRESSES = (
 def is_served(address: str) -> bool:
     """Whether our own RTSP server is meant."""
     return address.startswith("rtsp://@")
+
+
+def is_page(address: str) -> bool:
+    """Whether our page for browsers is meant."""
+    return address.startswith("web:")
 
 
 def is_published(address: str) -> bool:
@@ -51,6 +57,10 @@ def _construct(address: str, options: SinkOptions) -> FrameSink | PacketSink:
         from stream_sr.sinks.window import WindowSink
 
         return WindowSink()
+    if is_page(address):
+        from stream_sr.sinks.web import WebSink
+
+        return WebSink(address, options)
     if is_served(address):
         from stream_sr.sinks.rtsp_server import RtspServerSink
 

@@ -1,0 +1,80 @@
+"""Recordings that are begun and ended while frames come: whole files, failures that end nothing else."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import pytest
+from media_files import test_picture
+
+from stream_sr.errors import SinkOpenError
+from stream_sr.frame import Frame, StreamInfo, read_only
+from stream_sr.media import EncoderOptions
+from stream_sr.sinks.record import RecordSink
+
+INFO = StreamInfo(64, 48, Fraction(1, 25), Fraction(25), live=True)
+
+
+def frame(number: int) -> Frame:
+    return Frame(read_only(test_picture(number, 64, 48)), pts=number, time_base=INFO.time_base, duration=1)
+
+
+def pictures(path: Path) -> int:
+    with av.open(str(path), "r") as container:
+        return len(list(container.decode(video=0)))
+
+
+def test_each_switch_makes_a_whole_file(tmp_path: Path) -> None:
+    sink = RecordSink(tmp_path, EncoderOptions())
+    sink.check()
+    sink.open(INFO)
+    for number in range(40):
+        if number in (5, 25):
+            sink.switch(True)
+        if number == 15:
+            sink.switch(False)
+        assert sink.write(frame(number))
+        if number == 10:
+            state = sink.state()
+            assert (state["on"], state["error"]) == (True, "")
+            assert state["file"].startswith("stream_sr-")
+    sink.close()
+    files = sorted(tmp_path.iterdir(), key=lambda path: path.stat().st_mtime_ns)
+    assert [pictures(path) for path in files] == [10, 15]
+    assert all(path.suffix == ".mp4" for path in files)
+
+
+def test_nothing_is_written_unless_it_is_wanted(tmp_path: Path) -> None:
+    sink = RecordSink(tmp_path, EncoderOptions())
+    sink.check()
+    sink.open(INFO)
+    for number in range(5):
+        sink.write(frame(number))
+    sink.close()
+    assert list(tmp_path.iterdir()) == []
+    assert sink.state()["on"] is False
+
+
+def test_a_recording_that_fails_ends_alone_and_says_why(tmp_path: Path) -> None:
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    sink = RecordSink(folder, EncoderOptions())
+    sink.check()
+    sink.open(INFO)
+    folder.rmdir()
+    sink.switch(True)
+    assert sink.write(frame(0))
+    assert sink.state()["on"] is False
+    assert "does not exist" in sink.state()["error"]
+    folder.mkdir()
+    sink.switch(True)
+    sink.write(frame(1))
+    sink.close()
+    assert [pictures(path) for path in folder.iterdir()] == [1]
+
+
+def test_a_folder_that_is_none_is_refused_before_any_work(tmp_path: Path) -> None:
+    with pytest.raises(SinkOpenError, match="is no folder"):
+        RecordSink(tmp_path / "no", EncoderOptions()).check()

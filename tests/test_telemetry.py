@@ -1,0 +1,44 @@
+"""The figures that displays are shown, from a real run of the doubles."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from doubles import CountingSource, DoublingEngine, ListSink
+
+from stream_sr import machine
+from stream_sr.engine import EngineSpec
+from stream_sr.pipeline import Pipeline, Plan
+from stream_sr.stats import Stats
+from stream_sr.telemetry import LATEST_NOTES, Telemetry, engine_figures
+
+
+def test_figures_of_a_run_are_json_and_add_up() -> None:
+    sink = ListSink(close_at=200)
+    plan = Plan(CountingSource(None), DoublingEngine(), [sink])
+    telemetry = Telemetry(plan)
+    seen: list[dict[str, Any]] = [telemetry.figures(Stats())]
+    Pipeline(plan).run(tick=lambda stats: seen.append(telemetry.figures(stats)), tick_seconds=0.005)
+    first, last = seen[0], json.loads(json.dumps(seen[-1], allow_nan=False))
+    assert first["latency_ms"] == {"p50": None, "p99": None}
+    assert last["frames_out"] == 200
+    assert last["fps_out"] > 0
+    assert 0 < last["latency_ms"]["p50"] <= last["latency_ms"]["p99"]
+    assert (last["source"]["width"], last["output"]["width"]) == (16, 32)
+    assert last["signal"] is True
+    assert last["memory_mib"] > 1
+    assert last["outputs"]["list"]["frames"] == 200
+
+
+def test_only_the_latest_notes_are_told() -> None:
+    spec = EngineSpec("b", "m", 2, 4, 4, "fp32", "CPU", notes=tuple(str(number) for number in range(50)))
+    assert engine_figures(spec)["notes"] == [str(number) for number in range(50 - LATEST_NOTES, 50)]
+
+
+def test_load_of_the_processor() -> None:
+    meter = machine.CpuMeter()
+    sum(number * number for number in range(2_000_000))
+    load = meter.percent()
+    assert 0 < load["process"] <= 100
+    assert 0 <= load["machine"] <= 100
