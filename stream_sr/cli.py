@@ -189,6 +189,12 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--out", type=Path, metavar="DIR", help="checkpoint and log (default runs/RECIPE-xSCALE)")
     sub.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
     sub.add_argument("--from", dest="start_from", type=Path, metavar="FILE", help="checkpoint to start from")
+    sub.add_argument(
+        "--teacher", type=Path, metavar="FILE", help="checkpoint of a larger network to learn from as well"
+    )
+    sub.add_argument(
+        "--unlabelled", type=Path, action="append", default=[], metavar="DIR", help="pictures for the teacher alone"
+    )
     sub.add_argument("--iterations", type=int, help="instead of the recipe's")
     sub.add_argument("--threads", type=int, help="CPU threads")
 

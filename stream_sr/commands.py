@@ -237,6 +237,7 @@ def train_command(parsed: argparse.Namespace) -> int:
         interrupts.attach(Stopper())
         checkpoint = train(
             recipe, folders=parsed.data, out=out, resume=parsed.resume, start_from=parsed.start_from,
+            teacher=parsed.teacher, unlabelled=parsed.unlabelled,
             threads=parsed.threads, stop=lambda: interrupts.count > 0, report=report,
         )  # fmt: skip
     if bar is not None:

@@ -121,6 +121,48 @@ def test_a_recurrent_run_starts_from_a_plain_one_and_goes_on(folder: Path, tmp_p
         train(wider, folders=[folder], out=tmp_path / "wider", start_from=start, threads=1)
 
 
+@pytest.mark.parametrize("frames", [1, 3])
+def test_the_device_cuts_the_same_examples(folder: Path, frames: int) -> None:
+    import torch
+
+    from stream_sr.train.device import DevicePatches
+
+    clips = read_clips(folder)
+    host = ClipPatches(clips, patch=12, frames=frames, seed=9)
+    device = DevicePatches(ClipPatches(clips, patch=12, frames=frames, seed=9), torch.device("cpu"))
+    for _ in range(3):
+        for ours, theirs in zip(host.batch(7), device.batch(7), strict=True):
+            assert np.array_equal(ours, theirs.numpy())
+
+
+def test_a_teacher_pulls_the_student_to_itself(folder: Path, tmp_path: Path) -> None:
+    """The same short run with and without: with all weight on the teacher, the student ends nearer to it."""
+    import torch
+
+    from stream_sr.networks import PlainSR
+
+    recipe = replace(RECIPE, iterations=40, validation_every=40, expand=False, bf16=False, learning_rate=5e-3)
+    teacher = PlainSR(scale=2, width=4, depth=1)
+    with torch.no_grad():
+        assert teacher.head.bias is not None
+        teacher.head.bias.fill_(0.2)  # it wants all pictures brighter
+    saved = {"recipe": {"scale": 2, "network": dict(recipe.network)}, "best": teacher.state_dict()}
+    torch.save(saved, tmp_path / "teacher.pt")
+    plain = tmp_path / "pictures"
+    plain.mkdir()
+    Image.fromarray(noise(64, 64)).save(plain / "extra.png")
+    biases = {}
+    for share, extra in ((0.0, []), (1.0, []), (1.0, [plain])):
+        out = tmp_path / f"{share}{len(extra)}"
+        taught = replace(recipe, teacher_share=share)
+        train(taught, folders=[folder], out=out, threads=1, teacher=tmp_path / "teacher.pt", unlabelled=extra)
+        biases[share, len(extra)] = float(torch.load(out / CHECKPOINT, weights_only=True)["network"]["head.bias"])
+    assert biases[1.0, 0] > biases[0.0, 0] + 0.03
+    assert biases[1.0, 1] != biases[1.0, 0]
+    with pytest.raises(ConfigError, match="--teacher"):
+        train(recipe, folders=[folder], out=tmp_path / "none", threads=1, unlabelled=[plain])
+
+
 def test_what_cannot_be_learnt_from_is_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="the clips are of scale 2, the recipe trains x4"):
         load_material(replace(RECIPE, scale=4), [folder])

@@ -162,12 +162,20 @@ class ClipPatches:
         lows = np.empty((count, t, 1, p, p), np.uint8)
         truths = np.empty((count, t, 1, s * p, s * p), np.uint8)
         for n in range(count):
-            clip = self.pairs[min(int(np.searchsorted(self.chance, self.random.random())), len(self.pairs) - 1)]
-            begin, y, x = (
-                int(self.random.integers(side - part + 1)) for side, part in zip(clip.low.shape, (t, p, p), strict=True)
-            )
-            turns, flip = int(self.random.integers(4)), bool(self.random.integers(2))
+            which, begin, y, x, turns, flip = self.place()
+            clip = self.pairs[which]
             low = clip.low[begin : begin + t, y : y + p, x : x + p]
             truth = clip.truth[begin : begin + t, s * y : s * (y + p), s * x : s * (x + p)]
             lows[n, :, 0], truths[n, :, 0] = turn(low, turns, flip), turn(truth, turns, flip)
         return (lows[:, 0], truths[:, 0]) if t == 1 else (lows, truths)
+
+    def place(self) -> tuple[int, int, int, int, int, bool]:
+        """Where the next example lies: clip, first picture, row, column, quarter turns, mirrored."""
+        which = min(int(np.searchsorted(self.chance, self.random.random())), len(self.pairs) - 1)
+        sides = zip(self.pairs[which].low.shape, (self.frames, self.patch, self.patch), strict=True)
+        begin, y, x = (int(self.random.integers(side - part + 1)) for side, part in sides)
+        return which, begin, y, x, int(self.random.integers(4)), bool(self.random.integers(2))
+
+    def planes(self, which: int) -> tuple[Plane, Plane]:
+        """Low and truth of a clip, ``[T, H, W]``."""
+        return self.pairs[which].low, self.pairs[which].truth

@@ -122,14 +122,24 @@ class Patches:
         lows = np.empty((count, 1, p, p), np.uint8)
         truths = np.empty((count, 1, s * p, s * p), np.uint8)
         for n in range(count):
-            which = min(int(np.searchsorted(self.chance, self.random.random())), len(self.pairs) - 1)
+            which, _, y, x, turns, flip = self.place()
             low, truth = self.pairs[which]
-            y = int(self.random.integers(low.shape[0] - p + 1))
-            x = int(self.random.integers(low.shape[1] - p + 1))
-            turns, flip = int(self.random.integers(4)), bool(self.random.integers(2))
             lows[n, 0] = turn(low[y : y + p, x : x + p], turns, flip)
             truths[n, 0] = turn(truth[s * y : s * (y + p), s * x : s * (x + p)], turns, flip)
         return lows, truths
+
+    def place(self) -> tuple[int, int, int, int, int, bool]:
+        """Where the next example lies: picture, 0, row, column, quarter turns, mirrored."""
+        which = min(int(np.searchsorted(self.chance, self.random.random())), len(self.pairs) - 1)
+        low, _ = self.pairs[which]
+        y = int(self.random.integers(low.shape[0] - self.patch + 1))
+        x = int(self.random.integers(low.shape[1] - self.patch + 1))
+        return which, 0, y, x, int(self.random.integers(4)), bool(self.random.integers(2))
+
+    def planes(self, which: int) -> tuple[Plane, Plane]:
+        """Low and truth of a picture, ``[1, H, W]``."""
+        low, truth = self.pairs[which]
+        return low[None], truth[None]
 
 
 def turn(planes: Plane, turns: int, flip: bool) -> Plane:

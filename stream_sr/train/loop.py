@@ -10,21 +10,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 
 from stream_sr.errors import ConfigError
 from stream_sr.networks import RecurrentSR, build_network, collapse, expand, transfer
 from stream_sr.quality import psnr
 from stream_sr.train.data import Plane
-from stream_sr.train.material import load_material
+from stream_sr.train.device import DevicePatches
+from stream_sr.train.material import load_material, unlabelled_patches
 from stream_sr.train.recipe import Recipe
+from stream_sr.train.step import Batch, Step, round_weights
 
 CHECKPOINT = "checkpoint.pt"
-LOSSES: Mapping[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
-    "l1": F.l1_loss,
-    "l2": F.mse_loss,
-    "bce": F.binary_cross_entropy,
-}
 
 
 def train(
@@ -34,18 +30,21 @@ def train(
     out: Path,
     resume: bool = False,
     start_from: Path | None = None,
+    teacher: Path | None = None,
+    unlabelled: Sequence[Path] = (),
     threads: int | None = None,
     stop: Callable[[], bool] = lambda: False,
     report: Callable[[dict[str, Any]], None] = lambda _: None,
 ) -> Path:
     """Train a network and return the path of its checkpoint, ``out/checkpoint.pt``.
 
-    ``folders`` hold the pictures; those named in the recipe's validation list choose the best weights and are left out
-    of training. ``start_from`` is the checkpoint of another scale to start from (needed where the recipe says
-    ``from_scale``). ``stop()`` is asked after every iteration: when true, the state is written and the run can go on
-    with ``resume``, to the same weights as an uninterrupted one on the same machine. ``report`` is handed each
-    validation's figures. Raises ConfigError for a missing or unwanted checkpoint or one of another network,
-    SourceOpenError for bad folders.
+    ``folders`` hold pictures, of which those named in the recipe's validation list choose the best weights and are
+    left out of training, or clips (`train.clips`). ``start_from`` is the checkpoint to start from (needed where the
+    recipe says ``from_scale``). ``teacher`` is the checkpoint of a larger network to learn from as well,
+    ``unlabelled`` are folders of pictures that only it is asked about (they are enlarged as they are). ``stop()`` is
+    asked after every iteration: when true, the state is written and the run can go on with ``resume``, to the same
+    weights as an uninterrupted one on the same machine. ``report`` is handed each validation's figures. Raises
+    ConfigError for a missing or unwanted checkpoint or one of another network, SourceOpenError for bad folders.
     """
     if threads:
         torch.set_num_threads(threads)
@@ -67,17 +66,21 @@ def train(
     if recipe.expand:
         expand(network)
     network = network.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
-    average = {name: value.detach().clone() for name, value in network.state_dict().items()}
-    optimizer = torch.optim.Adam(network.parameters(), lr=recipe.learning_rate)
-    first, best_psnr, best, rounded = 0, -math.inf, average, False
+    step = Step(network, recipe, teacher=_teacher(teacher, recipe, device))
+    first, best_psnr, best, rounded = 0, -math.inf, {}, False
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True, map_location=device)
         _check_same(state["recipe"], recipe, checkpoint)
-        network.load_state_dict(state["network"])
-        optimizer.load_state_dict(state["optimizer"])
-        average, best = state["average"], state["best"]
-        first, best_psnr, rounded = state["iteration"], state["best_psnr"], state.get("rounded", False)
+        step.load(state)
+        best, first, best_psnr = state["best"], state["iteration"], state["best_psnr"]
+        rounded = state.get("rounded", False)
         patches.random.bit_generator.state = json.loads(state["random"])
+    if not best:
+        best = _candidate(network.state_dict(), recipe, device).state_dict()
+    examples: Any = DevicePatches(patches, device) if device.type == "cuda" else patches
+    if unlabelled and teacher is None:
+        raise ConfigError("pictures without a truth need a teacher; give --teacher CHECKPOINT")
+    more = unlabelled_patches(recipe, unlabelled) if unlabelled else None
 
     parameters = sum(p.numel() for p in network.parameters() if p.requires_grad)
     settings = asdict(recipe) | {
@@ -87,9 +90,8 @@ def train(
     report({"event": "start"} | settings)
 
     def save(iteration: int) -> None:
-        state = {
+        state = step.state() | {
             "recipe": {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(recipe).items()},
-            "network": network.state_dict(), "optimizer": optimizer.state_dict(), "average": average,
             "best": best, "best_psnr": best_psnr, "iteration": iteration,
             "rounded": rounded, "random": json.dumps(patches.random.bit_generator.state),
         }  # fmt: skip
@@ -100,40 +102,22 @@ def train(
     began, losses = time.monotonic(), []
     for iteration in range(first + 1, recipe.iterations + 1):
         rate = learning_rate(recipe, iteration)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        low, truth = (torch.from_numpy(a).to(device, torch.float32) / 255 for a in patches.batch(recipe.batch))
-        rounding = iteration > recipe.round_from * recipe.iterations
-        if rounding and not rounded:  # weights from before cannot be shipped: the rounded ones count from here
-            rounded, best_psnr = True, -math.inf
-        masters = round_weights(network) if rounding else []
-        with torch.autocast(device.type, torch.bfloat16, enabled=recipe.bf16):
-            output = network(low)
-        squared = iteration > recipe.l2_from * recipe.iterations
-        loss = LOSSES["l2" if squared else recipe.loss](output.float(), truth)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        restore_weights(network, masters)  # straight-through: the gradient at the rounded weights moves the exact ones
-        optimizer.step()
-        with torch.no_grad():
-            decay = min(recipe.ema, (1 + iteration) / (10 + iteration))
-            for name, value in network.state_dict().items():
-                average[name].lerp_(value, 1 - decay)
-        losses.append(loss.detach())
+        if iteration > recipe.round_from * recipe.iterations and not rounded:
+            rounded, best_psnr = True, -math.inf  # weights from before cannot be shipped: the rounded ones count now
+        extra = more.batch(max(1, recipe.batch // 4))[0] if more else None
+        low, truth = examples.batch(recipe.batch)
+        losses.append(step(Batch(low, truth, rate, extra), iteration))
 
         last = iteration == recipe.iterations
         stopping = stop()
         if last or iteration % recipe.validation_every == 0:
-            candidate = build_network(kind, scale=recipe.scale, **arguments).to(device)
-            if recipe.expand:
-                expand(candidate)
-            candidate.load_state_dict(network.state_dict() if rounded else average)
-            collapse(candidate)
+            candidate = _candidate(network.state_dict() if rounded else step.average, recipe, device)
             if rounded:  # not the average: it would be rounded to other values than those that were trained
                 round_weights(candidate)
             quality = measure(candidate, validation)
             if quality > best_psnr:
                 best_psnr, best = quality, {name: value.clone() for name, value in candidate.state_dict().items()}
+            squared = iteration > recipe.l2_from * recipe.iterations
             row = {
                 "event": "validation", "iteration": iteration, "of": recipe.iterations, "learning_rate": rate,
                 "loss": float(torch.stack(losses).mean()), "loss_kind": "l2" if squared else recipe.loss,
@@ -150,6 +134,31 @@ def train(
             report({"event": "stopped", "iteration": iteration})
             break
     return checkpoint
+
+
+def _candidate(weights: Mapping[str, torch.Tensor], recipe: Recipe, device: torch.device) -> torch.nn.Module:
+    """The network as it would be shipped: trained weights, branches merged."""
+    arguments = {k: v for k, v in recipe.network.items() if k != "kind"}
+    candidate = build_network(recipe.network["kind"], scale=recipe.scale, **arguments).to(device)
+    if recipe.expand:
+        expand(candidate)
+    candidate.load_state_dict(weights)
+    collapse(candidate)
+    return candidate
+
+
+def _teacher(checkpoint: Path | None, recipe: Recipe, device: torch.device) -> torch.nn.Module | None:
+    """The best weights of another run of the same scale, frozen."""
+    if checkpoint is None:
+        return None
+    state = torch.load(checkpoint, weights_only=True, map_location="cpu")
+    kind, scale = dict(state["recipe"]["network"]), state["recipe"]["scale"]
+    if scale != recipe.scale:
+        raise ConfigError(f"the teacher {checkpoint} enlarges by {scale}, the recipe by {recipe.scale}")
+    network = build_network(kind.pop("kind"), scale=scale, **kind)
+    collapse(network)
+    network.load_state_dict(state["best"])
+    return network.to(device).eval().requires_grad_(False)
 
 
 def _start(network: torch.nn.Module, recipe: Recipe, start_from: Path | None) -> None:
@@ -197,27 +206,6 @@ def learning_rate(recipe: Recipe, iteration: int) -> float:
         return recipe.learning_rate * iteration / recipe.warmup
     part = (iteration - recipe.warmup) / max(1, recipe.iterations - recipe.warmup)
     return 1e-6 + (recipe.learning_rate - 1e-6) * 0.5 * (1 + math.cos(math.pi * part))
-
-
-@torch.no_grad()
-def round_weights(network: torch.nn.Module) -> list[torch.Tensor]:
-    """Round the convolutions' weights to bfloat16 in place; returns the exact ones.
-
-    A CPU or GPU that computes in bfloat16 rounds the weights. In a network without a skip that is an error of gain,
-    0.5 dB for FSRCNN; trained with rounded weights, it loses next to nothing. Biases and slopes stay exact.
-    """
-    exact = []
-    for weight in (p for p in network.parameters() if p.dim() > 1):
-        exact.append(weight.detach().clone())
-        weight.copy_(weight.to(torch.bfloat16))
-    return exact
-
-
-@torch.no_grad()
-def restore_weights(network: torch.nn.Module, exact: Sequence[torch.Tensor]) -> None:
-    """Undo `round_weights`; nothing to do where ``exact`` is empty."""
-    for weight, value in zip((p for p in network.parameters() if p.dim() > 1), exact, strict=False):
-        weight.copy_(value)
 
 
 @torch.no_grad()

@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
-
-import numpy as np
 
 from stream_sr.errors import ConfigError
 from stream_sr.frame import Plane
@@ -16,21 +13,11 @@ from stream_sr.train.data import Patches, find_images, load_luma, make_pair
 from stream_sr.train.recipe import Recipe
 
 
-class Batches(Protocol):
-    """Endless, seeded training examples."""
-
-    random: np.random.Generator
-
-    def batch(self, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """Degraded and true patches, uint8, ``[count, 1, p, p]`` or ``[count, T, 1, p, p]``."""
-        ...
-
-
 @dataclass(frozen=True)
 class Material:
     """``patches`` to learn from; ``validation``: runs of consecutive (degraded, true) pictures, never learnt from."""
 
-    patches: Batches
+    patches: Patches | ClipPatches
     validation: list[list[tuple[Plane, Plane]]]
     pictures: int  # still pictures, or clips
 
@@ -65,6 +52,11 @@ def _pictures(recipe: Recipe, folders: Sequence[Path]) -> Material:
     )  # fmt: skip
     validation = [[make_pair(load_luma(path), recipe.scale)] for path in held_back]
     return Material(patches, validation, len(images) - len(held_back))
+
+
+def unlabelled_patches(recipe: Recipe, folders: Sequence[Path]) -> Patches:
+    """Patches of pictures as they are, for a teacher to enlarge. Raises SourceOpenError."""
+    return Patches(find_images(folders), scale=1, patch=recipe.patch, shrinks=[1.0], seed=recipe.seed + 1)
 
 
 def _clips(recipe: Recipe, folders: Sequence[Path]) -> Material:

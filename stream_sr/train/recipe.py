@@ -36,6 +36,7 @@ class Recipe:
     frames: int = 1  # consecutive pictures of a training example; more for a recurrent network
     expand: bool = False  # train every convolution as the sum of branches that are merged at the end
     bf16: bool = False  # compute in bfloat16 (weights, averages and the anchor stay exact)
+    teacher_share: float = 0.5  # of the loss, where there is a teacher
     from_scale: int | None = None  # start from this scale's checkpoint of the same recipe
 
 
