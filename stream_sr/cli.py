@@ -195,6 +195,12 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--unlabelled", type=Path, action="append", default=[], metavar="DIR", help="pictures for the teacher alone"
     )
+    sub.add_argument(
+        "--sweep",
+        nargs="+",
+        metavar="NAME=N,N",
+        help="train every combination, such as width=8,16 depth=2,4 kernel=3,5",
+    )
     sub.add_argument("--iterations", type=int, help="instead of the recipe's")
     sub.add_argument("--threads", type=int, help="CPU threads")
 

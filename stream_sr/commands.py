@@ -7,7 +7,7 @@ import logging
 import os
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from fractions import Fraction
 from functools import partial
@@ -31,6 +31,7 @@ from stream_sr.terminal import Interrupts, Stopper, check_json, command_line, fl
 
 if TYPE_CHECKING:
     from stream_sr.model import BuildKey
+    from stream_sr.train.recipe import Recipe
 
 EXIT_ABORTED = 130
 
@@ -233,6 +234,8 @@ def train_command(parsed: argparse.Namespace) -> int:
             if bar.disable:
                 print(f"{row['iteration']} of {row['of']}: loss {row['loss']:.6f}, PSNR {row['psnr']:.3f} dB")
 
+    if parsed.sweep:
+        return _sweep(parsed, recipe, parsed.out or Path("runs") / f"sweep-{recipe.name}-x{recipe.scale}", report)
     with Interrupts() as interrupts:
         interrupts.attach(Stopper())
         checkpoint = train(
@@ -246,6 +249,24 @@ def train_command(parsed: argparse.Namespace) -> int:
     if (out / "log.jsonl").exists():  # none before the first validation
         plot_curves(out / "log.jsonl", out / "curves.png")
         print(out / "curves.png")
+    return 0
+
+
+def _sweep(parsed: argparse.Namespace, recipe: Recipe, out: Path, report: Callable[[dict[str, Any]], None]) -> int:
+    from stream_sr.train.sweep import format_sweep, parse_axes, plot_sweep, sweep
+
+    axes = parse_axes(parsed.sweep)
+    if parsed.resume or parsed.start_from or parsed.teacher:
+        raise ConfigError("a sweep goes on by itself and starts from nothing; leave out --resume, --from and --teacher")
+    with Interrupts() as interrupts:
+        interrupts.attach(Stopper())
+        rows = sweep(
+            recipe, axes, folders=parsed.data, out=out, threads=parsed.threads, stop=lambda: interrupts.count > 0,
+            report=report,
+        )  # fmt: skip
+    print(format_sweep(rows))
+    if rows:
+        print(plot_sweep(rows, out / "sweep.png"))
     return 0
 
 

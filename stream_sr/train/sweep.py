@@ -1,0 +1,114 @@
+"""A sweep: the same recipe for every combination of kernel, width and depth, so that the choice is an experiment."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from stream_sr.errors import ConfigError
+from stream_sr.networks import build_network, collapse
+from stream_sr.train.export import count_macs, count_parameters
+from stream_sr.train.loop import CHECKPOINT, train
+from stream_sr.train.recipe import Recipe
+
+
+def parse_axes(texts: Sequence[str]) -> dict[str, list[int]]:
+    """``["width=8,16", "depth=2,4"]`` as values by argument of the network. Raises ConfigError."""
+    axes: dict[str, list[int]] = {}
+    for text in texts:
+        name, equals, values = text.partition("=")
+        try:
+            axes[name] = [int(value) for value in values.split(",")]
+        except ValueError:
+            equals = ""
+        if not (name and equals):
+            raise ConfigError(f"--sweep {text}: expected NAME=NUMBER,NUMBER,... such as width=8,16")
+    return axes
+
+
+def sweep(
+    recipe: Recipe,
+    axes: Mapping[str, Sequence[int]],
+    *,
+    folders: Sequence[Path],
+    out: Path,
+    threads: int | None = None,
+    stop: Callable[[], bool] = lambda: False,
+    report: Callable[[dict[str, Any]], None] = lambda _: None,
+) -> list[dict[str, Any]]:
+    """Train every combination of ``axes`` (arguments of the recipe's network) in a folder of ``out``; resumable.
+
+    Returns a row each: the arguments, ``parameters``, ``macs_per_pixel`` (per input pixel) and ``psnr`` (best on the
+    validation set, dB), best PSNR last; also written to ``out/sweep.json``. Rows of runs that ``stop`` cut short are
+    left out. Raises ConfigError for an argument that the network does not have.
+    """
+    rows = []
+    for values in product(*axes.values()):
+        chosen = dict(zip(axes, values, strict=True))
+        changed = replace(recipe, network=recipe.network | chosen)
+        arguments = {key: value for key, value in changed.network.items() if key != "kind"}
+        try:
+            network = build_network(changed.network["kind"], scale=recipe.scale, **arguments)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"{changed.network['kind']} cannot be built with {chosen}: {error}") from error
+        collapse(network)
+        folder = out / "-".join(f"{name}{value}" for name, value in chosen.items())
+        checkpoint = folder / CHECKPOINT
+        if not checkpoint.exists() or _iterations(checkpoint) < changed.iterations:
+            train(
+                changed, folders=folders, out=folder, resume=checkpoint.exists(), threads=threads, stop=stop,
+                report=report,
+            )  # fmt: skip
+        state = torch.load(checkpoint, weights_only=True, map_location="cpu")
+        if state["iteration"] < changed.iterations:
+            break
+        figures = {"parameters": count_parameters(network), "macs_per_pixel": count_macs(network)}
+        rows.append(chosen | figures | {"psnr": round(state["best_psnr"], 4)})
+    rows.sort(key=lambda row: row["psnr"])
+    (out / "sweep.json").write_text(json.dumps({"recipe": recipe.name, "scale": recipe.scale, "rows": rows}, indent=1))
+    return rows
+
+
+def format_sweep(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The rows as a table of plain text; a star marks those that nothing with fewer MACs reaches."""
+    if not rows:
+        return "no run of the sweep is complete"
+    names = list(rows[0])
+    lines = ["  " + "  ".join(f"{name:>{max(8, len(name))}}" for name in names)]
+    for row in rows:
+        best = all(row["psnr"] > other["psnr"] for other in rows if other["macs_per_pixel"] < row["macs_per_pixel"])
+        cells = [f"{row[name]:.3f}" if name == "psnr" else f"{row[name]:,}" for name in names]
+        lines.append(("* " if best else "  ") + "  ".join(
+            f"{cell:>{max(8, len(name))}}" for name, cell in zip(names, cells, strict=True)))  # fmt: skip
+    return "\n".join([*lines, "* no run with fewer multiplications per input pixel is better"])
+
+
+def plot_sweep(rows: Sequence[Mapping[str, Any]], out: Path) -> Path:
+    """PSNR against multiplications per input pixel, as a PNG. Raises ConfigError without matplotlib."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ConfigError(f"plots need matplotlib ({error}); pip install 'stream-sr[train]'") from error
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    axes.scatter([row["macs_per_pixel"] for row in rows], [row["psnr"] for row in rows])
+    for row in rows:
+        chosen = [f"{name} {row[name]}" for name in row if name not in ("parameters", "macs_per_pixel", "psnr")]
+        place = (row["macs_per_pixel"], row["psnr"])
+        axes.annotate(", ".join(chosen), place, xytext=(5, 3), textcoords="offset points", fontsize=7)
+    axes.set_xscale("log")
+    axes.set_xlabel("multiplications per input pixel")
+    axes.set_ylabel("PSNR on the validation set, dB")
+    axes.grid(visible=True, alpha=0.3)
+    figure.savefig(out, dpi=100, format="png", metadata={"Software": None})
+    return out
+
+
+def _iterations(checkpoint: Path) -> int:
+    return int(torch.load(checkpoint, weights_only=True, map_location="cpu")["iteration"])
