@@ -18,7 +18,7 @@ from stream_sr.errors import ConfigError
 from stream_sr.media import EncoderOptions, SinkOptions, SourceOptions
 from stream_sr.model import TUNES
 
-BACKENDS = ("auto", "tensorrt", "openvino", "torch", "bicubic")
+BACKENDS = ("auto", "tensorrt", "openvino", "torch-cuda", "torch", "bicubic")
 PRECISIONS = ("auto", "fp32", "fp16", "bf16")
 
 

@@ -59,7 +59,7 @@ def test_what_does_not_apply_counts_only_if_it_was_asked_for() -> None:
     [
         ("SCALE", "5", "1 to 4"),
         ("SCALE", "two", "1 to 4"),
-        ("BACKEND", "cuda", "auto, tensorrt, openvino, torch, bicubic"),
+        ("BACKEND", "cuda", "auto, tensorrt, openvino, torch-cuda, torch, bicubic"),
         ("SIZE", "640", "640x360"),
         ("BITRATE", "fast", "4M"),
         ("BITRATE", "", "4M"),

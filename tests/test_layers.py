@@ -42,7 +42,7 @@ LIBRARIES = {
     "av": {"codec", "sources", "sinks", "backends", "doctor"},
     "cv2": {"temporal", "sources/camera", "sinks/window", "sinks/viewer"},
     "openvino": {"backends/openvino", "backends/openvino_graph"},
-    "torch": {"networks", "train", "backends/torch"},
+    "torch": {"networks", "train", "backends/torch", "backends/torch_cuda", "backends/torch_frames"},
     "onnx": {"train", "reference", "backends/torch", "backends/tensorrt"},
     "pycuda": {"backends/tensorrt"},
     "cuda": {"backends/tensorrt"},

@@ -18,7 +18,8 @@ from stream_sr.model import ModelSpec
 
 __all__ = ["BACKENDS", "Availability", "Choice", "backends", "choose_backend", "open_engine"]
 
-BACKENDS = ("openvino", "tensorrt", "torch", "bicubic")
+BACKENDS = ("openvino", "tensorrt", "torch-cuda", "torch", "bicubic")
+GPU_BACKENDS = ("tensorrt", "torch-cuda")
 SCALES = (1, 2, 3, 4)
 
 
@@ -36,13 +37,16 @@ def backends() -> dict[str, Availability]:
 
 
 def choose_backend(device: int = 0) -> Choice:
-    """TensorRT where a GPU can run it, else OpenVINO where it is installed, else torch. Raises EngineUnavailable.
+    """TensorRT where a GPU can run it, else torch on the GPU, else OpenVINO, else torch. Raises EngineUnavailable.
 
     Bicubic is no network: it is used when it is asked for, never instead of one.
     """
     tensorrt = _adapter("tensorrt").availability(device)
     if tensorrt.usable:
         return Choice("tensorrt", f"there is a GPU: {tensorrt.reason}")
+    cuda = _adapter("torch-cuda").availability(device)
+    if cuda.usable:
+        return Choice("torch-cuda", f"there is a GPU ({cuda.reason}), but TensorRT cannot be used: {tensorrt.reason}")
     return choose_cpu_backend()
 
 
@@ -70,7 +74,7 @@ def open_engine(
         raise ConfigError(f"no backend '{options.backend}'; there are auto, {', '.join(BACKENDS)}")
     if options.backend == "auto":
         return _open_auto(model, info, options, scale)
-    if options.device != 0 and options.backend != "tensorrt":
+    if options.device != 0 and options.backend not in GPU_BACKENDS:
         raise ConfigError(f"device {options.device} is the number of a GPU; backend {options.backend} uses none")
     adapter = _adapter(options.backend)
     if options.precision not in ("auto", *adapter.PRECISIONS):
@@ -96,10 +100,10 @@ def _open_auto(model: ModelSpec | None, info: StreamInfo, options: EngineOptions
     try:
         engine = open_engine(model, info, replace(options, backend=choice.name), scale=scale)
     except EngineError as error:
-        if choice.name != "tensorrt":
+        if choice.name not in GPU_BACKENDS:
             raise
         choice = choose_cpu_backend()
-        reason = f"TensorRT cannot be used: {error}"
+        reason = f"the GPU is not used: {error}"
         engine = open_engine(model, info, replace(options, backend=choice.name, device=0), scale=scale)
     if reason:
         engine.spec = replace(engine.spec, notes=(*engine.spec.notes, reason))
@@ -118,4 +122,4 @@ def _open_bicubic(
 
 
 def _adapter(name: str) -> Any:
-    return import_module(f"stream_sr.backends.{name}")
+    return import_module(f"stream_sr.backends.{name.replace('-', '_')}")

@@ -14,16 +14,15 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
 from stream_sr.backends.output import InFlight, Output, Result, make_output
+from stream_sr.backends.pinned import Bytes
 from stream_sr.engine import EngineSpec, Pending
 from stream_sr.errors import EngineRunError
 from stream_sr.frame import Frame, chroma_shape
 from stream_sr.ring import Allocate, Slot
 from stream_sr.scene import SceneCut
 
-Bytes = npt.NDArray[np.uint8]
 THROUGHPUT_DEPTH = 3  # one frame in each stage
 TIMED = 5  # runs of each form, of which the fastest counts
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import threading
-import weakref
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from functools import lru_cache
@@ -18,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from stream_sr.backends.schedule import Bytes
+from stream_sr.backends.pinned import Bytes, Pinned
 from stream_sr.errors import EngineRunError, EngineUnavailable
 
 
@@ -156,7 +154,7 @@ class Device:
             raise EngineUnavailable(f"GPU {number} cannot be used: {error}; see `stream-sr doctor`") from error
         atexit.register(self.context.detach)  # else pycuda complains aloud when the interpreter goes
         self.name = str(self._gpu.name())
-        self.pinned = Pinned(self)
+        self.pinned = Pinned(self._lock_pages)
 
     @contextlib.contextmanager
     def current(self) -> Iterator[None]:
@@ -183,6 +181,12 @@ class Device:
                 f"GPU {self.number} ({self.name}) failed at {doing}: {error}; if it stays so, see nvidia-smi"
             ) from error
 
+    def _lock_pages(self, nbytes: int) -> Bytes:
+        with self.current(), self.errors(f"locking {nbytes / 2**20:.1f} MiB of host memory"):
+            flags = self.cuda.host_alloc_flags.PORTABLE
+            memory: Bytes = self.cuda.pagelocked_empty(nbytes, np.uint8, mem_flags=flags)
+            return memory
+
     def _free(self) -> str:
         try:
             free, total = self.cuda.mem_get_info()
@@ -195,53 +199,6 @@ class Device:
 def open_device(number: int) -> Device:
     """The device, once for the process. Raises EngineUnavailable."""
     return Device(number)
-
-
-class Pinned:
-    """Page-locked host memory, never given back to the system: to lock pages takes as long as many frames.
-
-    A piece that was handed out comes back by itself when nobody has a view on it any more. Any thread.
-    """
-
-    def __init__(self, device: Device) -> None:
-        self._device = device
-        self._lock = threading.Lock()
-        self._idle: dict[int, list[Any]] = {}  # by size
-        self._taken: dict[int, int] = {}  # size by address
-
-    def take(self, nbytes: int) -> Bytes:
-        with self._lock:
-            idle = self._idle.get(nbytes)
-            raw = idle.pop() if idle else None
-        if raw is None:
-            with self._device.current(), self._device.errors(f"locking {nbytes / 2**20:.1f} MiB of host memory"):
-                flags = self._device.cuda.host_alloc_flags.PORTABLE
-                raw = self._device.cuda.pagelocked_empty(max(1, nbytes), np.uint8, mem_flags=flags)
-        block = _Block(raw)
-        address = raw.ctypes.data
-        with self._lock:
-            self._taken[address] = nbytes
-        weakref.finalize(block, self._give_back, raw, nbytes)
-        return np.asarray(block)[:nbytes]
-
-    def has(self, memory: Bytes) -> bool:
-        """Whether this array begins where a piece does that somebody holds, and is no longer."""
-        size = self._taken.get(memory.ctypes.data)
-        return size is not None and memory.nbytes <= size and memory.flags.c_contiguous
-
-    def _give_back(self, raw: Any, nbytes: int) -> None:
-        with self._lock:
-            self._taken.pop(raw.ctypes.data, None)
-            self._idle.setdefault(nbytes, []).append(raw)
-
-
-class _Block:
-    """The owner that every view on a piece of memory keeps alive."""
-
-    def __init__(self, raw: Any) -> None:
-        self.__array_interface__ = {
-            "data": (raw.ctypes.data, False), "shape": (raw.nbytes,), "typestr": "|u1", "version": 3,
-        }  # fmt: skip
 
 
 def _checked(answer: tuple[Any, ...], doing: str) -> Any:

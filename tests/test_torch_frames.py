@@ -1,0 +1,59 @@
+"""Whole frames through torch, on the CPU: every form, precision and size against ONNX's reference."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from small_models import FSRCNN, PLAIN, RECURRENT, small_model
+
+from stream_sr import reference
+from stream_sr.backends import torch_cuda
+from stream_sr.backends.check import enlarge_chroma
+from stream_sr.backends.torch import load_network
+from stream_sr.backends.torch_frames import FORMS, Form, FrameNetwork
+from stream_sr.color import ColorInfo, Siting
+from stream_sr.engine import EngineOptions
+from stream_sr.errors import EngineUnavailable
+from stream_sr.frame import StreamInfo, chroma_shape
+from stream_sr.quality import psnr, texture
+
+LEAST = {"fp32": 75.0, "fp16": 55.0, "bf16": 38.0}  # dB; of networks that were not trained for it
+
+
+@pytest.mark.parametrize("size", [(32, 16), (33, 21)], ids=str)
+@pytest.mark.parametrize("network", [FSRCNN, PLAIN, RECURRENT], ids=lambda one: str(one["kind"]))
+def test_the_same_picture_in_every_form(network: dict[str, object], size: tuple[int, int], tmp_path: Path) -> None:
+    model = small_model(tmp_path, network, 2)
+    info = StreamInfo(*size, Fraction(1, 25), color=ColorInfo(siting=Siting.LEFT))
+    luma, chroma = texture(size[1], size[0]), texture(2 * chroma_shape(*size)[0], chroma_shape(*size)[1])
+    frame = torch.from_numpy(np.concatenate([luma.ravel(), chroma.ravel()]))
+    wanted = reference.evaluate(model, [luma, luma])
+    width, height = 2 * size[0], 2 * size[1]
+    rows, columns = chroma_shape(width, height)
+    for form in FORMS:
+        for precision, least in LEAST.items():
+            frames = FrameNetwork(load_network(model), info, 2, precision, Form(form.lowered))
+            assert frames.recurrent == (len(wanted) == 2)
+            states = [frames.empty(), frames.empty()]
+            for n, right in enumerate(wanted):
+                result = torch.full((width * height + 2 * rows * columns,), 7, dtype=torch.uint8)
+                with torch.no_grad():
+                    frames.ready()(frame, result, states[n % 2], states[(n + 1) % 2])
+                got = result.numpy()
+                assert psnr(got[: width * height].reshape(height, width), right) > least, (str(form), precision)
+            u = enlarge_chroma(chroma[: len(chroma) // 2], 2, Siting.LEFT)[:rows, :columns]
+            got_u = got[width * height :][: rows * columns].reshape(rows, columns)
+            assert np.abs(got_u.astype(int) - u).max() <= 1
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="about machines without a GPU")
+def test_without_a_gpu_the_reason_is_said(tmp_path: Path) -> None:
+    found = torch_cuda.availability()
+    assert not found.usable
+    assert found.reason
+    with pytest.raises(EngineUnavailable, match="backend torch-cuda: "):
+        torch_cuda.open_model(small_model(tmp_path, PLAIN, 2), StreamInfo(16, 8, Fraction(1)), EngineOptions())
