@@ -35,7 +35,7 @@ def test_the_packaged_recipes() -> None:
 
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
-@pytest.mark.parametrize("name", sorted(set(recipe_names()) - {"recurrent"}))
+@pytest.mark.parametrize("name", ["fsrcnn", "fsrcnn-s", "tiny", "fast", "balanced", "quality"])
 def test_a_packaged_recipe_is_whole_and_holds_ten_pictures_back(name: str, scale: int) -> None:
     recipe = load_recipe(name, scale=scale)
     assert (recipe.name, recipe.scale, recipe.tune) == (name, scale, "clean")
@@ -50,6 +50,17 @@ def test_camera_weights_start_from_the_clean_ones(name: str, scale: int) -> None
     recipe = load_recipe(name, scale=scale, tune="camera")
     assert (recipe.tune, recipe.from_scale) == ("camera", 2 if scale == 1 else scale)
     assert recipe.network == load_recipe(name, scale=2).network
+
+
+def test_every_packaged_recipe_holds_the_same_ten_pictures_back() -> None:
+    held = {load_recipe(name, scale=2).validation_images for name in recipe_names()}
+    assert len(held) == 1
+    assert len(held.pop()) == 10
+
+
+def test_the_reference_designs_are_trained_from_nothing() -> None:
+    assert load_recipe("autoencoder", scale=1, tune="camera").from_scale is None
+    assert load_recipe("bare-deconvolution", scale=2).l2_from == 0
 
 
 def test_the_recurrent_recipe_learns_from_sequences() -> None:

@@ -63,6 +63,7 @@ def train(
     network = build_network(kind, scale=recipe.scale, **arguments)
     if not checkpoint.exists():
         _start(network, recipe, start_from)
+    parameters = sum(p.numel() for p in network.parameters() if p.requires_grad)
     if recipe.expand:
         expand(network)
     network = network.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
@@ -82,7 +83,6 @@ def train(
         raise ConfigError("pictures without a truth need a teacher; give --teacher CHECKPOINT")
     more = unlabelled_patches(recipe, unlabelled) if unlabelled else None
 
-    parameters = sum(p.numel() for p in network.parameters() if p.requires_grad)
     settings = asdict(recipe) | {
         "parameters": parameters, "pictures": material.pictures,
         "device": str(device), "first_iteration": first,

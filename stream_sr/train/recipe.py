@@ -37,7 +37,7 @@ class Recipe:
     expand: bool = False  # train every convolution as the sum of branches that are merged at the end
     bf16: bool = False  # compute in bfloat16 (weights, averages and the anchor stay exact)
     teacher_share: float = 0.5  # of the loss, where there is a teacher
-    from_scale: int | None = None  # start from this scale's checkpoint of the same recipe
+    from_scale: int | None = None  # start from this scale's checkpoint of the same network; 0 in a file: from nothing
 
 
 def recipe_names() -> list[str]:
@@ -63,6 +63,7 @@ def load_recipe(name: str, *, scale: int, tune: str = TUNES[0], **overrides: Any
         if tune != TUNES[0]:
             train |= {"from_scale": scale} | raw["tune"][tune] | raw["tune"][tune].get("scale", {}).get(str(scale), {})
             train.pop("scale", None)
+        train["from_scale"] = train.get("from_scale") or None
         train |= {key: value for key, value in overrides.items() if value is not None}
         return Recipe(
             name=path.stem,
