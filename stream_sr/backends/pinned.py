@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -24,10 +25,13 @@ class Pinned:
         self._lock = threading.Lock()
         self._idle: dict[int, list[Bytes]] = {}  # by size
         self._taken: dict[int, int] = {}  # size by address
+        # filled by finalisers, which may run anywhere, also within a lock of ours: they only append
+        self._returned: deque[tuple[Bytes, int]] = deque()
 
     def take(self, nbytes: int) -> Bytes:
         """``nbytes`` of memory, content undefined."""
         with self._lock:
+            self._take_back()
             idle = self._idle.get(nbytes)
             raw = idle.pop() if idle else None
         if raw is None:
@@ -35,16 +39,20 @@ class Pinned:
         block = _Block(raw)
         with self._lock:
             self._taken[raw.ctypes.data] = nbytes
-        weakref.finalize(block, self._give_back, raw, nbytes)
+        weakref.finalize(block, self._returned.append, (raw, nbytes))
         return np.asarray(block)[:nbytes]
 
     def has(self, memory: Bytes) -> bool:
         """Whether this array begins where a piece does that somebody holds, and is no longer."""
+        if self._returned:
+            with self._lock:
+                self._take_back()
         size = self._taken.get(memory.ctypes.data)
         return size is not None and memory.nbytes <= size and memory.flags.c_contiguous
 
-    def _give_back(self, raw: Bytes, nbytes: int) -> None:
-        with self._lock:
+    def _take_back(self) -> None:
+        while self._returned:
+            raw, nbytes = self._returned.popleft()
             self._taken.pop(raw.ctypes.data, None)
             self._idle.setdefault(nbytes, []).append(raw)
 

@@ -24,6 +24,7 @@ from stream_sr.ring import Allocate, Slot
 from stream_sr.scene import SceneCut
 
 THROUGHPUT_DEPTH = 3  # one frame in each stage
+IN_A_ROW = 5  # runs of a stage that are timed together
 TIMED = 5  # runs of each form, of which the fastest counts
 
 
@@ -186,6 +187,32 @@ class OverlappedEngine:
             for lane, graph in zip(self._lanes, graphs, strict=True):
                 lane.graph = graph
 
+    def stage_times(self, repeats: int) -> dict[str, list[float]]:
+        """Device milliseconds of ``upload``, ``compute`` and ``download``, each alone, ``repeats`` times.
+
+        Each is the mean of a few in a row, so that the device does not wait for the host in between.
+        """
+        driver, lane = self._driver, self._lanes[0]
+        host = [driver.host_memory(size) for size in self._sizes]
+        compute = lane.graph
+
+        def calculate() -> None:
+            if compute is None:
+                self._program.launch(lane.number, self._compute)
+            else:
+                driver.replay(compute, self._compute)
+
+        stages: dict[str, tuple[Callable[[], None], Any]] = {
+            "upload": (lambda: driver.copy_in(lane.inputs, host[0], self._upload), self._upload),
+            "compute": (calculate, self._compute),
+            "download": (lambda: driver.copy_out(host[1], lane.outputs, self._download), self._download),
+        }
+        with driver.current():
+            return {
+                name: [driver.milliseconds(in_a_row(work), stream) / IN_A_ROW for _ in range(repeats)]
+                for name, (work, stream) in stages.items()
+            }
+
     def submit(self, frame: Frame, slot: Slot | None = None) -> Pending:
         """See `engine.Engine`. After a break in the stream and at a scene cut a recurrent network begins anew."""
         output = make_output(frame, self.spec, slot)
@@ -278,6 +305,16 @@ class OverlappedEngine:
                 for lane in self._flying:
                     self._driver.synchronize(lane.downloaded)
         self._closed = True
+
+
+def in_a_row(work: Callable[[], object]) -> Callable[[], None]:
+    """``work`` so often that its submission is hidden behind its computation."""
+
+    def several() -> None:
+        for _ in range(IN_A_ROW):
+            work()
+
+    return several
 
 
 def i420_bytes(width: int, height: int) -> int:

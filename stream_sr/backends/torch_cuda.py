@@ -169,7 +169,18 @@ class TorchDriver:
         self._torch: Any = torch
         self._gpu = gpu
         self.device = torch.device(f"cuda:{gpu.number}")
+        self.number = gpu.number
         self._pool: Any = None
+
+    @contextlib.contextmanager
+    def on(self, stream: Any) -> Iterator[None]:
+        """What torch is asked for goes on this stream, and no gradients are kept."""
+        with self._torch.no_grad(), self._torch.cuda.stream(stream):
+            yield
+
+    def settle(self, stream: Any) -> None:
+        """What was put on torch's own stream comes before what will be put on this one."""
+        stream.wait_stream(self._torch.cuda.current_stream())
 
     def current(self) -> AbstractContextManager[object]:
         return self._torch.cuda.device(self.device)
@@ -256,12 +267,12 @@ class TorchProgram:
 
     def prepare(self, lanes: Sequence[tuple[Any, Any]], stream: Any) -> None:
         """See `schedule.Program`. The first runs search for kernels, and compile."""
-        with _errors(self._driver._gpu.number):
+        with _errors(self._driver.number):
             self._frames.to(self._driver.device)
             self._states = self._frames.empty(), self._frames.empty()
             self._lanes = lanes
             self._run = self._frames.ready()
-            stream.wait_stream(self._driver._torch.cuda.current_stream())
+            self._driver.settle(stream)
         for _ in range(WARM_UPS):
             for lane in range(len(lanes)):
                 self.launch(lane, stream)
@@ -269,14 +280,13 @@ class TorchProgram:
 
     def launch(self, lane: int, stream: Any) -> None:
         """See `schedule.Program`."""
-        torch = self._driver._torch
         before, after = self._states[lane % 2], self._states[(lane + 1) % 2]
-        with _errors(self._driver._gpu.number), torch.no_grad(), torch.cuda.stream(stream):
+        with _errors(self._driver.number), self._driver.on(stream):
             self._run(*self._lanes[lane], before, after)
 
     def reset(self, lane: int, stream: Any) -> None:
         """See `schedule.Program`."""
-        with self._driver._torch.cuda.stream(stream):
+        with self._driver.on(stream):
             for state in self._states[lane % 2]:
                 state.zero_()
 

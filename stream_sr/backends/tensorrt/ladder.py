@@ -106,7 +106,7 @@ def _from_cache(wish: Wish, precision: str) -> OverlappedEngine | None:
         if blob is None:
             continue
         try:
-            engine = _load(wish, precision, head, blob)
+            engine = load_engine(wish, precision, head, blob)
         except EngineBuildError as error:
             cache.discard(key, str(error))
             continue
@@ -135,7 +135,7 @@ def _build_best(wish: Wish, precision: str) -> OverlappedEngine:
                     wish.model, wish.picture, precision, head, device=wish.options.device,
                     progress=lambda what, share, n=n: wish.progress(what, (n + share) / len(HEADS)),  # type: ignore[misc]
                 )  # fmt: skip
-                engine = _load(wish, precision, head, blob)
+                engine = load_engine(wish, precision, head, blob)
             except EngineBuildError as error:
                 reasons[head] = str(error)
                 continue
@@ -170,8 +170,8 @@ def _build_best(wish: Wish, precision: str) -> OverlappedEngine:
     return engine
 
 
-def _load(wish: Wish, precision: str, head: str, blob: bytes) -> OverlappedEngine:
-    """An engine that runs. Raises EngineBuildError where the library refuses it, EngineRunError where the GPU does."""
+def load_engine(wish: Wish, precision: str, head: str, blob: bytes, *, graphs: bool | None = None) -> OverlappedEngine:
+    """An engine that runs, unchecked. Raises EngineBuildError where the library refuses it, else EngineRunError."""
     options, picture = wish.options, wish.picture
     wish.progress(f"loading {wish.model.name} in {precision} with {head}", 0.0)
     driver = PycudaDriver(options.device)
@@ -185,7 +185,7 @@ def _load(wish: Wish, precision: str, head: str, blob: bytes) -> OverlappedEngin
         driver.close()
         raise
     depth = 1 if options.depth == 1 else max(options.depth, THROUGHPUT_DEPTH)
-    return OverlappedEngine(spec, depth, driver, program)
+    return OverlappedEngine(spec, depth, driver, program, graphs=graphs)
 
 
 def _checked(wish: Wish, precision: str, engine: OverlappedEngine) -> float:
