@@ -2,14 +2,16 @@
 
     python benchmarks/cards.py --runs runs
 
-The runs lie in ``runs/MODEL-xSCALE``, as `stream-sr train` leaves them, with a ``history.txt`` where one went another
-way than its recipe; the commands of a card are those that the
-recipe means, with the pictures in ``data/train`` and ``data/photos``.
+The runs lie in ``runs/MODEL[-camera]-xSCALE``, as `stream-sr train` leaves them, with a ``history.txt`` where one went
+another way than its recipe; the commands of a card are those that the recipe means, with the pictures in ``data/train``
+and ``data/photos``, the films in ``data/video``.
 """
 
 import argparse
 import json
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,45 +20,71 @@ from stream_sr.model import ModelSpec, list_models
 from stream_sr.train.card import write_card
 from stream_sr.train.recipe import Recipe, load_recipe
 
-QUALITY = Path(__file__).parent / "results" / "quality.json"
+FILMS = " ".join(
+    f"--video data/video/{name}"
+    for name in (
+        "street_traffic_1080p.mkv", "cactus_flower_720p.mkv", "park_juggle_720p.mp4", "sidewalk_gopro_480p.mp4",
+        "carpark_432p.mp4", "webcam_sign_a_480p.mkv", "webcam_sign_b_480p.mkv", "street_dog_720p.mp4",
+    )
+)  # fmt: skip
+JUDGES = " ".join(f"--validate {name}" for name in (*load_recipe("fast", scale=2).validation_images, "street_dog_720p"))
+RESULTS = [Path(__file__).parent / "results" / f"{name}.json" for name in ("quality", "cameras", "films")]
+
+
+def run_of(model: ModelSpec) -> str:
+    """Name of the folder of its run, and of the model's own."""
+    return f"{model.name}{'-camera' if model.tune == 'camera' else ''}-x{model.scale}"
 
 
 def commands(model: ModelSpec, recipe: Recipe) -> list[str]:
     """What made the model, in order."""
-    run = f"runs/{model.name}-x{model.scale}"
-    train = f"stream-sr train {recipe.name} --scale {model.scale} --data data/train --data data/photos --out {run}"
+    run, made = f"runs/{run_of(model)}", []
+    data = "--data data/train --data data/photos"
+    if recipe.frames > 1 or model.tune == "camera":
+        length = f" --length {2 * recipe.frames}" if recipe.frames > 1 else ""
+        clips = f"clips/{model.tune}-x{model.scale}"
+        made.append(
+            f"stream-sr clips {clips} {data} {FILMS} --scale {model.scale} --tune {model.tune}{length} {JUDGES}"
+        )
+        data = f"--data {clips}"
+    train = f"stream-sr train {recipe.name} --scale {model.scale} --tune {model.tune} {data} --out {run}"
     if recipe.from_scale:
-        train += f" --from runs/{model.name}-x{recipe.from_scale}/checkpoint.pt"
+        clean = replace(model, scale=recipe.from_scale, tune="clean")
+        train += f" --from runs/{run_of(clean)}/checkpoint.pt"
     folder = f"engines/{model.onnx.parent.name}"
     default = " --default" if model.default else ""
+    script = "cameras" if model.tune == "camera" else "evaluate"
     return [
+        *made,
         train,
         f"stream-sr export {run}/checkpoint.pt {folder} --overwrite{default}",
-        "python benchmarks/evaluate.py --data data/eval --record",
+        f"python benchmarks/{script}.py --data data/{'video' if script == 'cameras' else 'eval --record'}",
     ]
 
 
-def evaluations(model: ModelSpec, quality: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """The rows of this very ONNX file, by set."""
+def evaluations(model: ModelSpec, results: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """The rows of this very ONNX file, by set, or by film and CRF."""
     digest = model.sha256()
     found: dict[str, list[dict[str, Any]]] = {}
-    for row in quality["rows"]:
-        if (row["model"], row["scale"], row["onnx_sha256"]) == (model.name, model.scale, digest):
-            found.setdefault(row["set"], []).append(row | {"machine": quality["machine"]})
+    for result in results:
+        for row in (row for row in result["rows"] if row["onnx_sha256"] == digest):
+            crf = "" if row.get("crf") is None else f" CRF {row['crf']:g}"
+            found.setdefault(row.get("set") or f"{row['film']}{crf}", []).append(row | {"machine": result["machine"]})
     return found
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR")
-    parser.add_argument("--quality", type=Path, default=QUALITY, metavar="FILE")
     parsed = parser.parse_args()
     try:
-        quality = json.loads(parsed.quality.read_text())
+        results = [json.loads(path.read_text()) for path in RESULTS if path.exists()]
         for model in list_models():
-            recipe = load_recipe(model.name, scale=model.scale)
-            log = parsed.runs / f"{model.name}-x{model.scale}" / "log.jsonl"
-            measured = evaluations(model, quality)
+            recipe = load_recipe(model.name, scale=model.scale, tune=model.tune)
+            log = parsed.runs / run_of(model) / "log.jsonl"
+            if not log.exists() and model.onnx.with_name("card.md").exists():
+                continue  # made on another machine, where its card was written
+            measured = evaluations(model, results)
             history = log.with_name("history.txt")  # by hand, where a run went another way than its recipe
             card = write_card(
                 model, recipe, log=log, evaluations=measured, commands=commands(model, recipe),

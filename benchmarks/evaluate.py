@@ -1,4 +1,6 @@
-"""Measure every shipped model on Set5, Set14 and B100: ``results/quality.json``, which the README's tables come from.
+"""Measure the shipped models on Set5, Set14 and B100: ``results/quality.json``, which the README's tables come from.
+
+Those that are tuned for clean pictures and enlarge; cameras.py and films.py measure the others.
 
     python benchmarks/evaluate.py --data DIR [--backend openvino --backend torch --backend openvino/bf16] [--record]
 
@@ -39,6 +41,14 @@ def measure(model: ModelSpec, data: Path, backend: str) -> list[dict[str, Any]]:
     return rows
 
 
+def measured() -> list[ModelSpec]:
+    """The models that the literature's protocol is for: clean, enlarging, one picture at a time."""
+    return [
+        model for model in list_models()
+        if model.tune == "clean" and model.scale > 1 and model.network["kind"] != "RecurrentSR"
+    ]  # fmt: skip
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, metavar="DIR")
@@ -49,7 +59,7 @@ def main() -> int:
     backends = parsed.backend or ["openvino", "torch", "openvino/bf16"]
     rows = []
     try:
-        for model in list_models():
+        for model in measured():
             found = [measure(model, parsed.data, backend) for backend in backends]
             rows += [row for part in found for row in part]
             if parsed.record:

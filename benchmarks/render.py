@@ -112,6 +112,69 @@ def live(data: Mapping[str, Any]) -> str:
     return "\n".join([*lines, "", note, *_origin(data)])
 
 
+def ladder(data: Mapping[str, Any]) -> str:
+    """Quality against time: a row per x2 model, the fastest first."""
+    lines = [
+        "| x2 | parameters | MAC per input pixel | ms per frame | " + " | ".join(SETS) + " |",
+        "| --- |" + " --- |" * 6,
+    ]
+    for row in data["rows"]:
+        cells = [f"{row[key]:,}" if row[key] else "-" for key in ("parameters", "macs_per_pixel")]
+        cells += [f"{row['ms']:.1f}"] + [f"{row['psnr_y'][name]:.2f}" for name in SETS]
+        lines.append(f"| {row['model']} | {' | '.join(cells)} |")
+    first = data["rows"][-1]
+    note = (
+        f"One frame of {data['size']} at a time, luma and chroma, {first['backend']} {first['precision']}; PSNR in dB."
+    )
+    return "\n".join([*lines, "", note, *_origin(data)])
+
+
+def cameras(data: Mapping[str, Any]) -> str:
+    """After H.264: the mean over the films, for each CRF, of bicubic and of the weights for clean and for cameras."""
+    rows, crfs = data["rows"], list(dict.fromkeys(row["crf"] for row in data["rows"]))
+    lines = ["| | " + " | ".join(f"CRF {crf}" for crf in crfs) + " |", "| --- |" + " --- |" * len(crfs)]
+    for scale in sorted({row["scale"] for row in rows}):
+        of_scale = [row for row in rows if row["scale"] == scale]
+        name = f"bicubic x{scale}" if scale > 1 else "as decoded"
+        lines.append(_camera_line(name, of_scale, crfs, lambda row: row["bicubic"]["psnr_y"]))
+        for model, tune in dict.fromkeys((row["model"], row["tune"]) for row in of_scale):
+            chosen = [row for row in of_scale if (row["model"], row["tune"]) == (model, tune)]
+            lines.append(_camera_line(f"{model} x{scale}, {tune}", chosen, crfs, lambda row: row["psnr_y"]))
+    films = ", ".join(dict.fromkeys(row["film"] for row in rows))
+    note = f"PSNR of luma in dB, mean over {films} ({rows[0]['frames']} frames each), none of which was trained on."
+    return "\n".join([*lines, "", note, *_origin(data)])
+
+
+def _camera_line(
+    name: str, rows: list[dict[str, Any]], crfs: list[float], value: Callable[[dict[str, Any]], float]
+) -> str:
+    means = [[value(row) for row in rows if row["crf"] == crf] for crf in crfs]
+    return f"| {name} | " + " | ".join(f"{sum(part) / len(part):.2f}" for part in means) + " |"
+
+
+def films(data: Mapping[str, Any]) -> str:
+    """Moving pictures: PSNR and steadiness of each model, mean over the films."""
+    keys = ("psnr_y", "tof", "warping_error", "flicker")
+    lines = ["| | PSNR | tOF | warping error | flicker |", "| --- |" + " --- |" * 4]
+    scale = data["rows"][0]["scale"]
+    rows = [("bicubic", row["bicubic"] | {"flicker": 1.0}) for row in data["rows"]]
+    rows = rows[: len({row["film"] for row in data["rows"]})] + [(row["model"], row) for row in data["rows"]]
+    for name in dict.fromkeys(name for name, _ in rows):
+        found = [row for other, row in rows if other == name]
+        means = [sum(row[key] for row in found) / len(found) for key in keys]
+        lines.append(
+            f"| {name} x{scale} | "
+            + " | ".join(f"{mean:.{2 if n != 1 else 3}f}" for n, mean in enumerate(means))
+            + " |"
+        )
+    names = ", ".join(dict.fromkeys(row["film"] for row in data["rows"]))
+    note = (
+        f"Mean over {names}, reduced by bicubic; tOF in pixels, warping error in levels (lower is steadier), flicker "
+    )
+    note += "over bicubic's."
+    return "\n".join([*lines, "", note, *_origin(data)])
+
+
 def _milliseconds(block: Mapping[str, float]) -> str:
     return f"{block['p50']:.1f} / {block['p99']:.1f}" if block.get("count") else "not measured"
 
@@ -120,7 +183,9 @@ def _origin(data: Mapping[str, Any]) -> list[str]:
     return ["", f"Measured with `{data['command']}` on {format_line(dict(data['machine']))}.", ""]
 
 
-RENDERERS: dict[str, Callable[[Mapping[str, Any]], str]] = {"quality": quality, "overlap": overlap, "live": live}
+RENDERERS: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "quality": quality, "overlap": overlap, "live": live, "ladder": ladder, "cameras": cameras, "films": films,
+}  # fmt: skip
 
 
 def main() -> int:

@@ -2,48 +2,112 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from stream_sr import machine
 from stream_sr.backends import cache
+from stream_sr.errors import ConfigError
 from stream_sr.model import ModelSpec, list_models
 
 SETS = ("Set5", "Set14", "B100")
+CLASSES = (5_000, 15_000, 60_000, 150_000)  # parameters, the limits of the literature's classes
+MEASURED_AT = (640, 360)
 
 
 def models_table(models: Sequence[ModelSpec]) -> list[dict[str, Any]]:
-    """One entry per model: ``name scale tune parameters macs_per_pixel psnr_y default``.
+    """One entry per model: ``name scale tune class parameters macs_per_pixel psnr_y fps default``.
 
-    ``macs_per_pixel`` are multiplications per input pixel; ``psnr_y`` is in dB per set, empty where not measured.
+    ``macs_per_pixel`` are multiplications per input pixel; ``psnr_y`` is in dB per set, empty where not measured;
+    ``fps`` is what `measure_speed` found on this machine, None where it was not asked.
     """
+    speed, here = _read_speed(), _here()
     return [
         {
-            "name": model.name, "scale": model.scale, "tune": model.tune, "parameters": model.parameters,
+            "name": model.name, "scale": model.scale, "tune": model.tune, "class": size_class(model.parameters),
+            "fps": speed.get(f"{model.sha256()} {here}") if speed else None, "parameters": model.parameters,
             "macs_per_pixel": model.macs_per_pixel, "psnr_y": dict(model.psnr_y), "default": model.default,
         }
         for model in models
     ]  # fmt: skip
 
 
+def size_class(parameters: int) -> str:
+    """Such as ``<15K``; the parameters themselves above the last class."""
+    return next((f"<{limit // 1000}K" for limit in CLASSES if parameters < limit), f"{parameters / 1000:.0f}K")
+
+
+def measure_speed(models: Sequence[ModelSpec], *, seconds: float = 0.5) -> None:
+    """Time every model on this machine, 640x360 in the live precision, two in flight, and keep the frames per second.
+
+    The figures lie in the cache folder, under the model's digest, the machine and the library's version.
+    """
+    from stream_sr.backends import choose_backend
+    from stream_sr.bench import bench_engine
+    from stream_sr.engine import LIVE_FIDELITY, EngineOptions
+
+    speed, here = _read_speed(), _here()
+    options = EngineOptions(backend=choose_backend().name, depth=2, fidelity=LIVE_FIDELITY)
+    for model in models:
+        result = bench_engine(model, *MEASURED_AT, options, seconds=seconds)
+        speed[f"{model.sha256()} {here}"] = round(result["throughput_fps"], 1)
+    path = _speed_file()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps(speed, indent=1))
+        partial.replace(path)
+    except OSError as error:
+        raise ConfigError(f"the figures cannot be kept in {path}: {error}; set STREAM_SR_CACHE") from error
+
+
+def _speed_file() -> Path:
+    return cache.cache_folder().parent / "speed.json"
+
+
+def _read_speed() -> dict[str, float]:
+    try:
+        return dict(json.loads(_speed_file().read_text()))
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
+def _here() -> str:
+    """What a measured speed holds for, besides the model."""
+    from stream_sr.backends.openvino import cache_version
+
+    return f"{machine.cpu_name()} {machine.cores()} {cache_version()}"
+
+
 def format_models(table: Sequence[Mapping[str, Any]]) -> str:
-    """What `models_table` returned, as plain text; the default is marked by a star."""
+    """What `models_table` returned, as plain text of at most 80 columns; the default is marked by a star."""
     if not table:
         return "No models. Train one with `stream-sr train`, or give a FILE.onnx with --model."
     measured = [name for name in SETS if any(name in row["psnr_y"] for row in table)]
     wide = max(len("model"), *(len(row["name"]) for row in table))
-    head = f"  {'model':{wide}}  scale  tune    parameters  MAC/pixel" + "".join(f"  {name:>5}" for name in measured)
-    lines = [head, *(_row(row, wide, measured) for row in table)]
-    notes = "* default; MAC per input pixel" + ("; PSNR of luma in dB" if measured else "")
-    return "\n".join([*lines, notes])
+    timed = any(row["fps"] is not None for row in table)
+    head = f"  {'model':{wide}}  scale  tune    class   params   MACs" + ("    fps" if timed else "")
+    lines = [head + "".join(f"  {name:>5}" for name in measured)]
+    lines += [_row(row, wide, measured, timed) for row in table]
+    notes = ["* default", "MACs per input pixel"]
+    notes.append(f"fps at {MEASURED_AT[0]}x{MEASURED_AT[1]} here" if timed else "--measure adds fps")
+    notes += ["PSNR of luma in dB"] if measured else []
+    return "\n".join([*lines, "; ".join(notes)])
 
 
-def _row(row: Mapping[str, Any], wide: int, measured: Sequence[str]) -> str:
+def _row(row: Mapping[str, Any], wide: int, measured: Sequence[str], timed: bool) -> str:
     mark = "*" if row["default"] else " "
-    figures = "".join(f"  {_decibel(row['psnr_y'].get(name)):>5}" for name in measured)
-    return (
-        f"{mark} {row['name']:{wide}}  {'x' + str(row['scale']):>5}  {row['tune']:<6}  {row['parameters']:>10,}"
-        f"  {row['macs_per_pixel']:>9,}" + figures
-    )
+    cells = [f"{mark} {row['name']:{wide}}", f"{'x' + str(row['scale']):>5}", f"{row['tune']:<6}", f"{row['class']:>5}"]
+    cells += [f"{_thousands(row['parameters']):>7}", f"{_thousands(row['macs_per_pixel']):>5}"]
+    cells += [f"{'-' if row['fps'] is None else format(row['fps'], '.1f'):>5}"] if timed else []
+    cells += [f"{_decibel(row['psnr_y'].get(name)):>5}" for name in measured]
+    return "  ".join(cells)
+
+
+def _thousands(value: int) -> str:
+    return f"{value / 1000:.1f}K"
 
 
 def _decibel(value: float | None) -> str:

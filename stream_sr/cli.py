@@ -159,6 +159,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_run_options(sub)
 
     sub = command("models", commands.models_command, "list the models")
+    sub.add_argument(
+        "--measure", action="store_true", help="time each of them on this machine first, half a second each"
+    )
     _add_json(sub)
 
     group = command("engine", commands.engine_command, "build, list or prune compiled engines")

@@ -146,9 +146,11 @@ def bench_command(parsed: argparse.Namespace) -> int:
 
 
 def models_command(parsed: argparse.Namespace) -> int:
-    from stream_sr.catalog import models_table
+    from stream_sr.catalog import measure_speed, models_table
     from stream_sr.model import list_models
 
+    if parsed.measure:
+        measure_speed(list_models())
     print_result(parsed.json, {"models": models_table(list_models())}, lambda _: models_text())
     return 0
 

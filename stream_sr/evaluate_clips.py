@@ -42,6 +42,7 @@ def evaluate_clip(
     scale: int | None = None,
     crf: float | None = None,
     frames: int | None = None,
+    steadiness: bool = True,
     command: str = "",
     show: Callable[[Example], None] = lambda _: None,
 ) -> dict[str, Any]:
@@ -51,9 +52,10 @@ def evaluate_clip(
     ``crf`` the reduced film goes through libx264 (veryfast, zerolatency) at that quality first. ``frames`` are taken
     from its beginning, all of them when None. Returns ``psnr_y``, ``ssim_y``, ``tof``, ``warping_error``,
     ``gradient_energy`` (over that of the truth) and the same of ``bicubic``; ``flicker`` is that of the first picture
-    standing still under noise of 2 levels, over bicubic's. ``show`` is handed the middle picture. Raises
-    SourceOpenError for a film of fewer than two pictures, ConfigError for a model without a scale, what `open_engine`
-    raises.
+    standing still under noise of 2 levels, over bicubic's. Without ``steadiness`` the figures over time (``tof``,
+    ``warping_error``, ``flicker``), which take most of the time, are left out. ``show`` is handed the middle picture.
+    Raises SourceOpenError for a film of fewer than two pictures, ConfigError for a model without a scale, what
+    `open_engine` raises.
     """
     scale = scale or (model.scale if model is not None else 0)
     if not scale:
@@ -63,17 +65,14 @@ def evaluate_clip(
     engine = _open(model, low[0], options, scale)
     try:
         ours = upscale_all(engine, low)
-        still = _still(low[0])
-        steady = temporal.flicker(upscale_all(engine, still))
+        flicker = _flicker(engine, low[0], scale) if steadiness else {}
     finally:
         engine.close()
     plain = [_larger(one, scale) for one in low]
     middle = len(truth) // 2
     show(Example(_title(film.name, crf), low[middle], plain[middle], ours[middle], truth[middle]))
-    unsteady = temporal.flicker([_larger(one, scale) for one in still])
-    return _figures(ours, truth, scale) | {
-        "bicubic": _figures(plain, truth, scale),
-        "flicker": round(steady / unsteady, 4),
+    return _figures(ours, truth, scale, steadiness) | flicker | {
+        "bicubic": _figures(plain, truth, scale, steadiness),
         "film": film.name, "frames": len(truth), "crf": crf,
         "model": engine.spec.model, "scale": scale, "backend": engine.spec.backend, "precision": engine.spec.precision,
         "machine": describe(), "command": command,
@@ -133,25 +132,30 @@ def _open(model: ModelSpec | None, plane: Plane, options: EngineOptions, scale: 
     return open_engine(model, StreamInfo(plane.shape[1], plane.shape[0], TIME_BASE), options, scale=scale)
 
 
-def _still(picture: Plane) -> list[Plane]:
+def _flicker(engine: Engine, picture: Plane, scale: int) -> dict[str, float]:
+    """How much a still scene under noise moves, over what it moves after bicubic."""
     random = np.random.default_rng(1)
-    return [to_uint8(picture + random.normal(0, NOISE, picture.shape)) for _ in range(STILL_FRAMES)]
+    still = [to_uint8(picture + random.normal(0, NOISE, picture.shape)) for _ in range(STILL_FRAMES)]
+    ours, plain = upscale_all(engine, still), [_larger(one, scale) for one in still]
+    return {"flicker": round(temporal.flicker(ours) / temporal.flicker(plain), 4)}
 
 
 def _larger(plane: Plane, scale: int) -> Plane:
     return to_uint8(bicubic(plane.astype(np.float32), (plane.shape[0] * scale, plane.shape[1] * scale)))
 
 
-def _figures(output: Sequence[Plane], truth: Sequence[Plane], border: int) -> dict[str, float]:
+def _figures(output: Sequence[Plane], truth: Sequence[Plane], border: int, steadiness: bool) -> dict[str, float]:
     pairs = list(zip(output, truth, strict=True))
     energy = [temporal.gradient_energy(ours) / temporal.gradient_energy(theirs) for ours, theirs in pairs]
-    return {
+    figures = {
         "psnr_y": round(float(np.mean([psnr(*pair, border=border) for pair in pairs])), 4),
         "ssim_y": round(float(np.mean([ssim(*pair, border=border) for pair in pairs])), 6),
-        "tof": round(temporal.tof(output, truth), 4),
-        "warping_error": round(temporal.warping_error(output, truth), 4),
         "gradient_energy": round(float(np.mean(energy)), 4),
     }
+    if steadiness:
+        figures["tof"] = round(temporal.tof(output, truth), 4)
+        figures["warping_error"] = round(temporal.warping_error(output, truth), 4)
+    return figures
 
 
 def _name(row: Mapping[str, Any]) -> str:

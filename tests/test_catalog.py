@@ -1,10 +1,13 @@
 """The list of models, for people and for scripts."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
-from stream_sr.catalog import format_models, models_table
-from stream_sr.model import ModelSpec, list_models
+import pytest
+
+from stream_sr.catalog import format_models, measure_speed, models_table, size_class
+from stream_sr.model import ModelSpec, find_model, list_models
 
 MODELS = [
     ModelSpec("big", 2, Path("a"), parameters=12809, macs_per_pixel=12464, psnr_y={"Set5": 37.0, "Set14": 32.63}),
@@ -12,22 +15,41 @@ MODELS = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STREAM_SR_CACHE", str(tmp_path / "cache"))
+
+
 def test_the_table_is_for_scripts() -> None:
     table = models_table(MODELS)
     assert table[0] == {
-        "name": "big", "scale": 2, "parameters": 12809, "macs_per_pixel": 12464,
-        "psnr_y": {"Set5": 37.0, "Set14": 32.63}, "default": False,
+        "name": "big", "scale": 2, "tune": "clean", "class": "<15K", "parameters": 12809, "macs_per_pixel": 12464,
+        "psnr_y": {"Set5": 37.0, "Set14": 32.63}, "fps": None, "default": False,
     }  # fmt: skip
     json.dumps(table)
 
 
 def test_the_print_marks_the_default_and_leaves_out_sets_that_nobody_was_measured_on() -> None:
     head, big, small, notes = format_models(models_table(MODELS)).splitlines()
-    assert head.split() == ["model", "scale", "parameters", "MAC/pixel", "Set5", "Set14"]
-    assert big.split() == ["big", "x2", "12,809", "12,464", "37.00", "32.63"]
-    assert small.split() == ["*", "a-small-one", "x3", "900", "880", "32.50", "-"]
+    assert head.split() == ["model", "scale", "tune", "class", "params", "MACs", "Set5", "Set14"]
+    assert big.split() == ["big", "x2", "clean", "<15K", "12.8K", "12.5K", "37.00", "32.63"]
+    assert small.split() == ["*", "a-small-one", "x3", "clean", "<5K", "0.9K", "0.9K", "32.50", "-"]
     assert len({len(head), len(big), len(small)}) == 1
     assert "default" in notes
+
+
+def test_speed_is_measured_once_and_holds_for_the_very_model() -> None:
+    models = [find_model("fsrcnn-s", 2)]
+    measure_speed(models, seconds=0.05)
+    (row,) = models_table(models)
+    assert row["fps"] > 0
+    assert f"{row['fps']:.1f}" in format_models([row])
+    other = replace(models[0], onnx=find_model("fsrcnn-s", 3).onnx)
+    assert models_table([other])[0]["fps"] is None
+
+
+def test_classes() -> None:
+    assert [size_class(n) for n in (4_999, 5_000, 59_999, 150_000)] == ["<5K", "<15K", "<60K", "150K"]
 
 
 def test_no_models() -> None:

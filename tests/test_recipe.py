@@ -60,7 +60,7 @@ def test_every_packaged_recipe_holds_the_same_ten_pictures_back() -> None:
 
 def test_the_reference_designs_are_trained_from_nothing() -> None:
     assert load_recipe("autoencoder", scale=1, tune="camera").from_scale is None
-    assert load_recipe("bare-deconvolution", scale=2).l2_from == 0
+    assert load_recipe("bare-deconv", scale=2).l2_from == 0
 
 
 def test_the_recurrent_recipe_learns_from_sequences() -> None:

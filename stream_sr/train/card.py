@@ -13,6 +13,10 @@ from stream_sr.train.plots import read_log, summary
 from stream_sr.train.recipe import Recipe
 
 PAPERS = {
+    "PlainSR": "The shape of Zhang, Zeng and Zhang, *ECBSR*, ACM MM 2021, and Du and others, *ABPN*, CVPRW 2021",
+    "RecurrentSR": "The inputs of Isobe and others, *Revisiting Temporal Modeling for Video SR*, BMVC 2020",
+    "BareDeconvolution": "A reference design",
+    "Autoencoder": "A reference design: Vincent and others, ICML 2008, made convolutional",
     "FSRCNN": "Dong, Loy and Tang, *Accelerating the Super-Resolution Convolutional Neural Network*, ECCV 2016",
 }
 DATA = {
@@ -80,20 +84,21 @@ def _card(
     arguments = ", ".join(f"{key} = {value}" for key, value in recipe.network.items() if key != "kind")
     return "\n".join(
         [
-            f"# {model.name} x{model.scale}",
+            f"# {model.name} x{model.scale}" + (", tuned for cameras" if model.tune == "camera" else ""),
             "",
             *_wrap(
                 f"{kind} ({arguments}), {model.parameters:,} parameters, {model.macs_per_pixel:,} multiplications per "
                 f"input pixel. Luma in, luma out, uint8, any size." + (f" {PAPERS[kind]}." if kind in PAPERS else "")
             ),
             "",
-            "    " + f"stream-sr run SOURCE SINK --model {model.name} --scale {model.scale}",
+            "    " + f"stream-sr run SOURCE SINK --model {model.name} --scale {model.scale} --tune {model.tune}",
             "",
             "## Figures",
             "",
             *_wrap(
-                "PSNR in dB and SSIM of luma (BT.601), border cut by the scale, reduced by MATLAB-style bicubic, uint8 "
-                "in and out of the shipped ONNX."
+                "PSNR in dB and SSIM of luma (BT.601), border cut by the scale, reduced by MATLAB-style bicubic"
+                + (", then through libx264 of that CRF (veryfast, zerolatency)" if model.tune == "camera" else "")
+                + "; uint8 in and out of the shipped ONNX."
             ),
             "",
             *_figures(evaluations),
@@ -131,21 +136,37 @@ def _figures(evaluations: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str
 
 
 def _training(recipe: Recipe, run: Mapping[str, Any]) -> list[str]:
-    start = f"the x{recipe.from_scale} body" if recipe.from_scale else "bilinear interpolation"
+    start = {None: "nothing", recipe.scale: "the clean weights"}.get(
+        recipe.from_scale, f"the x{recipe.from_scale} body"
+    )
+    if recipe.network["kind"] == "FSRCNN" and not recipe.from_scale:
+        start = "bilinear interpolation"
+    loss = {"l1": "L1 loss", "bce": "binary cross-entropy"}[recipe.loss]
     done = "" if run["iterations"] >= run["of"] else f" ({run['iterations']:,} of them done)"
     squared = f", L2 after {recipe.l2_from:.0%} of the run" if recipe.l2_from < 1 else ""
     shares = "".join(f", {share:.0%} of the patches from {name}" for name, share in recipe.shares.items())
     made = (
         f"Recipe `{recipe.name}`: from {start}, {recipe.iterations:,} iterations{done} of {recipe.batch} patches of "
         f"{recipe.patch}x{recipe.patch} low-resolution pixels, Adam, learning rate {recipe.learning_rate:g} after "
-        f"{recipe.warmup} iterations of warm-up, cosine to 1e-6, L1 loss{squared}, average of the weights "
-        f"{recipe.ema:g}, seed {recipe.seed}; pictures shown at {', '.join(f'{s:g}' for s in recipe.shrinks)} of their "
-        f"size, in the eight flips and rotations{shares}. In the last {1 - recipe.round_from:.0%} the network computes "
-        "with weights rounded to bfloat16, and the shipped weights are exact in it."
+        f"{recipe.warmup} iterations of warm-up, cosine to 1e-6, {loss}{squared}, average of the weights "
+        f"{recipe.ema:g}, seed {recipe.seed}; in the eight flips and rotations{shares}."
     )
+    if recipe.tune == "clean" and recipe.frames == 1:
+        made += f" The pictures are also shown at {', '.join(f'{s:g}' for s in recipe.shrinks)} of their size."
+    if recipe.frames > 1:
+        made += f" Each example is {recipe.frames} consecutive pictures, the states empty before the first."
+    if recipe.expand:
+        made += " Each convolution is trained as the sum of branches (3x3, 1x1, 1x1 after 3x3, identity), merged after."
+    if recipe.round_from < 1:
+        made += (
+            f" In the last {1 - recipe.round_from:.0%} the network computes with weights rounded to bfloat16, and the "
+            "shipped weights are exact in it."
+        )
+    judges = "the validation set" if recipe.tune == "clean" and recipe.frames == 1 else "the validation clips"
     chosen = (
-        f"The weights are those of iteration {run['at']:,}, the best on the validation set ({run['psnr']:.2f} dB), "
-        f"whose pictures were never trained on: {', '.join(recipe.validation_images)}."
+        f"The weights are those of iteration {run['at']:,}, the best on {judges} ({run['psnr']:.2f} dB), which "
+        f"were never trained on: {', '.join(recipe.validation_images)}"
+        + (" as clips, and the clip street_dog_720p." if judges.endswith("clips") else ".")
     )
     return [*_wrap(made), "", *_wrap(chosen)]
 
