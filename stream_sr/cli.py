@@ -127,11 +127,13 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("source", metavar="SOURCE")
     sub.add_argument("sinks", metavar="SINK", nargs="+")
     _add_run_options(sub)
+    _add_metrics(sub)
 
     sub = command("preview", commands.preview_command, "show a source upscaled in a window, or in the browser", source)
     sub.add_argument("source", metavar="SOURCE")
     sub.add_argument("--web", metavar="[HOST:]PORT", help="serve a page for browsers instead of a window")
     _add_run_options(sub)
+    _add_metrics(sub)
 
     sub = command(
         "restream", commands.restream_command, "serve or publish a source at a higher resolution", _forms("SOURCE")
@@ -139,6 +141,12 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("source", metavar="SOURCE")
     sub.add_argument("url", metavar="URL", help="rtsp://@:8654/path (served here) or rtsp://host/path (published)")
     _add_run_options(sub)
+    _add_metrics(sub)
+
+    sub = command("serve", commands.serve_command, "many streams in one process; SIGHUP reads the file again")
+    sub.add_argument("file", type=Path, metavar="FILE.toml", help="[camera.NAME] with source, sinks and options each")
+    sub.add_argument("--check", action="store_true", help="read the file, say what it means, and end")
+    _add_metrics(sub)
 
     sub = command("demo", commands.demo_command, "camera, filter and viewer on this machine, over real RTSP")
     sub.add_argument("--seconds", default="20", help="how long (default 20)")
@@ -274,6 +282,11 @@ def _add(parser: argparse.ArgumentParser, *options: Option) -> None:
                 metavar = option.metavar or "|".join(option.choices)
                 box.add_argument(f"--{option.name}", dest=option.key, metavar=metavar, help=option.help)
     parser.add_argument("--config", type=Path, metavar="FILE.toml", help="options from a file")
+
+
+def _add_metrics(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--metrics-port", metavar="PORT", help="serve /metrics (Prometheus) and /healthz there")
+    parser.add_argument("--metrics-host", metavar="HOST", help="... at this address (default 127.0.0.1)")
 
 
 def _add_json(parser: argparse.ArgumentParser) -> None:

@@ -8,6 +8,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from fractions import Fraction
 from functools import partial
@@ -26,11 +27,13 @@ from stream_sr.config import (
     whole,
 )
 from stream_sr.errors import ConfigError, PipelineStalled, StreamSRError
+from stream_sr.media import redact
 from stream_sr.model import TUNES
 from stream_sr.terminal import Interrupts, Stopper, check_json, command_line, flush, print_result, write_json
 
 if TYPE_CHECKING:
     from stream_sr.model import BuildKey
+    from stream_sr.pipeline import Pipeline
     from stream_sr.train.recipe import Recipe
 
 EXIT_ABORTED = 130
@@ -68,8 +71,25 @@ def _filter(parsed: argparse.Namespace, sinks: Sequence[str]) -> int:
     if parsed.json == "-" and "-" in sinks:
         raise ConfigError("the picture and --json cannot both go to standard output; give --json a file")
     check_json(parsed.json)
-    with Interrupts() as interrupts:
-        outcome = run(parsed.source, sinks, _config(parsed), Hooks(started=interrupts.attach))
+    config = _config(parsed)
+    with ExitStack() as stack:
+        camera = None
+        if parsed.metrics_port is not None:
+            from stream_sr.metrics import Cameras, MetricsServer
+
+            cameras = Cameras()
+            camera = cameras.add("main")
+            port = _metrics_port(parsed.metrics_port)
+            stack.enter_context(MetricsServer(cameras, port, parsed.metrics_host or "127.0.0.1"))
+        interrupts = stack.enter_context(Interrupts())
+
+        def started(pipeline: Pipeline) -> None:
+            interrupts.attach(pipeline)
+            if camera is not None:
+                camera.attach(pipeline)
+
+        ticked = camera.tick if camera is not None else lambda stats: None
+        outcome = run(parsed.source, sinks, config, Hooks(started=started, ticked=ticked))
     code = _end_of_run(parsed.json, outcome.report, outcome.error, interrupts)
     if code == 0 and "-" not in sinks and parsed.json != "-":
         logging.getLogger("stream_sr").info("%s", _closing_line(outcome.report))
@@ -99,6 +119,31 @@ def _closing_line(report: Mapping[str, Any]) -> str:
 
     sizes = " > ".join(f"{report[side]['width']}x{report[side]['height']}" for side in ("source", "output"))
     return f"{report['frames_out']} of {report['frames_in']} frames  " + describe(sizes, report["fps"], dict(report))
+
+
+def serve_command(parsed: argparse.Namespace) -> int:
+    from stream_sr.metrics import Cameras, MetricsServer
+    from stream_sr.serve import Supervisor
+
+    cameras = Cameras()
+    supervisor = Supervisor(parsed.file, cameras)
+    if parsed.check:
+        for plan in supervisor.fleet.cameras:
+            print(f"{plan.name}: {redact(plan.source)} > {', '.join(map(redact, plan.sinks))}")
+        return 0
+    with ExitStack() as stack:
+        fleet = supervisor.fleet
+        port = fleet.metrics_port if parsed.metrics_port is None else _metrics_port(parsed.metrics_port)
+        if port is not None:
+            stack.enter_context(MetricsServer(cameras, port, parsed.metrics_host or fleet.metrics_host))
+        interrupts = stack.enter_context(Interrupts(reload=supervisor.reload))
+        interrupts.attach(supervisor)
+        supervisor.run()
+    return EXIT_ABORTED if interrupts.count > 1 else 0
+
+
+def _metrics_port(text: str) -> int:
+    return int(Option("metrics-port", "", whole(0, 65535)).read(text, "--metrics-port"))
 
 
 def demo_command(parsed: argparse.Namespace) -> int:

@@ -227,16 +227,27 @@ class Config:
 RIVALS = (("crf", "bitrate"), ("size", "scale"))
 
 
+def file_options() -> dict[str, Option]:
+    """What may stand in a file or in the environment, by key."""
+    return {option.key: option for option in RUN_OPTIONS} | {"overwrite": Option("overwrite", "", switch)}
+
+
 def make_config(
-    flags: Mapping[str, Any], *, environment: Mapping[str, str] = os.environ, file: Path | None = None
+    flags: Mapping[str, Any],
+    *,
+    environment: Mapping[str, str] = os.environ,
+    file: Path | Mapping[str, Any] | None = None,
 ) -> Config:
-    """One configuration. ``flags`` are parsed values (None: not given). Raises ConfigError."""
-    options = {option.key: option for option in RUN_OPTIONS} | {"overwrite": Option("overwrite", "", switch)}
+    """One configuration. ``flags`` are parsed values (None: not given), and so is a ``file`` that was read already.
+
+    Raises ConfigError.
+    """
+    options = file_options()
     found = {f"STREAM_SR_{key.upper()}": key for key in options}
     given = {key: value for key, value in flags.items() if key in options and value is not None}
     values: dict[str, Any] = {}
     for layer in (
-        _read_file(file, options) if file is not None else {},
+        read_values(read_toml(file), str(file)) if isinstance(file, Path) else dict(file or {}),
         {key: options[key].read(environment[name], name) for name, key in found.items() if name in environment},
         given,
     ):
@@ -251,18 +262,23 @@ def make_config(
     return Config(**values, asked=frozenset(given))
 
 
-def _read_file(file: Path, options: Mapping[str, Option]) -> dict[str, Any]:
+def read_toml(file: Path) -> dict[str, Any]:
+    """A TOML file. Raises ConfigError."""
     try:
-        raw = tomllib.loads(file.read_text())
+        return tomllib.loads(file.read_text())
     except OSError as error:
         raise ConfigError(f"configuration {file} cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"configuration {file} is not TOML: {error}") from error
-    values = {}
+
+
+def read_values(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Options as they stand in a table of a file, parsed. Raises ConfigError."""
+    options, values = file_options(), {}
     for name, value in raw.items():
         key = name.replace("-", "_")
         if key not in options:
-            raise ConfigError(f"{file}: no option '{name}'; there are {', '.join(sorted(options))}")
+            raise ConfigError(f"{where}: no option '{name}'; there are {', '.join(sorted(options))}")
         text = str(value).lower() if isinstance(value, bool) else str(value)
-        values[key] = options[key].read(text, f"{file}: {name}")
+        values[key] = options[key].read(text, f"{where}: {name}")
     return values

@@ -77,6 +77,7 @@ class Pipeline:
         self._stop_wanted = self._abort_wanted = False
         self._source_ended = False  # by itself, with everything delivered
         self._rings: list[RingBuffer[Queued] | RingBuffer[Packet]] = []
+        self._queues: dict[str, RingBuffer[Queued] | RingBuffer[Packet]] = {}
         self._workers: list[Worker] = []
         self._cleanup: list[Callable[[], None]] = []
 
@@ -93,6 +94,10 @@ class Pipeline:
         """Drop everything and end. Returns at once."""
         self._abort_wanted = True
         self._stop_wanted = True
+
+    def queues(self) -> dict[str, int]:
+        """How many wait in each queue now, by what it leads to. From any thread."""
+        return {name: len(ring) for name, ring in dict(self._queues).items()}
 
     # -- the run -------------------------------------------------------------------------------------------------
 
@@ -121,19 +126,19 @@ class Pipeline:
         frame_sinks, packet_sinks = split_sinks(plan.sinks)
         names = {id(sink): self.stats.add_output(sink.name) for sink in plan.sinks}
         output = plan.output
-        ring_a = self._frame_ring("overload", None)
+        self._queues["inference"] = ring_a = self._frame_ring("overload", None)
         branches: list[RingBuffer[Queued]] = []
         consumers: list[tuple[str, Callable[[], None]]] = []
         for sink in frame_sinks:
             name = names[id(sink)]
-            ring = self._frame_ring("slow output", [name])
+            self._queues[name] = ring = self._frame_ring("slow output", [name])
             branches.append(ring)
             self._cleanup.append(sink.close)
             sink.open(output)
             consumers.append((name, partial(self._show, name, sink, ring)))
         if packet_sinks:
             group = {names[id(sink)]: sink for sink in packet_sinks}
-            ring = self._frame_ring("slow encoder", list(group))
+            self._queues["encode"] = ring = self._frame_ring("slow encoder", list(group))
             branches.append(ring)
             consumers += self._encoding(group, ring, output)
         else:
@@ -290,6 +295,7 @@ class Pipeline:
                 is_key=lambda packet: packet.key,
             )
             self._rings.append(packets)
+            self._queues[name] = packets
             outlets.append(packets)
             self._cleanup.append(sink.close)
             sink.open(encoder.stream.with_lane(lane))

@@ -41,6 +41,7 @@ class Hooks:
     """What the caller of a run wants to know while it goes."""
 
     started: Callable[[Pipeline], None] = lambda _: None  # just before the first frame; keep it to stop the run
+    ticked: Callable[[Stats], None] = lambda _: None  # four times a second, in the thread of the run
     show_status: bool = True
     seen: Callable[[Frame, Frame], None] = lambda before, after: None  # shown each input and result, both borrowed
 
@@ -142,6 +143,7 @@ def run(source: str, sinks: Sequence[str], config: Config, hooks: Hooks | None =
         panel = _Panel(plan, displays, controls) if controls is not None else None
 
         def tick(stats: Stats) -> None:
+            hooks.ticked(stats)
             for shown in (status, panel):
                 if shown is not None:
                     shown.show(stats)

@@ -55,6 +55,13 @@ class Histogram:
         other.count, other.sum_ns, other.max_ns = self.count, self.sum_ns, self.max_ns
         return other
 
+    def below(self, ns: int) -> int:
+        """How many were at most ``ns``, to 0.5 % of it."""
+        if ns < FLOOR_NS:
+            return 0
+        bucket = int(math.log(ns / FLOOR_NS) / math.log(STEP) + 0.5)
+        return int(self.counts[: bucket + 1].sum())
+
     def summary(self) -> dict[str, float]:
         """p50, p95, p99, mean and max in milliseconds, and the count."""
         if not self.count:
@@ -160,6 +167,11 @@ class Stats:
         """A copy of the latencies so far; two of them make those of the time between, with `Histogram.since`."""
         with self._lock:
             return self._latency.copy()
+
+    def histograms(self) -> dict[str, Histogram]:
+        """Copies of all histograms: of every stage, and ``latency``."""
+        with self._lock:
+            return {name: one.copy() for name, one in self._stages.items()} | {"latency": self._latency.copy()}
 
     def summary(self) -> dict[str, Any]:
         """``frames_in``, ``frames_out``, ``dropped``, ``fps``, ``latency_ms``, ``stages_ms`` and the other counters.

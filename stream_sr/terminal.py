@@ -24,16 +24,20 @@ class StoppedEarly(KeyboardInterrupt):
 
 
 class Interrupts:
-    """Ctrl-C and SIGTERM: the first stops softly, the second aborts. The handler takes no lock."""
+    """Ctrl-C and SIGTERM: the first stops softly, the second aborts. The handler takes no lock.
 
-    def __init__(self) -> None:
+    SIGHUP does the same, or with ``reload`` calls that.
+    """
+
+    def __init__(self, *, reload: Callable[[], None] | None = None) -> None:
         self.count = 0
+        self._reload = reload
         self._pipeline: Any = None
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Interrupts:
         for which in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(which) is not signal.SIG_IGN:  # nohup
+            if signal.getsignal(which) is not signal.SIG_IGN or self._reload is not None:  # ignored: nohup
                 self._before[which] = signal.signal(which, self._handle)
         return self
 
@@ -41,6 +45,9 @@ class Interrupts:
         self._pipeline = pipeline
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGHUP and self._reload is not None:
+            self._reload()
+            return
         self.count += 1
         if self._pipeline is None:
             raise StoppedEarly if self.count == 1 else KeyboardInterrupt

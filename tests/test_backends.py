@@ -28,7 +28,7 @@ from stream_sr.color import ColorInfo, Siting, chroma_kernel
 from stream_sr.engine import LIVE_FIDELITY, Engine, EngineOptions
 from stream_sr.errors import ConfigError, EngineBuildError, EngineRunError, EngineUnavailable, ModelError
 from stream_sr.frame import Frame, Plane, StreamInfo, chroma_shape, read_only
-from stream_sr.model import ModelSpec
+from stream_sr.model import ModelSpec, find_model
 from stream_sr.networks import build_network
 from stream_sr.quality import psnr, texture
 from stream_sr.ring import FramePool
@@ -551,3 +551,15 @@ def _only_trials(sized: object) -> object:
 def test_threads_are_those_this_process_may_use() -> None:
     assert output.cpu_threads(EngineOptions()) >= 1
     assert output.cpu_threads(EngineOptions(threads=3)) == 3
+
+
+def test_streams_of_one_process_share_what_is_compiled() -> None:
+    options = EngineOptions(backend="openvino", precision="fp32", keep=False)
+    info = StreamInfo(66, 50, Fraction(1, 30))
+    before = len(openvino._shared)
+    engines = [open_engine(find_model("fsrcnn-s", 2), info, options) for _ in range(3)]
+    assert len(openvino._shared) == before + 1
+    for engine in engines:
+        engine.close()
+    del engine, engines
+    assert len(openvino._shared) == before

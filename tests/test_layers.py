@@ -34,6 +34,9 @@ LAYERS: list[set[str]] = [
         "sheets",
         "doctor",
         "catalog",
+        "metrics",
+        "serve",
+        "latency",
     },
     {"terminal", "commands"},
     {"cli", "__main__"},
@@ -49,6 +52,7 @@ LIBRARIES = {
     "tensorrt": {"backends/tensorrt"},
     "websockets": {"sinks/web_server", "sinks/web_viewer"},
     "aiortsp": {"sources/rtsp_client", "sources/rtsp_connection"},
+    "prometheus_client": {"metrics"},
     "threading.Thread": {"threads"},
 }
 

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import io
 import logging
+import threading
 from collections import deque
 from functools import lru_cache
 from importlib import metadata
 from importlib.util import find_spec
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 
@@ -146,6 +148,23 @@ def _compile_cached(
         compute_capability=" ".join(sorted(core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))), driver="",
         precision=precision, profile=f"{size[1]}x{size[0]}, {threads} threads, {streams} streams", head=head,
     )  # fmt: skip
+    with _sharing:
+        if (shared := _shared.get(key)) is not None:
+            return shared
+        compiled = _load_or_compile(key, graph, size, precision, threads, streams, keep)
+        _shared[key] = compiled
+        return compiled
+
+
+# What is compiled once serves every stream of this process that needs the same, for as long as one does. Each has its
+# own requests, which OpenVINO serves in the order they come.
+_shared: WeakValueDictionary[BuildKey, Any] = WeakValueDictionary()
+_sharing = threading.Lock()
+
+
+def _load_or_compile(
+    key: BuildKey, graph: Graph, size: tuple[int, int], precision: str, threads: int, streams: int, keep: bool
+) -> Any:
     blob = cache.load(key)
     if blob is not None:
         try:

@@ -1,0 +1,154 @@
+"""Many streams in one process: the file, and who fails, restarts and is left alone."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from stream_sr import serve
+from stream_sr.errors import ConfigError
+from stream_sr.metrics import Cameras
+from stream_sr.serve import Supervisor, read_fleet
+from stream_sr.threads import Worker
+
+ONE = """
+[all]
+backend = "bicubic"
+[camera.{name}]
+source = "synthetic:128x96@30"
+sinks = ["null:"]
+"""
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left() -> Iterator[None]:
+    before = set(threading.enumerate())
+    yield
+    assert set(threading.enumerate()) <= before
+
+
+def until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+# --- the file
+
+
+def test_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STREAM_SR_MAX_LATENCY", "200")
+    file = tmp_path / "cameras.toml"
+    file.write_text(
+        'metrics-port = 9100\n[all]\nmodel = "fsrcnn-s"\nread-timeout = 2\nmax-latency = 100\n'
+        '[camera.door]\nsource = "rtsp://h/a"\nsinks = ["rtsp://@:8554/a", "x-%H.mkv"]\nread-timeout = 3\n'
+        '[camera.yard]\nsource = "rtsp://h/b"\nsinks = ["rtsp://@:8554/b"]\n'
+    )
+    fleet = read_fleet(file)
+    assert (fleet.metrics_port, fleet.metrics_host) == (9100, "127.0.0.1")
+    door, yard = fleet.cameras
+    assert (door.name, door.source, door.sinks) == ("door", "rtsp://h/a", ("rtsp://@:8554/a", "x-%H.mkv"))
+    assert (door.config.read_timeout, yard.config.read_timeout) == (3, 2)
+    assert {plan.config.model for plan in fleet.cameras} == {"fsrcnn-s"}
+    assert {plan.config.max_latency for plan in fleet.cameras} == {200}  # the environment goes before [all]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "names no camera"),
+        ("camera = 3", "names no camera"),
+        ("x = 1\n[camera.a]", "'x' is not known"),
+        ("[camera]\na = 2", "is no table"),
+        ("[camera.a]\nsinks = ['null:']", "has no source"),
+        ("[camera.a]\nsource = 'rtsp://h/x'", "has no sinks"),
+        ("[camera.a]\nsource = 'rtsp://h/x'\nsinks = 'null:'", "has no sinks"),
+        ("[camera.a]\nsource = 'rtsp://h/x'\nsinks = ['null:']\nscal = 2", "no option 'scal'"),
+        ("[camera.a]\nsource = 'rtsp://h/x'\nsinks = ['null:']\nscale = 9", "whole number from 1 to 4"),
+        ("[camera.a]\nsource = 'rtsp://h/x'\nsinks = ['window:']", "stream-sr run"),
+        ("metrics-port = 'x'\n[camera.a]\nsource = 'r'\nsinks = ['null:']", "metrics-port"),
+        ("[camera.a]\nsource = 'r'\nsinks = ['b.mkv']\n[camera.c]\nsource = 'r'\nsinks = ['b.mkv']", "both a and c"),
+        ("[camera.a]\nsource='r'\nsinks=['null:']\n[camera.c]\nsource='r'\nsinks=['null:']\ndevice=1", "one GPU"),
+        ("[camera.a", "is not TOML"),
+    ],
+)
+def test_mistakes_in_the_file(tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "c.toml").write_text(text)
+    with pytest.raises(ConfigError, match=words):
+        read_fleet(tmp_path / "c.toml")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_fleet(tmp_path / "none.toml")
+
+
+# --- running
+
+
+@contextmanager
+def running(supervisor: Supervisor) -> Iterator[None]:
+    """In a thread, stopped with the block."""
+    worker = Worker("supervisor", supervisor.run)
+    try:
+        yield
+    finally:
+        supervisor.stop()
+        assert worker.join(20)
+    assert worker.error is None
+
+
+def test_a_camera_fails_alone_and_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serve, "FIRST_WAIT_SECONDS", 0.01)
+    file = tmp_path / "c.toml"
+    file.write_text(
+        ONE.format(name="good") + f'[camera.bad]\nsource = "{tmp_path}/none.mp4"\nsinks = ["null:"]\n'
+        '[camera.wrong]\nsource = "synthetic:128x96@30"\nsinks = ["null:"]\nmodel = "nonsense"\nbackend = "auto"\n'
+    )
+    cameras = Cameras()
+    with running(Supervisor(file, cameras)):
+        until(lambda: len(list(cameras)) == 3)
+        states = {camera.name: camera for camera in cameras}
+        until(lambda: states["good"].health() == "live" and states["bad"].restarts >= 2)
+        until(lambda: states["wrong"].state == "failed")
+        assert "no such file" in states["bad"].error
+        assert "nonsense" in states["wrong"].error
+        assert not cameras.health()[0]
+    assert list(cameras) == []
+
+
+def test_reloading_leaves_the_unchanged_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = tmp_path / "c.toml"
+    second = '[camera.second]\nsource = "synthetic:128x96@{fps}"\nsinks = ["null:"]\n'
+    file.write_text(ONE.format(name="first") + second.format(fps=30))
+    cameras = Cameras()
+    supervisor = Supervisor(file, cameras)
+    with running(supervisor):
+        until(lambda: [camera.health() for camera in cameras] == ["live", "live"])
+        first, before = cameras
+        pipeline = first.pipeline
+        file.write_text(
+            ONE.format(name="first") + second.format(fps=25) + second.format(fps=10).replace("second", "third")
+        )
+        supervisor.reload()
+        until(lambda: [camera.health() for camera in cameras if camera.name != "first"] == ["live", "live"])
+        assert {camera.name for camera in cameras} == {"first", "second", "third"}
+        assert first.pipeline is pipeline
+        assert before not in list(cameras)
+        file.write_text("nonsense = [")
+        supervisor.reload()
+        until(lambda: "stay as they are" in caplog.text)
+        assert first.pipeline is pipeline
+        file.write_text(ONE.format(name="first"))
+        supervisor.reload()
+        until(lambda: [camera.name for camera in cameras] == ["first"])
+        supervisor.abort()
+
+
+def test_a_source_that_ends_is_no_failure(tmp_path: Path) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text(ONE.format(name="short") + "duration = 0.2\n")
+    worker = Worker("supervisor", Supervisor(file, Cameras()).run)
+    assert worker.join(20)
+    assert worker.error is None
