@@ -212,7 +212,8 @@ class Config:
         return SinkOptions(
             overwrite=self.overwrite, audio=self.audio, source=source, reconnect=self.reconnect,
             viewer_user=self.viewer_user, viewer_password=self.viewer_password, max_viewers=self.max_viewers,
-            web_read_only=self.web_read_only, web_names=(self.web_name,) if self.web_name else (),
+            record_dir=self.record_dir, web_read_only=self.web_read_only,
+            web_names=(self.web_name,) if self.web_name else (),
         )  # fmt: skip
 
     def engine_options(self, *, depth: int, live: bool = False) -> EngineOptions:

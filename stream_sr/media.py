@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from stream_sr.frame import Frame, StreamInfo
@@ -38,6 +39,7 @@ class SinkOptions:
     max_viewers: int = 64  # of each stream
     source: str = ""  # address of the input, which is never overwritten without `overwrite`
     reconnect: float | None = None  # seconds to try for to get a lost server back; None: for ever, 0: not at all
+    record_dir: Path | None = None  # where displays put recordings and pictures
     web_read_only: bool = False  # the page shows and changes nothing
     web_names: tuple[str, ...] = ()  # names under which it may be asked for, besides addresses and this machine's own
 

@@ -6,18 +6,17 @@ import base64
 import functools
 import io
 import math
-import os
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pytest
+from peers import need
 from PIL import Image
 
 from stream_sr import barcode
@@ -39,18 +38,10 @@ Picture = npt.NDArray[np.uint8]  # [H, W, 3], RGB
 Planes = tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8], npt.NDArray[np.uint8]]
 
 
-def need(found: Any, what: str) -> None:
-    """Skip without ``what``, or fail where it was promised (STREAM_SR_REQUIRE_PEERS)."""
-    if not found:
-        if os.environ.get("STREAM_SR_REQUIRE_PEERS"):
-            pytest.fail(f"{what} is missing, and STREAM_SR_REQUIRE_PEERS promises it")
-        pytest.skip(f"{what} is not installed")
-
-
 def chromium() -> str:
     """Path of Debian's browser, or of another Chromium."""
     found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    need(found, "Chromium")
+    need(found is not None, "Chromium", "chromium")
     assert found is not None
     return found
 
@@ -177,3 +168,16 @@ def luma(picture: Picture) -> npt.NDArray[np.uint8]:
 def psnr(one: Picture, other: Picture) -> float:
     error = float(np.mean((one.astype(float) - other.astype(float)) ** 2))
     return 10 * math.log10(255**2 / error) if error else math.inf
+
+
+def figures(model: str = "tiny", recording: bool = False) -> Mapping[str, Any]:
+    choice = {"value": model, "values": ["tiny", "fast", "bad"], "keys": ["tiny", "fast"]}
+    return {
+        "source": {"name": "feed", "width": 320, "height": 180}, "output": {"width": WIDTH, "height": HEIGHT},
+        "engine": {"model": model, "scale": 2, "backend": "openvino", "precision": "bf16", "device": "CPU"},
+        "fps_in": 15.0, "fps_out": 14.5, "latency_ms": {"p50": 12.34, "p99": None}, "dropped": {"overload": 3},
+        "lost_in_source": {"corrupt_packets": 1}, "cpu": {"process": 10.0, "machine": 20.0}, "memory_mib": 150.0,
+        "gpus": [{"name": "GPU X", "percent": 33}],
+        "controls": {"choices": {"model": choice}, "message": "",
+                     "recording": {"on": recording, "file": "", "seconds": 2.0, "error": ""}},
+    }  # fmt: skip

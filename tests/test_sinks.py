@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import select
 import socket
 import subprocess
 import sys
@@ -30,13 +29,12 @@ from stream_sr.codec.encoder import Encoder
 from stream_sr.codec.h264 import split_annexb
 from stream_sr.codec.picture import picture_planes
 from stream_sr.codec.rtp import Depacketiser
-from stream_sr.color import ColorInfo, guess_unknown
-from stream_sr.errors import ConfigError, SinkError, SinkOpenError, SinkWriteError
-from stream_sr.frame import Frame, StreamInfo, empty_planes
+from stream_sr.color import ColorInfo
+from stream_sr.errors import ConfigError, SinkOpenError, SinkWriteError
+from stream_sr.frame import Frame, StreamInfo
 from stream_sr.media import EncodedStream, EncoderOptions, Lane, Packet, SinkOptions, Track
 from stream_sr.ring import FramePool
 from stream_sr.sinks import ADDRESSES, open_sink
-from stream_sr.sinks import window as window_module
 from stream_sr.sinks.av import CONTAINERS, FileSink
 from stream_sr.sinks.null import NullSink
 from stream_sr.sinks.publish import PublishSink
@@ -1032,175 +1030,6 @@ def test_sound_is_published_too() -> None:
 def test_addresses_without_a_host_or_port_are_refused(url: str) -> None:
     with pytest.raises(SinkOpenError):
         PublishSink(url, SinkOptions()).check()
-
-
-# --- the window ------------------------------------------------------------------------------------------------------
-
-
-def test_without_a_display_the_window_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("DISPLAY", raising=False)
-    with pytest.raises(SinkOpenError, match="DISPLAY is not set"):
-        open_sink("window:", SinkOptions())
-    for display, words in ((":7654", "does not answer"), ("nonsense", "should look like")):
-        monkeypatch.setenv("DISPLAY", display)
-        with pytest.raises(SinkOpenError, match=words) as caught:
-            open_sink("window:", SinkOptions())
-        assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(("answer", "words"), [(b"\x00\x04\x0b\x00\x00\x00\x01\x00nope", "nope"), (b"", "closed the")])
-def test_a_display_that_refuses_is_told_with_its_reason(tmp_path: Path, answer: bytes, words: str) -> None:
-    cookie = bytes(range(16))
-    authority = tmp_path / "authority"
-    fields = (b"host", b"54", b"MIT-MAGIC-COOKIE-1", cookie)
-    authority.write_bytes(b"\x01\x00" + b"".join(len(field).to_bytes(2, "big") + field for field in fields))
-    asked: list[bytes] = []
-
-    def serve() -> None:
-        connection, _ = listener.accept()
-        with connection:
-            asked.append(connection.recv(4096))
-            connection.sendall(answer)
-
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        number = listener.getsockname()[1] - 6000
-        authority.write_bytes(authority.read_bytes().replace(b"\x00\x0254", b"\x00\x00"))
-        worker = Worker("display", serve)
-        environment = {"DISPLAY": f"127.0.0.1:{number}.0", "XAUTHORITY": str(authority)}
-        with pytest.raises(SinkOpenError, match=words):
-            window_module.ask_display(environment)
-        assert worker.join(5)
-    assert cookie in asked[0]
-    assert asked[0][:1] == b"l"
-
-
-def test_the_picture_of_the_window_has_the_streams_own_matrix_range_and_aspect() -> None:
-    from av.video.reformatter import VideoReformatter
-
-    planes = empty_planes(64, 48)
-    red_601, red_709 = (81, 90, 240), (63, 102, 240)  # full red in limited range, ITU-R BT.601 and BT.709
-    full_grey = (0, 128, 128)
-    for values, color, expected in (
-        (red_601, ColorInfo(6, 1), (0, 0, 255)),
-        (red_709, ColorInfo(1, 1), (0, 0, 255)),
-        (full_grey, ColorInfo(6, 2), (0, 0, 0)),
-        ((235, 128, 128), ColorInfo(6, 2), (235, 235, 235)),
-        ((235, 128, 128), ColorInfo(6, 1), (255, 255, 255)),
-    ):
-        for plane, value in zip(planes, values, strict=True):
-            plane[...] = value
-        frame = Frame(planes, 0, Fraction(1, 25), color=color, sample_aspect=Fraction(4, 3))
-        pixels = window_module.to_bgr(frame, 0, VideoReformatter())
-        assert pixels.shape == (48, 85, 3)
-        assert np.abs(pixels.astype(int) - expected).max() <= 2
-    planes[0][:, :32], planes[0][:, 32:] = 16, 235
-    turned = window_module.to_bgr(Frame(planes, 0, Fraction(1, 25), color=ColorInfo(6, 1)), 90, VideoReformatter())
-    assert turned.shape == (64, 48, 3)
-    assert turned[:28].max() < 20  # what was left is above after a quarter turn clockwise
-    assert turned[36:].min() > 235
-
-
-@pytest.mark.parametrize(("told", "red"), [(2, (81, 90, 240)), (1, (63, 102, 240))], ids=["untagged", "BT.709"])
-def test_the_window_does_not_guess_colours_from_the_larger_size(told: int, red: tuple[int, int, int]) -> None:
-    """The run writes on every frame what it guessed for its 320x180 input: BT.601, unless the input says another."""
-    from av.video.reformatter import VideoReformatter
-
-    planes = empty_planes(1280, 720)
-    for plane, value in zip(planes, red, strict=True):
-        plane[...] = value
-    color = guess_unknown(ColorInfo(told), width=320, height=180)
-    pixels = window_module.to_bgr(Frame(planes, 0, Fraction(1, 25), color=color), 0, VideoReformatter())
-    assert np.abs(pixels.astype(int) - (0, 0, 255)).max() <= 2
-
-
-@pytest.fixture
-def shown() -> Iterator[Any]:
-    """The process of a window, on no display yet."""
-    try:
-        process = window_module._Viewer("test")
-    except SinkOpenError as error:
-        assert "install" in str(error)  # noqa: PT017 - OpenCV cannot be loaded here
-        pytest.skip(str(error))
-    yield process
-    process.close()
-
-
-def ended(descriptor: int) -> bool:
-    """Whether the process of a pidfd ends within ten seconds."""
-    try:
-        return bool(select.select([descriptor], [], [], 10)[0])
-    finally:
-        os.close(descriptor)
-
-
-def test_closing_a_window_that_was_never_opened_ends_its_process(shown: Any) -> None:
-    process = os.pidfd_open(shown._process.pid)
-    sink = window_module.WindowSink()
-    sink._viewer = shown
-    sink.close()
-    sink.close()
-    assert ended(process)
-    assert shown._process.returncode == 0
-
-
-OWNER = """
-import sys
-from stream_sr.sinks.window import _Viewer
-viewer = _Viewer("test")
-print(viewer._process.pid, flush=True)
-sys.stdin.read()
-"""
-
-
-@pytest.mark.usefixtures("shown")
-def test_the_windows_process_ends_with_a_killed_parent() -> None:
-    with subprocess.Popen(
-        [sys.executable, "-c", OWNER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as owner:
-        assert owner.stdout is not None
-        process = os.pidfd_open(int(owner.stdout.readline()))
-        owner.kill()
-    assert ended(process)
-
-
-def test_the_window_runs_on_a_real_display(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Opened, written, its keys and its end seen. Needs Xvfb; the key needs xdotool."""
-    import shutil
-
-    if shutil.which("Xvfb") is None:
-        pytest.skip("Xvfb is not installed (apt-get install xvfb)")
-    reader, writer = os.pipe()
-    server = subprocess.Popen(
-        ["Xvfb", "-displayfd", str(writer), "-screen", "0", "640x480x24"], pass_fds=(writer,), stderr=subprocess.DEVNULL
-    )
-    os.close(writer)
-    with open(reader) as numbers:
-        monkeypatch.setenv("DISPLAY", f":{numbers.readline().strip()}")
-    monkeypatch.setenv("XAUTHORITY", os.devnull)
-    sink: Any = open_sink("window:", SinkOptions())
-    try:
-        assert window_module.ask_display(os.environ) == (640, 480)
-        sink.open(INFO)
-        for frame in frames(INFO, [i * STEP for i in range(5)]):
-            assert sink.write(frame) is True
-        if shutil.which("xdotool"):
-            press = subprocess.Popen(
-                ["xdotool", "search", "--sync", "--name", "^stream_sr$", "windowfocus", "key", "--window", "%1", "q"],
-                stderr=subprocess.DEVNULL,
-            )
-            press.wait(20)
-            many = frames(INFO, [i * STEP for i in range(5, 500)])
-            assert any(sink.write(frame) is False for frame in many)
-        server.terminate()
-        server.wait(10)
-        with pytest.raises(SinkError, match="window is gone"):
-            for frame in frames(INFO, [i * STEP for i in range(500)]):
-                sink.write(frame)
-    finally:
-        sink.close()
-        sink.close()
-        server.kill()
-        server.wait(10)
 
 
 def test_mpegts_refuses_sound_that_nothing_would_play(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -19,15 +19,16 @@ from browser import (
     Picture,
     canvas,
     chromium,
+    figures,
     from_png,
     luma,
-    need,
     pair,
     psnr,
     sides,
     wait_for,
     wait_for_pictures,
 )
+from peers import need
 
 from stream_sr import barcode
 from stream_sr.codec.pairs import arrange
@@ -46,7 +47,7 @@ LEAST_DB = 35.0
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    need(sync_playwright, "playwright")
+    need(sync_playwright is not None, "playwright", "python3-pip, then pip install playwright")
     with sync_playwright() as playwright:
         running = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
         yield running
@@ -260,19 +261,6 @@ class Asked:
         if value == "bad":
             raise ConfigError("that cannot be")
         self.changes.append((name, value))
-
-
-def figures(model: str = "tiny", recording: bool = False) -> Mapping[str, Any]:
-    choice = {"value": model, "values": ["tiny", "fast", "bad"], "keys": ["tiny", "fast"]}
-    return {
-        "source": {"name": "feed", "width": 320, "height": 180}, "output": {"width": WIDTH, "height": HEIGHT},
-        "engine": {"model": model, "scale": 2, "backend": "openvino", "precision": "bf16", "device": "CPU"},
-        "fps_in": 15.0, "fps_out": 14.5, "latency_ms": {"p50": 12.34, "p99": None}, "dropped": {"overload": 3},
-        "lost_in_source": {"corrupt_packets": 1}, "cpu": {"process": 10.0, "machine": 20.0}, "memory_mib": 150.0,
-        "gpus": [{"name": "GPU X", "percent": 33}],
-        "controls": {"choices": {"model": choice}, "message": "",
-                     "recording": {"on": recording, "file": "", "seconds": 2.0, "error": ""}},
-    }  # fmt: skip
 
 
 def test_controls_ask_for_changes_and_show_what_is(browser: Any) -> None:

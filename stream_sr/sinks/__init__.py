@@ -56,7 +56,7 @@ def _construct(address: str, options: SinkOptions) -> FrameSink | PacketSink:
     if address == "window:":
         from stream_sr.sinks.window import WindowSink
 
-        return WindowSink()
+        return WindowSink(options)
     if is_page(address):
         from stream_sr.sinks.web import WebSink
 

@@ -1,4 +1,4 @@
-"""A window on the desktop that shows the pictures, through OpenCV."""
+"""A window on the desktop that shows the pictures, before and after, through OpenCV."""
 
 from __future__ import annotations
 
@@ -6,57 +6,79 @@ import logging
 import mmap
 import os
 import socket
-import struct
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from av.video.reformatter import VideoReformatter
 
 from stream_sr.codec.decode import SWSCALE_MATRIX
+from stream_sr.codec.pairs import Bicubic, Form, form_of
 from stream_sr.codec.rgb import QUICK, to_rgb
 from stream_sr.color import Matrix
-from stream_sr.errors import SinkOpenError, SinkWriteError
+from stream_sr.errors import SinkOpenError, SinkWriteError, StreamSRError
 from stream_sr.frame import Frame, StreamInfo
+from stream_sr.media import Controls, SinkOptions
 from stream_sr.sinks import viewer
+from stream_sr.sinks.x11 import INSTEAD, ask_display
 
 log = logging.getLogger("stream_sr")
 
 SHARE_OF_SCREEN = 0.9  # the window opens no larger than this part of the screen; it can be resized
 QUIT_KEYS = (ord("q"), ord("Q"), 27)
-CONNECT_SECONDS = 3.0
+RECORD_KEYS = (ord("r"), ord("R"))
+MODEL_KEYS = (ord("1"), ord("2"), ord("3"), ord("4"))
 ANSWER_SECONDS = 10.0  # to load OpenCV on a busy machine; a picture takes milliseconds
+
+Pixels = npt.NDArray[np.uint8]  # BGR, [H, W, 3]
 
 
 class WindowSink:
     """Shows each frame as soon as it comes; q, Esc or the close button end the run (`write` returns False).
 
-    Pixels are converted with the stream's own matrix and range, stretched to square pixels and turned by the stream's
-    rotation. The window belongs to a process of its own (see `viewer`), which `check` starts and `close` ends; nothing
-    that happens to it, or to the display, can take this process along.
+    Left of a line that the mouse moves is the source by bicubic, right of it the result; what else can be done says
+    `viewer.HELP`. PNGs go into ``record_dir``, or where the program was started. Pixels are converted with the stream's
+    own matrix and range, stretched to square pixels and turned by the stream's rotation. The window belongs to a
+    process of its own (see `viewer`), which `check` starts and `close` ends; nothing that happens to it, or to the
+    display, can take this process along. See `media.FrameSink` and `media.Display`.
     """
 
     name = "window:"
     paced = True
-    pairs = False
+    pairs = True
 
-    def __init__(self, title: str = "stream_sr") -> None:
+    def __init__(self, options: SinkOptions, title: str = "stream_sr") -> None:
+        self._folder = options.record_dir or Path()
         self._title = title
         self._viewer: _Viewer | None = None
         self._info: StreamInfo | None = None
         self._screen = (0, 0)
-        self._reformatter = VideoReformatter()
+        self._reformatters = (VideoReformatter(), VideoReformatter())
+        self._bicubic: tuple[Form, Bicubic] | None = None
+        self._controls: Controls | None = None
+        self._figures: Mapping[str, Any] = {}
+        self._said = ""  # why a wish was refused
 
     def check(self) -> None:
         """Raises SinkOpenError when there is no display, or when OpenCV cannot be loaded."""
         if self._viewer is None:
             self._screen = ask_display(os.environ)
-            self._viewer = _Viewer(self._title)
+            self._viewer = _Viewer(self._title, self._folder)
+
+    def take_controls(self, controls: Controls) -> None:
+        """See `media.Display`."""
+        self._controls = controls
+
+    def show_figures(self, figures: Mapping[str, Any]) -> None:
+        """See `media.Display`: they are drawn with the next picture."""
+        self._figures = figures
 
     def open(self, info: StreamInfo) -> None:
         self.check()
@@ -73,28 +95,96 @@ class WindowSink:
     def write(self, frame: Frame) -> bool:
         if self._viewer is None or self._info is None:
             raise SinkWriteError("window: is not open")
-        key, visible = self._viewer.show(to_bgr(frame, self._info.rotation, self._reformatter))
-        return visible and key not in QUIT_KEYS
+        left = None
+        if self._viewer.wants_both and frame.source is not None:
+            left = to_bgr(self._enlarged(frame), self._info.rotation, self._reformatters[0])
+        right = to_bgr(frame, self._info.rotation, self._reformatters[1])
+        answer = self._viewer.show(left, right, overlay(self._figures, self._said))
+        self._obey(answer.key)
+        return answer.visible and answer.key not in QUIT_KEYS
 
     def close(self) -> None:
         process, self._viewer, self._info = self._viewer, None, None
         if process is not None:
             process.close()
 
+    def _enlarged(self, frame: Frame) -> Frame:
+        form = form_of(frame)
+        if self._bicubic is None or self._bicubic[0] != form:
+            self._bicubic = form, Bicubic(frame, (frame.width, frame.height))
+        return replace(frame, planes=self._bicubic[1](frame), slot=None, source=None)
+
+    def _obey(self, key: int) -> None:
+        """Ask for what a key means; the answer is in the overlay."""
+        controls = self._figures.get("controls")
+        if self._controls is None or controls is None or key not in (*MODEL_KEYS, *RECORD_KEYS):
+            return
+        self._said = ""
+        try:
+            if key in RECORD_KEYS:
+                recording = controls["recording"] or {"on": False}
+                self._controls.change("record", "off" if recording["on"] else "on")
+            else:
+                names, number = controls["choices"]["model"]["keys"], MODEL_KEYS.index(key)
+                if number < len(names):
+                    self._controls.change("model", names[number])
+        except StreamSRError as error:
+            self._said = str(error)
+
+
+def overlay(figures: Mapping[str, Any], said: str = "") -> str:
+    """The figures of `telemetry` as the lines that stand on the picture, in ASCII."""
+    if not figures:
+        return said
+    engine, source, output, late = (figures[key] for key in ("engine", "source", "output", "latency_ms"))
+    dropped = ", ".join(f"{why} {count}" for why, count in {**figures["dropped"], **figures["lost_in_source"]}.items())
+    lines = [
+        f"{engine['model']} x{engine['scale']}  {engine['backend']} {engine['precision']}",
+        f"{source['width']}x{source['height']} > {output['width']}x{output['height']}"
+        f"  {figures['fps_in']:.1f} > {figures['fps_out']:.1f} fps",
+        f"latency p50 {_ms(late['p50'])} p99 {_ms(late['p99'])} ms",
+        f"dropped {dropped or 'none'}",
+        "  ".join([f"CPU {figures['cpu']['machine']:.0f} %", *(_gpu(gpu) for gpu in figures["gpus"])]),
+    ]
+    controls = figures.get("controls") or {}
+    recording = controls.get("recording") or {}
+    if recording.get("on"):
+        lines.append(f"recording {recording['seconds']:.0f} s")
+    lines += [text for text in (recording.get("error"), controls.get("message"), said) if text]
+    return "\n".join(lines).encode("ascii", "replace").decode()
+
+
+def _ms(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
+
+
+def _gpu(gpu: Mapping[str, Any]) -> str:
+    return f"GPU {'-' if gpu['percent'] is None else gpu['percent']} %"
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What the viewer says to a picture: the key since the last one (-1: none), and whether its window is open."""
+
+    key: int
+    visible: bool
+    wants_both: bool  # whether the split is on, so that the next picture is to come with its other side
+
 
 class _Viewer:
     """The process with the window, the socket to it and the memory in which it finds the picture."""
 
-    def __init__(self, title: str) -> None:
+    def __init__(self, title: str, folder: Path) -> None:
         self._connection, theirs = socket.socketpair()
         self._connection.settimeout(ANSWER_SECONDS)
         self._memory = os.memfd_create("stream_sr window")
-        self._picture: npt.NDArray[np.uint8] | None = None
+        self._pictures: Pixels | None = None  # both sides, [2, H, W, 3]
+        self.wants_both = True
         self._words = tempfile.TemporaryFile()  # noqa: SIM115
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", str(Path(__file__).with_name("viewer.py")),
-                 str(theirs.fileno()), str(self._memory), title],
+                 str(theirs.fileno()), str(self._memory), title, str(folder)],
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=self._words,
                 pass_fds=(theirs.fileno(), self._memory),
                 env=os.environ | {"QT_QPA_PLATFORM": "xcb", "QT_LOGGING_RULES": "*.warning=false"},
@@ -107,24 +197,30 @@ class _Viewer:
     def begin(self, width: int, height: int, window_width: int, window_height: int) -> None:
         """Show an empty window for BGR pictures of a size. Raises SinkOpenError."""
         try:
-            os.ftruncate(self._memory, width * height * 3)
-            memory = mmap.mmap(self._memory, width * height * 3)
-            self._picture = np.frombuffer(memory, np.uint8).reshape(height, width, 3)
-            self._connection.sendall(viewer.MESSAGE.pack(viewer.OPEN, height, width, window_height, window_width, 0))
+            os.ftruncate(self._memory, 2 * width * height * 3)
+            memory = mmap.mmap(self._memory, 2 * width * height * 3)
+            self._pictures = np.frombuffer(memory, np.uint8).reshape(2, height, width, 3)
+            self._connection.sendall(viewer.MESSAGE.pack(viewer.OPEN, height, width, window_height, window_width, 0, 0))
             self._answer()
         except OSError as error:
             raise self._refusal(error) from error
 
-    def show(self, pixels: npt.NDArray[np.uint8]) -> tuple[int, bool]:
-        """Show a picture; the key pressed since the last one (-1: none) and whether the window is still open."""
-        assert self._picture is not None
+    def show(self, left: Pixels | None, right: Pixels, text: str) -> _Answer:
+        """Show a picture, with its other side where there is one, and lines of text on it."""
+        assert self._pictures is not None
+        words = text.encode()
         try:
-            np.copyto(self._picture, pixels)
-            self._connection.sendall(viewer.MESSAGE.pack(viewer.SHOW, 0, 0, 0, 0, 0))
-            return self._answer()
+            if left is not None:
+                np.copyto(self._pictures[0], left)
+            np.copyto(self._pictures[1], right)
+            message = viewer.MESSAGE.pack(viewer.SHOW, 0, 0, 0, 0, int(left is not None), len(words))
+            self._connection.sendall(message + words)
+            answer = self._answer()
         except OSError as error:
             said = self._end()
             raise SinkWriteError(f"window: the window is gone ({said or error}); did the display end?") from error
+        self.wants_both = answer.wants_both
+        return answer
 
     def close(self) -> None:
         """End the process and wait for it."""
@@ -133,12 +229,12 @@ class _Viewer:
             self._words.close()
             os.close(self._memory)
 
-    def _answer(self) -> tuple[int, bool]:
+    def _answer(self) -> _Answer:
         data = self._connection.recv(viewer.ANSWER.size, socket.MSG_WAITALL)
         if len(data) < viewer.ANSWER.size:
             raise ConnectionError("its process ended")
-        key, visible = viewer.ANSWER.unpack(data)
-        return key, bool(visible)
+        key, visible, both = viewer.ANSWER.unpack(data)
+        return _Answer(key, bool(visible), bool(both))
 
     def _refusal(self, error: OSError) -> SinkOpenError:
         """What to tell when the process did not come up."""
@@ -153,7 +249,7 @@ class _Viewer:
         elif "not implemented" in said:
             hint = "this OpenCV is built without windows; pip install opencv-python (not -headless)"
         else:
-            hint = "does the desktop session work? Or choose another output, e.g. rtsp://@:8654/live"
+            hint = f"does the desktop session work? If not, {INSTEAD}"
         return SinkOpenError(f"window: OpenCV cannot open a window ({said or error}); {hint}")
 
     def _end(self) -> str:
@@ -187,105 +283,3 @@ def to_bgr(frame: Frame, rotation: int, reformatter: VideoReformatter) -> npt.ND
     size = square_size(frame.width, frame.height, frame.sample_aspect)
     pixels = to_rgb(frame, "bgr24", size=size, flags=QUICK, reformatter=reformatter)
     return np.ascontiguousarray(np.rot90(pixels, -(rotation // 90))) if rotation else pixels
-
-
-def ask_display(environment: os._Environ[str] | dict[str, str]) -> tuple[int, int]:
-    """Width and height of the screen. Raises SinkOpenError unless the X display answers and lets us in.
-
-    The Qt inside OpenCV speaks X11 only, under Wayland through XWayland; so DISPLAY decides. Asked before Qt is, which
-    only aborts: the answer here is one that can be told.
-    """
-    display = environment.get("DISPLAY", "")
-    if not display:
-        raise SinkOpenError(
-            "window: there is no display (DISPLAY is not set); run it in a desktop session or with ssh -X, "
-            "or choose another output, e.g. rtsp://@:8654/live"
-        )
-    host, _, rest = display.rpartition(":")
-    number = rest.partition(".")[0]
-    if not number.isdecimal():
-        raise SinkOpenError(f"window: DISPLAY is {display!r}; it should look like :0 or host:0.0")
-    try:
-        with _connect(host, int(number)) as connection:
-            accepted, answer = _handshake(connection, _cookie(environment, number))
-            if accepted:
-                return _first_screen(answer)
-    except (OSError, struct.error) as error:
-        raise SinkOpenError(
-            f"window: the display {display} does not answer ({error}); "
-            "run it in a desktop session or choose another output, e.g. rtsp://@:8654/live"
-        ) from error
-    reason = answer.decode("latin-1").strip("\0\n ") or "no reason given"
-    raise SinkOpenError(f"window: the display {display} does not let us in: {reason}; run it as the desktop's user")
-
-
-def _connect(host: str, number: int) -> socket.socket:
-    if host in ("", "unix"):
-        path = f"/tmp/.X11-unix/X{number}"
-        failure: OSError = OSError("no socket")
-        for address in (path, "\0" + path):
-            connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            connection.settimeout(CONNECT_SECONDS)
-            try:
-                connection.connect(address)
-                return connection
-            except OSError as error:
-                connection.close()
-                failure = error
-        raise failure
-    return socket.create_connection((host, 6000 + number), CONNECT_SECONDS)
-
-
-def _handshake(connection: socket.socket, cookie: bytes) -> tuple[bool, bytes]:
-    """X11 connection setup (X protocol, chapter 8): whether we are let in, and the description or the reason."""
-    name = b"MIT-MAGIC-COOKIE-1" if cookie else b""
-    request = struct.pack("<BxHHHHxx", ord("l"), 11, 0, len(name), len(cookie))
-    connection.sendall(request + name + bytes(-len(name) % 4) + cookie + bytes(-len(cookie) % 4))
-    answer = _receive(connection, 8)
-    rest = _receive(connection, 4 * struct.unpack("<H", answer[6:8])[0])
-    return answer[0] == 1, rest[: answer[1]] if answer[0] == 0 else rest
-
-
-def _first_screen(setup: bytes) -> tuple[int, int]:
-    """Width and height in the display's description of itself (same chapter). Raises struct.error."""
-    vendor, formats = struct.unpack_from("<16xH3xB", setup)
-    screen = 32 + vendor + -vendor % 4 + 8 * formats
-    width, height = struct.unpack_from("<20xHH", setup, screen)
-    return width, height
-
-
-def _receive(connection: socket.socket, size: int) -> bytes:
-    data = b""
-    while len(data) < size:
-        more = connection.recv(size - len(data))
-        if not more:
-            raise ConnectionError("it closed the connection")
-        data += more
-    return data
-
-
-def _cookie(environment: os._Environ[str] | dict[str, str], number: str) -> bytes:
-    """The secret for the display from the authority file; empty when there is none."""
-    path = Path(environment.get("XAUTHORITY") or Path(environment.get("HOME", "/")) / ".Xauthority")
-    try:
-        data = path.read_bytes()
-    except OSError:
-        return b""
-    for _, _, display, name, secret in _authorities(data):
-        if name == b"MIT-MAGIC-COOKIE-1" and display in (b"", number.encode()):
-            return secret
-    return b""
-
-
-def _authorities(data: bytes) -> Iterator[tuple[int, bytes, bytes, bytes, bytes]]:
-    """Entries of an authority file: family, address, display number, protocol, secret; all big-endian, counted."""
-    position = 0
-    while position + 2 <= len(data):
-        (family,) = struct.unpack_from(">H", data, position)
-        position += 2
-        fields = []
-        for _ in range(4):
-            (size,) = struct.unpack_from(">H", data, position)
-            fields.append(data[position + 2 : position + 2 + size])
-            position += 2 + size
-        yield family, fields[0], fields[1], fields[2], fields[3]
