@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DEMO_SECONDS ?= 20
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test check quality readme clean
+.PHONY: demo test check quality train-gpu readme clean
 
 demo: $(VENV)/.demo
 	$(BIN)/stream-sr demo --seconds $(DEMO_SECONDS) --out out
@@ -39,6 +39,11 @@ $(VENV)/.test: pyproject.toml | $(BIN)/python
 # Figures: each writes JSON under benchmarks/results, `make readme` renders it.
 quality: $(VENV)/.test
 	$(BIN)/python benchmarks/evaluate.py --data $(DATA) --record
+
+# The ladder, in slices of nine minutes; RUNS keeps the state. Pictures in data/train and data/photos, clips in clips/.
+RUNS ?= runs
+train-gpu: $(VENV)/.test
+	$(BIN)/python benchmarks/train_ladder.py --data data/train --data data/photos --clips clips --out $(RUNS)
 
 readme: $(VENV)/.test
 	$(BIN)/python benchmarks/render.py

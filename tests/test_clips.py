@@ -159,6 +159,10 @@ def test_a_teacher_pulls_the_student_to_itself(folder: Path, tmp_path: Path) -> 
         biases[share, len(extra)] = float(torch.load(out / CHECKPOINT, weights_only=True)["network"]["head.bias"])
     assert biases[1.0, 0] > biases[0.0, 0] + 0.03
     assert biases[1.0, 1] != biases[1.0, 0]
+    (tmp_path / "bad.pt").write_bytes(b"no checkpoint")
+    for name in ("bad.pt", "missing.pt"):
+        with pytest.raises(ConfigError, match="is no checkpoint of"):
+            train(recipe, folders=[folder], out=tmp_path / "bad", threads=1, teacher=tmp_path / name)
     with pytest.raises(ConfigError, match="--teacher"):
         train(recipe, folders=[folder], out=tmp_path / "none", threads=1, unlabelled=[plain])
 

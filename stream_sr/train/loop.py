@@ -136,6 +136,18 @@ def train(
     return checkpoint
 
 
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """What a run wrote, on the CPU. Raises ConfigError for a file that is missing or none of ours."""
+    try:
+        state = torch.load(path, weights_only=True, map_location="cpu")
+        if not {"recipe", "best"} <= set(state):
+            raise ValueError("it holds no recipe and no weights")
+    except Exception as error:  # torch.load raises what pickle, zip and its own reader do
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise ConfigError(f"{path} is no checkpoint of `stream-sr train` ({reason})") from error
+    return dict(state)
+
+
 def _candidate(weights: Mapping[str, torch.Tensor], recipe: Recipe, device: torch.device) -> torch.nn.Module:
     """The network as it would be shipped: trained weights, branches merged."""
     arguments = {k: v for k, v in recipe.network.items() if k != "kind"}
@@ -151,7 +163,7 @@ def _teacher(checkpoint: Path | None, recipe: Recipe, device: torch.device) -> t
     """The best weights of another run of the same scale, frozen."""
     if checkpoint is None:
         return None
-    state = torch.load(checkpoint, weights_only=True, map_location="cpu")
+    state = load_checkpoint(checkpoint)
     kind, scale = dict(state["recipe"]["network"]), state["recipe"]["scale"]
     if scale != recipe.scale:
         raise ConfigError(f"the teacher {checkpoint} enlarges by {scale}, the recipe by {recipe.scale}")
@@ -168,7 +180,7 @@ def _start(network: torch.nn.Module, recipe: Recipe, start_from: Path | None) ->
             start = f"x{recipe.from_scale} of the same recipe"
             raise ConfigError(f"{recipe.tune} x{recipe.scale} starts from {start}; give its checkpoint with --from")
         return
-    state = torch.load(start_from, weights_only=True, map_location="cpu")
+    state = load_checkpoint(start_from)
     scale, shape = state["recipe"]["scale"], state["recipe"]["network"]
     if _shared(shape) != _shared(recipe.network) or scale not in (recipe.scale, recipe.from_scale):
         raise ConfigError(

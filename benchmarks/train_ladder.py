@@ -1,0 +1,144 @@
+"""Train the whole ladder, as far as the time allows: each preset, scale and tune, the recurrent ones, teacher first.
+
+    python benchmarks/train_ladder.py --data DIR... --clips DIR --out runs [--minutes 9] [--parallel 6] [--only NAME...]
+
+Each network is a `stream-sr train` of its own, some at a time; what starts from another waits for it. After the minutes
+every run writes its state and stops; the same command goes on from there. DIR of --clips holds folders made by
+`stream-sr clips`: camera-x1 to camera-x4 and clean-x4; what needs a missing one is left out, and said. ``make
+train-gpu`` is this with the folders of ``data/``.
+"""
+
+import argparse
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from stream_sr.train.loop import CHECKPOINT
+from stream_sr.train.recipe import load_recipe
+
+PRESETS = ("quality", "balanced", "fast", "tiny")  # the largest teaches the others
+SCALES = (2, 3, 4)
+STOP_SECONDS = 60  # to write a checkpoint
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run; ``after`` are names of the runs whose checkpoints it needs."""
+
+    name: str
+    recipe: str
+    scale: int
+    tune: str
+    data: tuple[str, ...]
+    after: tuple[str, ...] = ()
+    teacher: str | None = None
+
+    def command(self, out: Path) -> list[str]:
+        words = [
+            sys.executable,
+            "-m",
+            "stream_sr",
+            "train",
+            self.recipe,
+            "--scale",
+            str(self.scale),
+            "--tune",
+            self.tune,
+        ]
+        words += [word for folder in self.data for word in ("--data", folder)]
+        words += ["--out", str(out / self.name), "--threads", "2"]
+        if (out / self.name / CHECKPOINT).exists():
+            words.append("--resume")
+        elif self.after:
+            words += ["--from", str(out / self.after[0] / CHECKPOINT)]
+        if self.teacher and (out / self.teacher / CHECKPOINT).exists():
+            words += ["--teacher", str(out / self.teacher / CHECKPOINT)]
+        return words
+
+    def done(self, out: Path) -> int:
+        """Iterations done."""
+        path = out / self.name / CHECKPOINT
+        return int(torch.load(path, weights_only=True, map_location="cpu")["iteration"]) if path.exists() else 0
+
+    @property
+    def iterations(self) -> int:
+        return load_recipe(self.recipe, scale=self.scale, tune=self.tune).iterations
+
+
+def jobs(pictures: Sequence[Path], clips: Path) -> list[Job]:
+    """All runs, in an order in which each comes after what it needs."""
+    stills = tuple(str(folder) for folder in pictures)
+    found: list[Job] = []
+    for preset in PRESETS:
+        for scale in SCALES:
+            after = (f"{preset}-x2",) if scale != 2 else ()
+            teacher = f"quality-x{scale}" if preset != "quality" else None
+            found.append(Job(f"{preset}-x{scale}", preset, scale, "clean", stills, after, teacher))
+        for scale in (1, *SCALES):
+            start = f"{preset}-x{2 if scale == 1 else scale}"
+            data = (str(clips / f"camera-x{scale}"),)
+            found.append(Job(f"{preset}-camera-x{scale}", preset, scale, "camera", data, (start,)))
+    found.append(Job("recurrent-x4", "recurrent", 4, "clean", (str(clips / "clean-x4"),), ("fast-x4",)))
+    found.append(Job("recurrent-camera-x2", "recurrent", 2, "camera", (str(clips / "camera-x2"),), ("fast-camera-x2",)))
+    return found
+
+
+def ready(job: Job, out: Path, by_name: dict[str, Job]) -> bool:
+    """Whether what it starts from and learns from is complete."""
+    needs = [*job.after, *([job.teacher] if job.teacher else [])]
+    return all(name not in by_name or by_name[name].done(out) >= by_name[name].iterations for name in needs)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, action="append", required=True, metavar="DIR")
+    parser.add_argument("--clips", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR")
+    parser.add_argument("--minutes", type=float, default=9.0)
+    parser.add_argument("--parallel", type=int, default=6)
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="such as fast-x2 fast-camera-x2")
+    parsed = parser.parse_args()
+    todo = [job for job in jobs(parsed.data, parsed.clips) if not parsed.only or job.name in parsed.only]
+    for job in [job for job in todo if not all(Path(folder).is_dir() for folder in job.data)]:
+        print(f"{job.name}: left out, there is no {' '.join(job.data)}; `stream-sr clips` makes it")
+        todo.remove(job)
+    by_name = {job.name: job for job in todo}
+    parsed.out.mkdir(parents=True, exist_ok=True)
+    until, running, failed = time.monotonic() + 60 * parsed.minutes, dict[str, subprocess.Popen[bytes]](), list[str]()
+    while time.monotonic() < until:
+        for name, process in list(running.items()):
+            if process.poll() is not None:
+                del running[name]
+                if process.returncode:
+                    failed.append(name)
+                    print(f"{name}: failed, see {parsed.out / f'{name}.log'}", file=sys.stderr)
+        waiting = [job for job in todo if job.name not in running and job.name not in failed]
+        waiting = [job for job in waiting if job.done(parsed.out) < job.iterations]
+        if not waiting and not running:
+            break
+        for job in waiting:
+            if len(running) < parsed.parallel and ready(job, parsed.out, by_name):
+                log = (parsed.out / f"{job.name}.log").open("ab")
+                running[job.name] = subprocess.Popen(job.command(parsed.out), stdout=log, stderr=log)
+                log.close()
+                print(f"{job.name}: started", flush=True)
+        if not running:
+            break  # what is left waits for a run that failed
+        time.sleep(1)
+    for process in running.values():
+        process.send_signal(signal.SIGINT)
+    for process in running.values():
+        process.wait(STOP_SECONDS)
+    for job in todo:
+        print(f"{job.name:24} {job.done(parsed.out):>8,} of {job.iterations:>8,}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
