@@ -74,7 +74,7 @@ class Bench:
     def __init__(self, record: Record, parsed: argparse.Namespace) -> None:
         self.record, self.parsed = record, parsed
         self.device = "cpu" if parsed.rehearse else f"cuda:{parsed.device}"
-        self.sizes = ((64, 48), (33, 21)) if parsed.rehearse else SIZES
+        self.sizes = ((64, 48),) if parsed.rehearse else SIZES
         self.models = [one for one in list_models() if not parsed.model or f"{one.name}-x{one.scale}" in parsed.model]
         self.models.sort(key=lambda one: (one.scale != 2, one.macs_per_pixel))
         if parsed.rehearse:

@@ -56,7 +56,7 @@ class RunControls:
 
     def wrap(self, engine: Engine, info: StreamInfo) -> SwapEngine:
         """The engine for input of ``info``, in a form that can be exchanged."""
-        swap = SwapEngine(engine)
+        swap = engine if isinstance(engine, SwapEngine) else SwapEngine(engine)
         with self._changed:
             self._engines.append((swap, info))
         return swap

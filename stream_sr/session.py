@@ -14,6 +14,7 @@ from stream_sr import machine
 from stream_sr.backends import open_engine
 from stream_sr.backends.fit import FitEngine, fit_into
 from stream_sr.backends.refit import RefitEngine
+from stream_sr.backends.start import open_at_once
 from stream_sr.codec.encoder import Encoder, check_options
 from stream_sr.config import Config
 from stream_sr.controls import RunControls
@@ -72,11 +73,24 @@ def _reaching(scales: Sequence[int], config: Config, info: StreamInfo | None) ->
 def open_fitted_engine(config: Config, info: StreamInfo, *, live: bool) -> Engine:
     """The engine that the options ask for, for this stream; with ``--size`` its results are resampled to fit.
 
-    ``live``: one frame in flight, for the latency; otherwise two, for the throughput.
+    ``live``: one frame in flight, for the latency; otherwise two, for the throughput. And a live picture begins at
+    once: where TensorRT's engine has to be built first, another computes meanwhile.
     """
     model, scale = choose_model(config, info)
-    engine = open_engine(model, info, config.engine_options(depth=1 if live else 2, live=live), scale=scale)
-    return engine if config.size is None else FitEngine(engine, fit_into(info, config.size), info.color.siting)
+    options = config.engine_options(depth=1 if live else 2, live=live)
+
+    def fit(engine: Engine) -> Engine:
+        if config.size is not None:
+            engine = FitEngine(engine, fit_into(info, config.size), info.color.siting)
+        return engine
+
+    def make_ready(engine: Engine) -> Engine:
+        engine = fit(engine)
+        warm_up(engine, info)
+        return engine
+
+    starting = open_at_once(model, info, options, finish=make_ready) if live else None
+    return starting or fit(open_engine(model, info, options, scale=scale))
 
 
 @dataclass(frozen=True)
