@@ -85,10 +85,12 @@ class Listener:
     def mount(self, mount: Mount) -> LoopThread:
         """Serve a stream; the loop that it lives on."""
         with _lock:
+            first = self.loop_thread is None
             if self.loop_thread is None:
                 self.loop_thread = LoopThread("rtsp server")
+            self.loop_thread.call(self._add(mount))
+            if first:  # who waits in the socket's queue since it was bound is to find the stream
                 self.loop_thread.call(self._start())
-        self.loop_thread.call(self._add(mount))
         return self.loop_thread
 
     def unmount(self, mount: Mount) -> None:
