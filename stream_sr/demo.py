@@ -18,31 +18,40 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from stream_sr.compare import PairKeeper
 from stream_sr.config import Config
 from stream_sr.errors import SinkOpenError, SourceOpenError, StreamSRError
+from stream_sr.pipeline import Pipeline
+from stream_sr.screenshot import find_chromium
 from stream_sr.session import Hooks, run
 from stream_sr.sources import open_source
 from stream_sr.stages import measure
 from stream_sr.stats import Stats
+from stream_sr.threads import Worker
 from stream_sr.timing import MonotonicClock
 
 log = logging.getLogger("stream_sr")
 
 SIZE = "640x360@30"
 PATIENCE_SECONDS = 15.0
+PAGE_PORT = 8080
+SCREENSHOT_SECONDS = 60.0  # at most
 TRY_NEXT = """\
 Try next:
-  stream-sr preview 0                                        your webcam, in a window
+  stream-sr preview 0 --web 8080                             your webcam, before and after in the browser
   stream-sr restream rtsp://CAMERA/stream rtsp://@:8654/sr   your own camera, served at twice the size
   stream-sr run FILE.mp4 LARGE.mp4                           a file, with its sound"""
 
 
 def demo(out: Path, seconds: float, config: Config, *, started: Callable[[Any], None] = lambda _: None) -> str:
     """Run the demonstration and write ``demo.mp4``, ``before_after.png`` and ``report.json`` into ``out``.
+
+    The address of the page is told first. Where Chromium is installed, ``page.png`` shows it; that is taken afterwards,
+    in a run of its own, because a browser on this machine would be measured too.
 
     Returns the final report as text. Raises the first failure of the filter; a camera or viewer that fails is one line
     in the log.
@@ -53,22 +62,32 @@ def demo(out: Path, seconds: float, config: Config, *, started: Callable[[Any], 
     except OSError as error:
         raise SinkOpenError(f"--out {out} cannot be made: {error.strerror}; give a folder of your own") from error
     video, picture, report_file = (out / name for name in ("demo.mp4", "before_after.png", "report.json"))
-    camera_port, served_port = free_port(), free_port()
+    camera_port, served_port, page_port = free_port(), free_port(), free_port(PAGE_PORT)
+    page = f"web:{page_port}"
+    log.info("before and after, live in your browser: http://127.0.0.1:%d/", page_port)
     camera_url = f"rtsp://127.0.0.1:{camera_port}/camera"
     served_url = f"rtsp://127.0.0.1:{served_port}/demo"
     config = replace(config, overwrite=True, duration=seconds)
     pairs = PairKeeper(wanted=round(min(seconds / 2, 3) * 30))  # a place that shows the motorcycle
+    runs: list[Pipeline] = []
+
+    def start(pipeline: Pipeline) -> None:
+        runs.append(pipeline)
+        started(pipeline)
+
     with child("camera", "run", f"synthetic:photos,{SIZE}", f"rtsp://@:{camera_port}/camera",
                "--backend", "bicubic", "--scale", "1"):  # fmt: skip
         wait_for_port(camera_port, PATIENCE_SECONDS)
         with child("viewer", "view", served_url, str(out / "viewer.json"), module="stream_sr.demo") as viewer:
-            log.info("watch it live: ffplay -flags low_delay %s", served_url)
-            hooks = Hooks(started=started, seen=pairs.see)
-            outcome = run(camera_url, [f"rtsp://@:{served_port}/demo", str(video)], config, hooks)
+            log.info("or in a player: ffplay -flags low_delay %s", served_url)
+            hooks = Hooks(started=start, seen=pairs.see)
+            outcome = run(camera_url, [f"rtsp://@:{served_port}/demo", str(video), page], config, hooks)
             if outcome.error is not None:
                 raise outcome.error
             with suppress(subprocess.TimeoutExpired):  # what it has left undone is noticed below
                 viewer.wait(PATIENCE_SECONDS)
+        if find_chromium() is not None and not runs[0].stopping:
+            _take_screenshot(camera_url, page, out / "page.png", config, start)
     seen = _take(out / "viewer.json")
     report = outcome.report | {
         "glass_to_glass_ms": seen["glass_to_glass_ms"],
@@ -77,7 +96,33 @@ def demo(out: Path, seconds: float, config: Config, *, started: Callable[[Any], 
     }
     report_file.write_text(json.dumps(report, indent=2) + "\n")
     pairs.save(picture, model=f"{report['model']} x{report['scale']}")
-    return format_report(report, [video, picture, report_file]) + "\n\n" + TRY_NEXT
+    files = [video, picture, report_file, *([out / "page.png"] if len(runs) > 1 else [])]
+    return format_report(report, [file for file in files if file.exists()]) + "\n\n" + TRY_NEXT
+
+
+def _take_screenshot(camera: str, page: str, file: Path, config: Config, started: Callable[[Pipeline], None]) -> None:
+    """Run the filter for the page alone until there is a picture of it."""
+    url = f"http://127.0.0.1:{page.removeprefix('web:')}/"
+    file.unlink(missing_ok=True)
+    with child("screenshot", url, str(file), module="stream_sr.screenshot") as browser:
+        ended: list[Worker] = []
+
+        def start(pipeline: Pipeline) -> None:
+            started(pipeline)
+            ended.append(Worker("screenshot", partial(_stop_after, browser, pipeline)))
+
+        outcome = run(camera, [page], replace(config, duration=SCREENSHOT_SECONDS), Hooks(start, show_status=False))
+        if browser.poll() is None:
+            browser.terminate()
+        for worker in ended:
+            worker.join()
+        if outcome.error is not None:
+            raise outcome.error
+
+
+def _stop_after(process: subprocess.Popen[bytes], pipeline: Pipeline) -> None:
+    process.wait()
+    pipeline.stop()
 
 
 def format_report(report: dict[str, Any], files: list[Path]) -> str:
@@ -143,10 +188,13 @@ def child(name: str, *arguments: str, module: str = "stream_sr") -> Iterator[sub
                 log.warning("the %s process ended with %d: %s", name, process.returncode, last[0])
 
 
-def free_port() -> int:
-    """A TCP port that nobody listens on now."""
+def free_port(wanted: int = 0) -> int:
+    """A TCP port that nobody listens on now: the wanted one, if it is free."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        try:
+            probe.bind(("127.0.0.1", wanted))
+        except OSError:
+            probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 

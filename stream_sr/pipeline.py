@@ -99,6 +99,11 @@ class Pipeline:
         """How many wait in each queue now, by what it leads to. From any thread."""
         return {name: len(ring) for name, ring in dict(self._queues).items()}
 
+    @property
+    def stopping(self) -> bool:
+        """Whether somebody asked for the end before the source came to it."""
+        return self._stop_wanted
+
     # -- the run -------------------------------------------------------------------------------------------------
 
     def run(

@@ -11,6 +11,8 @@ import av
 import pytest
 from PIL import Image
 
+from stream_sr.screenshot import SIZE, find_chromium
+
 pytest.importorskip("skimage", reason="the demo's photographs come with scikit-image (the extra [demo])")
 
 
@@ -32,6 +34,13 @@ def test_the_demo_leaves_film_picture_and_report(tmp_path: Path) -> None:
         assert sum(1 for _ in film.decode(stream)) == report["frames_out"]
     with Image.open(tmp_path / "before_after.png") as sheet:
         assert sheet.size == (2 * 1280 + 8, 2 * 720 + 8)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["before_after.png", "demo.mp4", "report.json"]
-    for part in ("glass to glass", "stream-sr preview 0", "stream-sr restream", "stream-sr run FILE.mp4"):
+    made = {"before_after.png", "demo.mp4", "report.json"} | ({"page.png"} if find_chromium() else set())
+    assert {path.name for path in tmp_path.iterdir()} == made
+    if find_chromium():
+        with Image.open(tmp_path / "page.png") as page:
+            assert page.size[0] == SIZE[0]
+            colors = page.convert("RGB").resize((64, 40)).getcolors(64 * 40) or []
+            assert len(colors) > 100  # a picture, not an empty page
+    assert "http://127.0.0.1:" in result.stderr.decode().split("\n")[0]
+    for part in ("glass to glass", "stream-sr preview 0 --web 8080", "stream-sr restream", "stream-sr run FILE.mp4"):
         assert part in text
