@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from stream_sr.backends import backends
+from stream_sr.backends.start import StartingEngine
 from stream_sr.backends.swap import SwapEngine
 from stream_sr.config import Config
 from stream_sr.engine import Engine, EngineSpec
@@ -60,6 +61,14 @@ class RunControls:
         with self._changed:
             self._engines.append((swap, info))
         return swap
+
+    @property
+    def progress(self) -> str:
+        """What is being built for the run, and what computes meanwhile; empty when nothing is."""
+        with self._changed:
+            engine = self._engines[0][0]
+        doing = engine.progress if isinstance(engine, StartingEngine) else ""
+        return f"{doing}; {engine.spec.model} on {engine.spec.backend} meanwhile" if doing else ""
 
     def change(self, name: str, value: str) -> None:
         """See `media.Controls`."""

@@ -184,6 +184,7 @@ class _Panel:
 
     def show(self, stats: Stats) -> None:
         figures = self._telemetry.figures(stats) | {"controls": self._controls.state()}
+        figures["engine"]["state"] = self._controls.progress
         for display in self._displays:
             display.show_figures(figures)
 

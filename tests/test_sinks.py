@@ -223,7 +223,7 @@ def test_addresses_find_their_sinks(tmp_path: Path) -> None:
     assert isinstance(open_sink("rtsp://user:secret@host.example/live", SinkOptions()), PublishSink)
     with closing(open_sink("web:0", SinkOptions())) as page:  # it has taken a port
         assert isinstance(page, WebSink)
-    assert len(ADDRESSES) == 7
+    assert len(ADDRESSES) == 8
 
 
 @pytest.mark.parametrize("address", ["http://user:secret@host/x", "udp://1.2.3.4:5", "null", "", "window", "out.avi"])

@@ -1,12 +1,17 @@
-"""Our planes in FFmpeg's own memory and back: a picture of PyAV is padded, and its planes are seen without a copy."""
+"""Our planes in FFmpeg's own memory and back, and the size at which a picture is shown.
+
+A picture of PyAV is padded, and its planes are seen without a copy.
+"""
 
 from __future__ import annotations
+
+from fractions import Fraction
 
 import av
 import numpy as np
 from av.video.plane import VideoPlane
 
-from stream_sr.frame import Plane, Planes
+from stream_sr.frame import Plane, Planes, StreamInfo
 
 
 def picture_planes(picture: av.VideoFrame) -> tuple[Plane, ...]:
@@ -25,3 +30,14 @@ def picture_of(planes: Planes) -> av.VideoFrame:
     for view, plane in zip(picture_planes(picture), planes, strict=True):
         np.copyto(view, plane)
     return picture
+
+
+def shown_size(info: StreamInfo) -> tuple[int, int]:
+    """Width and height of the picture in square pixels, after rotation. The wider side grows, none shrinks."""
+    width, height = square_size(info.width, info.height, info.sample_aspect)
+    return (height, width) if info.rotation in (90, 270) else (width, height)
+
+
+def square_size(width: int, height: int, aspect: Fraction) -> tuple[int, int]:
+    """The size with square pixels of a picture whose pixels are ``aspect`` times as wide as high."""
+    return (round(width * aspect), height) if aspect >= 1 else (width, round(height / aspect))

@@ -13,6 +13,7 @@ ADDRESSES = (
     ("rtsp://@:8654/path", "serve it ourselves as RTSP to this machine; rtsp://@0.0.0.0:8654/path to the network"),
     ("window:", "a window"),
     ("web:[HOST:]PORT", "a page for browsers, on this machine; web:0.0.0.0:PORT for the network"),
+    ("v4l2:/dev/videoN", "a virtual camera (v4l2loopback), for calls and OBS"),
     ("-", "y4m on standard output, e.g. for | x264 --demuxer y4m -o out.264 -"),
     ("null:", "nowhere"),
 )
@@ -57,6 +58,10 @@ def _construct(address: str, options: SinkOptions) -> FrameSink | PacketSink:
         from stream_sr.sinks.window import WindowSink
 
         return WindowSink(options)
+    if address.startswith("v4l2:"):
+        from stream_sr.sinks.v4l2 import V4l2Sink
+
+        return V4l2Sink(address)
     if is_page(address):
         from stream_sr.sinks.web import WebSink
 

@@ -11,7 +11,6 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from av.video.reformatter import VideoReformatter
 
 from stream_sr.codec.decode import SWSCALE_MATRIX
 from stream_sr.codec.pairs import Bicubic, Form, form_of
+from stream_sr.codec.picture import shown_size, square_size
 from stream_sr.codec.rgb import QUICK, to_rgb
 from stream_sr.color import Matrix
 from stream_sr.errors import SinkOpenError, SinkWriteError, StreamSRError
@@ -150,7 +150,7 @@ def overlay(figures: Mapping[str, Any], said: str = "") -> str:
     recording = controls.get("recording") or {}
     if recording.get("on"):
         lines.append(f"recording {recording['seconds']:.0f} s")
-    lines += [text for text in (recording.get("error"), controls.get("message"), said) if text]
+    lines += [text for text in (engine.get("state"), recording.get("error"), controls.get("message"), said) if text]
     return "\n".join(lines).encode("ascii", "replace").decode()
 
 
@@ -265,17 +265,6 @@ class _Viewer:
         self._words.seek(0)
         lines = self._words.read().decode("utf-8", "replace").split("\n")
         return next((line.strip() for line in reversed(lines) if line.strip()), "")
-
-
-def shown_size(info: StreamInfo) -> tuple[int, int]:
-    """Width and height of the picture in square pixels, after rotation. The wider side grows, none shrinks."""
-    width, height = square_size(info.width, info.height, info.sample_aspect)
-    return (height, width) if info.rotation in (90, 270) else (width, height)
-
-
-def square_size(width: int, height: int, aspect: Fraction) -> tuple[int, int]:
-    """The size with square pixels of a picture whose pixels are ``aspect`` times as wide as high."""
-    return (round(width * aspect), height) if aspect >= 1 else (width, round(height / aspect))
 
 
 def to_bgr(frame: Frame, rotation: int, reformatter: VideoReformatter) -> npt.NDArray[np.uint8]:
