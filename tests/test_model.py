@@ -53,6 +53,34 @@ def test_what_is_not_there_is_answered_with_what_is(folder: Path) -> None:
         find_model("nowhere.onnx", 2)
 
 
+def add_tuned(folder: Path, name: str, scale: int) -> None:
+    inside = folder / f"{name}-camera-x{scale}"
+    inside.mkdir()
+    text = TOML.format(name=name, scale=scale, default="false").replace("default", 'tune = "camera"\ndefault')
+    (inside / "model.toml").write_text(text)
+    (inside / "model.onnx").write_bytes(b"camera")
+
+
+def test_a_tune_is_preferred_or_demanded(folder: Path) -> None:
+    add_tuned(folder, "small", 2)
+    assert find_model("small", 2, folder=folder).tune == "clean"
+    assert find_model("small", 2, prefer="camera", folder=folder).tune == "camera"
+    assert find_model("small", 3, prefer="camera", folder=folder).tune == "clean"  # there is no other
+    assert find_model("small", 2, "camera", folder=folder).tune == "camera"
+    with pytest.raises(
+        ModelError, match=r"x3 is not tuned for camera, only for clean; `stream-sr train small --scale 3"
+    ):
+        find_model("small", 3, "camera", folder=folder)
+    assert [(one.name, one.tune, one.scale) for one in list_models(folder)] == [
+        ("big", "clean", 2), ("small", "clean", 2), ("small", "clean", 3), ("small", "camera", 2),
+    ]  # fmt: skip
+
+
+def test_a_preset_that_is_not_trained_names_its_training(folder: Path) -> None:
+    with pytest.raises(ModelError, match="preset 'quality' is not trained yet; `stream-sr train quality --scale 4`"):
+        find_model("quality", 4, folder=folder)
+
+
 def test_files(folder: Path) -> None:
     inside = folder / "small-x3"
     assert find_model(str(inside / "model.onnx"), None).scale == 3
@@ -69,6 +97,7 @@ def test_files(folder: Path) -> None:
     [
         ("scale = 2", "scale = '2'"),
         ("scale = 2", ""),
+        ("scale = 2", "scale = 2\ntune = 'night'"),
         ("[network]", ""),
         ("name = ", "name ="),
         ("scale = 2", "scale ="),
