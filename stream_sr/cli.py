@@ -240,7 +240,8 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("evaluate", commands.evaluate_command, "PSNR, SSIM and steadiness of a model on pictures or films")
     sub.add_argument("paths", type=Path, nargs="+", metavar="PATH", help="a folder of pictures, or films")
     sub.add_argument(
-        "--crf", action="append", default=[], metavar="N",
+        "--crf",
+        dest="crfs", action="append", default=[], metavar="N",
         help="films: reduced, then through H.264 of this quality; may be repeated (the usual: 18 23 28 33)",
     )  # fmt: skip
     sub.add_argument("--frames", metavar="N", help="films: only the first N pictures")

@@ -372,7 +372,7 @@ def evaluate_command(parsed: argparse.Namespace) -> int:
     if films:
         if len(films) < len(parsed.paths):
             raise ConfigError("films and folders of pictures are measured differently; give one kind at a time")
-        crfs = [Option("crf", "", number(0, 51)).read(text, "--crf") for text in parsed.crf]
+        crfs = [Option("crf", "", number(0, 51)).read(text, "--crf") for text in parsed.crfs]
         frames = Option("frames", "", whole(2, 1_000_000)).read(parsed.frames, "--frames") if parsed.frames else None
         rows = [
             evaluate_clip(
@@ -386,7 +386,7 @@ def evaluate_command(parsed: argparse.Namespace) -> int:
     else:
         if len(parsed.paths) > 1:
             raise ConfigError(f"{len(parsed.paths)} folders; give one, each is a set of its own")
-        if parsed.crf or parsed.frames:
+        if parsed.crfs or parsed.frames:
             raise ConfigError("--crf and --frames are for films; PATH is none")
         result = evaluate(
             model, parsed.paths[0], options, scale=scale or None, command=command_line(), show=examples.append

@@ -1,0 +1,99 @@
+"""From pictures to a measured model, by the commands of the README."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from media_files import write_video
+from PIL import Image
+
+from stream_sr import cli
+from stream_sr.model import read_model
+
+RECIPE = """
+[network]
+kind = "PlainSR"
+width = 4
+depth = 1
+[train]
+iterations = 4
+batch = 2
+patch = 16
+learning_rate = 1e-3
+warmup = 1
+l2_from = 0.5
+round_from = 1.0
+ema = 0.9
+seed = 1
+expand = true
+shrinks = [1.0]
+[validation]
+every = 2
+images = ["held"]
+[tune.camera]
+iterations = 3
+"""
+
+
+@pytest.fixture
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("STREAM_SR_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pictures").mkdir()
+    for seed, name in enumerate(("one", "two", "held")):
+        noise = np.random.default_rng(seed).integers(0, 256, (40, 45)).astype(np.uint8)
+        Image.fromarray(np.kron(noise, np.ones((4, 4), np.uint8))).save(tmp_path / "pictures" / f"{name}.png")
+    write_video(tmp_path / "film.mp4", width=256, height=192, count=8)
+    (tmp_path / "small.toml").write_text(RECIPE)
+    return tmp_path
+
+
+def run(*words: str) -> None:
+    assert cli.main(words) == 0
+
+
+def test_from_pictures_to_a_model_that_is_tuned_for_cameras(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run("train", "small.toml", "--data", "pictures", "--threads", "1")
+    run("clips", "clips", "--data", "pictures", "--video", "film.mp4", "--length", "4", "--validate", "held")
+    assert "clips: 4 clips" in capsys.readouterr().out
+    start = "runs/small-x2/checkpoint.pt"
+    run("train", "small.toml", "--tune", "camera", "--data", "clips", "--from", start, "--threads", "1")
+    run("export", "runs/small-camera-x2/checkpoint.pt", "model")
+    model = read_model(work / "model" / "model.toml")
+    assert (model.name, model.tune, model.scale) == ("small", "camera", 2)
+    capsys.readouterr()
+    onnx = "model/model.onnx"
+    run("evaluate", "pictures", "--model", onnx, "--json", "pictures.json", "--sheet", "sheet.png")
+    run("evaluate", "film.mp4", "--model", onnx, "--json", "film.json", "--crf", "20", "--crf", "40", "--frames", "3")
+    assert "film.mp4 CRF 40" in capsys.readouterr().out
+    assert len(json.loads((work / "pictures.json").read_text())["images"]) == 3
+    rows = json.loads((work / "film.json").read_text())["clips"]
+    assert [(row["crf"], row["frames"], row["model"]) for row in rows] == [(20, 3, "small"), (40, 3, "small")]
+    assert rows[0]["psnr_y"] > rows[1]["psnr_y"]
+    with Image.open(work / "sheet.png") as sheet:
+        assert sheet.height > 3 * 90
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["clips", "out"], "nothing to make clips of"),
+        (["clips", "out", "--data", "pictures", "--length", "0"], "1 to 100 pictures"),
+        (["clips", "out", "--data", "pictures", "--scale", "1", "--tune", "clean"], "give --tune camera"),
+        (["clips", "out", "--data", "nowhere"], "no folder nowhere"),
+        (["train", "small.toml", "--data", "pictures", "--tune", "camera"], "camera x2 starts from x2 of the same"),
+        (["train", "small.toml", "--data", "pictures", "--sweep", "width"], "expected NAME=NUMBER"),
+        (["evaluate", "film.mp4", "pictures", "--model", "fsrcnn"], "give one kind at a time"),
+        (["evaluate", "pictures", "--crf", "20", "--model", "fsrcnn"], "are for films"),
+        (["evaluate", "film.mp4", "--crf", "60", "--model", "fsrcnn"], "--crf: '60' is not a number from 0 to 51"),
+        (["evaluate", "film.mp4", "--frames", "1", "--model", "fsrcnn"], "a whole number from 2"),
+    ],
+)
+def test_what_cannot_be_is_one_line(
+    work: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(words) in (2, 3)
+    errors = capsys.readouterr().err.strip().splitlines()
+    assert len(errors) == 1
+    assert message in errors[0]
