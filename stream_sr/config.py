@@ -112,6 +112,7 @@ SOURCE_OPTIONS = (
     Option("start", "start at this time of the file", number(0, 1e9), "SECONDS"),
     Option("duration", "end after this time", number(0.001, 1e9), "SECONDS"),
     Option("rtsp-transport", "of an RTSP input (default tcp)", choices=("tcp", "udp")),
+    Option("decoder", "video decoder of a file or of FFmpeg's demuxer (default auto)", choices=("auto", "cuda", "cpu")),
     Option("read-timeout", "a live input silent for so long is lost (default 5)", number(0.1, 3600), "SECONDS"),
     Option("reconnect", "try for so long to get a live input, or a server, back (default: for ever; 0: not at all)",
            number(0, 1e9), "SECONDS"),
@@ -123,7 +124,7 @@ OUTPUT_OPTIONS = (
     Option("size", "fit the output into this size, keeping the shape of the picture", size, "WxH"),
     Option("max-latency", "drop live frames older than this before the engine works on them (default 500)",
            number(1, 1e6), "MS"),
-    Option("encoder", "video encoder (default auto)", choices=("auto", "libx264")),
+    Option("encoder", "video encoder (default auto)", choices=("auto", "h264_nvenc", "hevc_nvenc", "libx264")),
     Option("crf", "constant quality of the encoder, 0 is lossless (default for files: 18)", number(0, 51), "N"),
     Option("bitrate", "bit rate of the encoder, such as 4M", bitrate, "RATE"),
     Option("encoder-preset", "speed of the encoder, such as ultrafast or slow", metavar="NAME"),
@@ -157,6 +158,7 @@ class Config:
     duration: float | None = None
     rtsp_transport: str = "tcp"
     read_timeout: float = 5.0
+    decoder: str = "auto"
     reconnect: float | None = None  # seconds; None: for ever
     capture_size: tuple[int, int] | None = None
     capture_fps: float | None = None

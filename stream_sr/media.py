@@ -26,6 +26,7 @@ class SourceOptions:
     capture_size: tuple[int, int] | None = None  # webcam: width, height
     capture_fps: float | None = None
     fourcc: str | None = None
+    decoder: str = "auto"  # auto, cuda (NVDEC), cpu
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -199,7 +199,7 @@ def test_frames_that_do_not_belong_are_refused() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (EncoderOptions(encoder="h264_nvenc"), "not in this version"),
+        (EncoderOptions(encoder="h264_nvenc", preset="veryfast"), "p1, p2"),
         (EncoderOptions(encoder="mpeg2"), "unknown"),
         (EncoderOptions(crf=20, bitrate=1_000_000), "give one"),
         (EncoderOptions(crf=60), "51"),

@@ -1,4 +1,4 @@
-"""The one H.264 encoder per (size, settings), whose packets fan out to every packet sink."""
+"""The one encoder per (size, settings), whose packets fan out to every packet sink."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ from av.error import FFmpegError
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import PictureType
 
+from stream_sr import machine
+from stream_sr.codec.nvenc import CODECS, nvenc_context, why_not
+from stream_sr.codec.nvenc import PRESETS as NVENC_PRESETS
 from stream_sr.codec.picture import picture_planes
 from stream_sr.color import Siting
 from stream_sr.errors import ConfigError, SinkOpenError, SinkWriteError
@@ -24,7 +27,7 @@ log = logging.getLogger("stream_sr")
 PRESETS = (
     "ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow", "placebo",
 )  # fmt: skip
-LATER = ("h264_nvenc", "hevc_nvenc")
+SOFTWARE = "libx264"
 CHROMA_LOCATION = {Siting.LEFT: 0, Siting.CENTER: 1, Siting.TOPLEFT: 2}  # chroma_sample_loc_type, H.264 E.2.1
 FILE_CRF, FILE_PRESET, FILE_GOP_SECONDS = 18, "veryfast", 5
 LIVE_CRF, LIVE_PRESET, LIVE_GOP_SECONDS = 20, "ultrafast", 2
@@ -33,7 +36,7 @@ ONE_THREAD_PIXELS = 1280 * 720  # a live picture up to here takes 3 to 5 ms on o
 
 
 class Encoder:
-    """libx264 for frames of one size: 8-bit 4:2:0 planes in, Annex B access units out.
+    """libx264, or NVIDIA's encoder, for frames of one size: 8-bit 4:2:0 planes in, Annex B access units out.
 
     ``info`` describes the frames. Its colour, chroma siting and sample aspect go into the bitstream as they are:
     unknown stays unknown, so the caller applies `color.guess_unknown` (with the *input's* size) before. Rotation is
@@ -57,12 +60,14 @@ class Encoder:
         check_options(options)
         self.live = live
         self.info = _even(info)
-        self._context = _context(self.info, options, live)
+        self.name = choose_encoder(self.info, options, live=live)
+        self._context = _context(self.info, options, live, self.name)
         try:
             self._context.open()
         except (FFmpegError, ValueError) as error:
             raise SinkOpenError(
-                f"the encoder libx264 refused {self.info.width}x{self.info.height} with {_words(options)}: {error}"
+                f"the encoder {self.name} refused {self.info.width}x{self.info.height} with {_words(options)}: {error}"
+                + ("; --encoder auto takes one that works" if self.name in CODECS else "")
             ) from error
         # PyAV's frame is filled again and again: x264 copies the picture before `encode` returns.
         self._picture = av.VideoFrame(self.info.width, self.info.height, "yuv420p")
@@ -72,8 +77,8 @@ class Encoder:
         self._closed = False
         extradata = self._context.extradata
         if not extradata:
-            raise SinkOpenError("the encoder libx264 gave no parameter sets; install another build of PyAV (av)")
-        self.stream = EncodedStream(codec="h264", extradata=bytes(extradata), info=self.info)
+            raise SinkOpenError(f"the encoder {self.name} gave no parameter sets; install another build of PyAV (av)")
+        self.stream = EncodedStream(codec=CODECS.get(self.name, "h264"), extradata=bytes(extradata), info=self.info)
 
     def encode(self, frame: Frame, *, key: bool = False) -> list[Packet]:
         """Encode one frame, which is not kept; the packets that are complete now, in decoding order.
@@ -119,12 +124,12 @@ class Encoder:
         try:
             packets = self._context.encode(picture)
         except (FFmpegError, ValueError) as error:
-            raise SinkWriteError(f"the encoder libx264 failed: {error}") from error
+            raise SinkWriteError(f"the encoder {self.name} failed: {error}") from error
         return [self._packet(packet) for packet in packets]
 
     def _packet(self, packet: av.Packet[av.VideoStream]) -> Packet:
         if packet.pts is None or packet.dts is None or packet.pts not in self._waiting:
-            raise SinkWriteError(f"the encoder libx264 gave a packet with pts {packet.pts}, which no frame had")
+            raise SinkWriteError(f"the encoder {self.name} gave a packet with pts {packet.pts}, which no frame had")
         number, captured_ns, duration, wall_ns = self._waiting.pop(packet.pts)
         data = bytes(packet)
         if packet.is_keyframe:
@@ -149,10 +154,8 @@ class Encoder:
 
 def check_options(options: EncoderOptions) -> None:
     """Raises ConfigError for settings that cannot be, before any work is done."""
-    if options.encoder in LATER:
-        raise ConfigError(f"--encoder {options.encoder} is not in this version; use libx264, which `auto` chooses")
-    if options.encoder not in ("auto", "libx264"):
-        raise ConfigError(f"--encoder {options.encoder} is unknown; use auto or libx264")
+    if options.encoder not in ("auto", SOFTWARE, *CODECS):
+        raise ConfigError(f"--encoder {options.encoder} is unknown; use auto, {SOFTWARE}, {', '.join(CODECS)}")
     if options.crf is not None and options.bitrate is not None:
         raise ConfigError("--crf and --bitrate were both given: one asks for a quality, the other for a size; give one")
     if options.crf is not None and not 0 <= options.crf <= 51:
@@ -161,8 +164,9 @@ def check_options(options: EncoderOptions) -> None:
         )
     if options.bitrate is not None and not 1_000 <= options.bitrate <= 2_000_000_000:
         raise ConfigError(f"--bitrate {options.bitrate} bit/s is outside 1000 to 2000000000")
-    if options.preset is not None and options.preset not in PRESETS:
-        raise ConfigError(f"--encoder-preset {options.preset} is unknown; use one of {', '.join(PRESETS)}")
+    presets = NVENC_PRESETS if options.encoder in CODECS else PRESETS
+    if options.preset is not None and options.preset not in presets:
+        raise ConfigError(f"--encoder-preset {options.preset} is unknown; use one of {', '.join(presets)}")
     if options.gop is not None and not 1 <= options.gop <= 100_000:
         raise ConfigError(f"--gop {options.gop} is outside 1 to 100000 frames")
 
@@ -187,11 +191,29 @@ def _even(info: StreamInfo) -> StreamInfo:
     return info.scaled(width, height)
 
 
-def _context(info: StreamInfo, options: EncoderOptions, live: bool) -> VideoCodecContext:
+def choose_encoder(info: StreamInfo, options: EncoderOptions, *, live: bool) -> str:
+    """The encoder's name. ``auto`` is libx264, but for a live picture on a machine whose GPU has an encoder that."""
+    if options.encoder != "auto":
+        return options.encoder
+    if not live or options.preset is not None or not machine.cuda().devices:
+        return SOFTWARE  # a file is better for its size with x264; the presets are x264's
+    name = next(iter(CODECS))
+    reason = why_not(name, info)
+    if reason:
+        log.info("%s cannot be used here (%s): encoding with %s", name, reason, SOFTWARE)
+    return SOFTWARE if reason else name
+
+
+def _context(info: StreamInfo, options: EncoderOptions, live: bool, name: str) -> VideoCodecContext:
+    fps = info.fps or Fraction(30)
+    if name in CODECS:
+        gop = options.gop or max(1, round(fps * (LIVE_GOP_SECONDS if live else FILE_GOP_SECONDS)))
+        most = options.bitrate or default_bitrate(info.width, info.height, fps)
+        return nvenc_context(name, info, options, live=live, gop=gop, most=most)
     context = av.CodecContext.create("libx264", "w")
     context.width, context.height, context.pix_fmt = info.width, info.height, "yuv420p"
     context.time_base = info.time_base
-    context.framerate = fps = info.fps or Fraction(30)
+    context.framerate = fps
     context.sample_aspect_ratio = info.sample_aspect
     context.colorspace, context.color_range = int(info.color.matrix), int(info.color.range)
     context.color_primaries, context.color_trc = info.color.primaries, info.color.transfer

@@ -320,7 +320,7 @@ def _add_video(container: Any, stream: EncodedStream) -> VideoStream:
     is one, and what it does not know yet (size, colours) can be set before the header is written.
     """
     info = stream.info
-    template: Any = av.open(io.BytesIO(stream.extradata), format="h264")
+    template: Any = av.open(io.BytesIO(stream.extradata), format=stream.codec)
     with template:
         video: VideoStream = container.add_stream_from_template(template.streams.video[0], opaque=True)
     context = video.codec_context

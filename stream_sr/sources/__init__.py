@@ -27,14 +27,14 @@ ADDRESSES = (
 _APPLICABLE = {
     "webcam": {"duration", "read_timeout", "capture_size", "capture_fps", "fourcc"},
     "rtsp": {"duration", "read_timeout", "rtsp_transport"},
-    "url": {"duration", "read_timeout"},
-    "file": {"duration", "start"},
+    "url": {"duration", "read_timeout", "decoder"},
+    "file": {"duration", "start", "decoder"},
     "pictures": {"duration"},
     "standard input": {"duration"},
     "synthetic": {"duration"},
 }
 _FLAGS = {"rtsp_transport": "--rtsp-transport", "read_timeout": "--read-timeout", "start": "--start"} | {
-    name: "--" + name.replace("_", "-") for name in ("duration", "capture_size", "capture_fps", "fourcc")
+    name: "--" + name.replace("_", "-") for name in ("duration", "capture_size", "capture_fps", "fourcc", "decoder")
 }
 
 

@@ -25,6 +25,7 @@ from av.container import InputContainer
 from stream_sr.codec.decode import PictureReader
 from stream_sr.codec.deinterlace import Deinterlacer
 from stream_sr.codec.extent import is_truncated, lacks_index
+from stream_sr.codec.nvdec import decoder_in_use, open_with_decoder
 from stream_sr.codec.sockets import open_sockets, peer_port, shut_down
 from stream_sr.errors import DecodeError, SourceError, SourceLost, SourceOpenError
 from stream_sr.frame import Frame, StreamInfo
@@ -73,6 +74,7 @@ class AvSource:
             self._truncated = not scheme and os.path.isfile(address) and is_truncated(address, self._container)
             self._first: tuple[av.VideoFrame, Stamp] | None = self._open_pictures()
             self.info = self._describe(self._first[0])
+            self.decoder = decoder_in_use(self._stream)
         except BaseException as error:
             self.close()
             if isinstance(error, DecodeError):
@@ -408,7 +410,10 @@ def _open_container(address: str, options: SourceOptions, name: str) -> tuple[In
     try:
         port = (urlsplit(address).port or PORTS.get(address.partition("://")[0])) if remote else None
         # "file:" keeps FFmpeg from reading a name with a colon as a protocol.
-        container = av.open(address if remote else f"file:{address}", "r", options=settings, timeout=timeout)
+        place = address if remote else f"file:{address}"
+        container = open_with_decoder(
+            options.decoder, lambda hardware: av.open(place, "r", options=settings, timeout=timeout, hwaccel=hardware)
+        )
     except (av.FFmpegError, OSError, ValueError) as error:
         raise SourceOpenError(_why_not(address, name, error)) from error
     after = open_sockets() if remote else {}

@@ -1,0 +1,87 @@
+"""NVIDIA's encoder and decoder are chosen where there is a GPU, and what cannot be is said."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+from media_files import write_video
+
+from stream_sr import machine
+from stream_sr.codec.encoder import Encoder, check_options, choose_encoder
+from stream_sr.codec.nvenc import nvenc_context
+from stream_sr.errors import ConfigError, SinkOpenError, SourceOpenError
+from stream_sr.frame import StreamInfo
+from stream_sr.media import EncoderOptions, SourceOptions
+from stream_sr.sources.av import AvSource
+
+INFO = StreamInfo(64, 48, Fraction(1, 1000), Fraction(25))
+no_gpu = pytest.mark.skipif(bool(machine.cuda().devices), reason="about machines without a GPU")
+
+
+@pytest.fixture
+def one_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = machine.CudaDevice("NVIDIA X", "9.0", 141.0)
+    monkeypatch.setattr(machine, "cuda", lambda: machine.Cuda((gpu,), "13.0"))
+
+
+@no_gpu
+def test_auto_falls_back_and_says_so(one_gpu: None, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "stream_sr")
+    assert choose_encoder(INFO, EncoderOptions(), live=True) == "libx264"
+    assert "h264_nvenc cannot be used here (" in caplog.text
+    assert choose_encoder(INFO, EncoderOptions(), live=False) == "libx264"
+    assert choose_encoder(INFO, EncoderOptions(preset="fast"), live=True) == "libx264"
+    assert len(caplog.records) == 1
+
+
+@no_gpu
+@pytest.mark.parametrize("name", ["h264_nvenc", "hevc_nvenc"])
+def test_an_encoder_that_was_asked_for_and_fails_is_an_error(name: str) -> None:
+    with pytest.raises(SinkOpenError, match=f"the encoder {name} refused 64x48 .*--encoder auto"):
+        Encoder(INFO, EncoderOptions(encoder=name), live=True)
+
+
+def test_presets_are_each_encoders_own() -> None:
+    check_options(EncoderOptions(encoder="h264_nvenc", preset="p3"))
+    with pytest.raises(ConfigError, match="p3 is unknown; use one of ultrafast"):
+        check_options(EncoderOptions(preset="p3"))
+
+
+def test_nvencs_settings() -> None:
+    live = nvenc_context("h264_nvenc", INFO, EncoderOptions(), live=True, gop=50, most=1_000_000)
+    assert (live.options["zerolatency"], live.options["bf"], live.options["maxrate"]) == ("1", "0", "1000000")
+    assert live.gop_size == 50
+    file = nvenc_context("hevc_nvenc", INFO, EncoderOptions(crf=17, preset="p7"), live=False, gop=125, most=1)
+    assert (file.options["cq"], file.options["preset"], "maxrate" in file.options) == ("17", "p7", False)
+
+
+@no_gpu
+def test_decoders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    film = tmp_path / "film.mp4"
+    write_video(film)
+    for wanted in ("auto", "cpu"):
+        source = AvSource(str(film), SourceOptions(decoder=wanted))
+        assert source.decoder == "cpu"
+        source.close()
+    with pytest.raises(SourceOpenError, match="--decoder cuda cannot be: no NVIDIA driver"):
+        AvSource(str(film), replace(SourceOptions(), decoder="cuda"))
+
+
+@no_gpu
+def test_a_decoder_that_fails_falls_back_only_for_auto(
+    one_gpu: None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "stream_sr")
+    film = tmp_path / "film.mp4"
+    write_video(film)
+    source = AvSource(str(film), SourceOptions())
+    assert len(list(source.frames())) > 1
+    source.close()
+    assert "decoding on the processor" in caplog.text
+    with pytest.raises(SourceOpenError, match="--decoder cuda cannot be: "):
+        AvSource(str(film), SourceOptions(decoder="cuda"))
+    with pytest.raises(SourceOpenError, match="no such file"):
+        AvSource(str(tmp_path / "gone.mp4"), SourceOptions())
