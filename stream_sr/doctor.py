@@ -203,7 +203,7 @@ def _encoders() -> Iterable[Finding]:
 def _backends() -> Iterable[Finding]:
     for name, found in backends().items():
         detail = ", ".join(part for part in (found.version, found.reason) if part)
-        needless = name == "tensorrt" and not has_nvidia()
+        needless = name in ("tensorrt", "torch-cuda") and not has_nvidia()
         state = OK if found.usable else ABSENT if needless else MISSING
         yield Finding("backends", name, state, detail, found.mend)
 
@@ -264,6 +264,11 @@ def _cache() -> Iterable[Finding]:
         yield Finding("cache", "compiled engines", BROKEN, f"{damaged} damaged in {folder}", "stream-sr engine prune")
     else:
         yield Finding("cache", "compiled engines", OK, f"{len(entries)}, {size:.1f} MiB, {folder}")
+    for entry in entries:
+        if entry.refused and entry.key:
+            key = entry.key
+            what = f"model {key.onnx_sha256[:8]}, {key.backend} {key.precision}, {key.profile}, {key.head}"
+            yield Finding("cache", "refused engine", ABSENT, f"{what}: {entry.refused}")
 
 
 def _display() -> Iterable[Finding]:

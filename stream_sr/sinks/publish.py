@@ -67,7 +67,9 @@ class PublishSink:
     def open(self, stream: EncodedStream) -> None:
         """Connect, announce the stream and begin."""
         if stream.codec != "h264":
-            raise SinkOpenError(f"{self.name} is sent H.264, not {stream.codec}; choose --encoder libx264 or h264_nvenc")
+            raise SinkOpenError(
+                f"{self.name} is sent H.264, not {stream.codec}; choose --encoder libx264 or h264_nvenc"
+            )
         self._stream = stream
         self._sound = LaneSound(self.name, stream.lane)
         if self._sound.form is not None:

@@ -18,6 +18,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, fx, nn
 
+from stream_sr import reference
 from stream_sr.errors import ModelError
 from stream_sr.model import STATE_IN, STATE_OUT, ModelSpec, read_model
 from stream_sr.networks import Deconvolution, LumaGraph, RecurrentLumaGraph, RecurrentSR, build_network
@@ -78,7 +79,10 @@ def export_checkpoint(
     psnr_y: Mapping[str, float] | None = None,
     default: bool = False,
 ) -> ModelSpec:
-    """Export the best weights of a training run into ``folder``, under ``name`` or the recipe's. Raises ModelError."""
+    """Export the best weights of a training run into ``folder``, under ``name`` or the recipe's, with its reference.
+
+    Raises ModelError.
+    """
     if not checkpoint.is_file():
         raise ModelError(f"no such file: {checkpoint}; `stream-sr train` leaves a checkpoint.pt in its --out folder")
     try:
@@ -93,10 +97,12 @@ def export_checkpoint(
         raise ModelError(f"{checkpoint} is no checkpoint of `stream-sr train` ({reason})") from error
     training = {key: value for key, value in recipe.items() if key not in ("name", "scale", "tune", "network")}
     training |= {"iteration": state["iteration"], "validation_psnr": round(float(state["best_psnr"]), 4)}
-    return write_model(
+    model = write_model(
         folder, name=name or recipe["name"], scale=recipe["scale"], network=network, module=module,
         training=training, psnr_y=psnr_y, default=default, tune=recipe.get("tune", "clean"),
     )  # fmt: skip
+    reference.write(model)
+    return model
 
 
 def count_parameters(network: nn.Module) -> int:

@@ -18,6 +18,7 @@ from stream_sr.backends.tensorrt.driver import PycudaDriver, open_device
 from stream_sr.backends.tensorrt.frames import Picture
 from stream_sr.backends.tensorrt.graph import HEADS, scale_of
 from stream_sr.backends.tensorrt.program import TensorRTProgram
+from stream_sr.color import Siting
 from stream_sr.engine import EngineOptions, EngineSpec
 from stream_sr.errors import EngineBuildError
 from stream_sr.frame import StreamInfo
@@ -50,7 +51,8 @@ class Wish:
 def picture_of(model: ModelSpec, info: StreamInfo) -> Picture:
     """What an engine of this model for this stream is made for. Raises ModelError."""
     data = read_onnx(model)
-    return Picture(info.width, info.height, model.scale or scale_of(data), info.color.siting)
+    siting = info.color.siting if info.color.siting != Siting.UNKNOWN else Siting.LEFT  # which unknown means
+    return Picture(info.width, info.height, model.scale or scale_of(data), siting)
 
 
 def is_ready(wish: Wish) -> bool:
