@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DEMO_SECONDS ?= 20
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test check quality train-gpu readme clean
+.PHONY: demo test check quality train-gpu readme clean soak fuzz live
 
 demo: $(VENV)/.demo
 	$(BIN)/stream-sr demo --seconds $(DEMO_SECONDS) --out out
@@ -44,6 +44,17 @@ quality: $(VENV)/.test
 RUNS ?= runs
 train-gpu: $(VENV)/.test
 	$(BIN)/python benchmarks/train_ladder.py --data data/train --data data/photos --clips clips --out $(RUNS)
+
+# Long runs, on a quiet machine.
+soak: $(VENV)/.test
+	$(BIN)/python benchmarks/soak.py --minutes 30
+	$(BIN)/python benchmarks/soak.py --minutes 30 --cameras 4 --size 320x180@15 --out benchmarks/results/soak4.json
+
+fuzz: $(VENV)/.test
+	$(BIN)/python benchmarks/fuzz.py --seconds 600 --inputs 100000
+
+live: $(VENV)/.test
+	$(BIN)/python benchmarks/live.py --seconds 60
 
 readme: $(VENV)/.test
 	$(BIN)/python benchmarks/render.py

@@ -136,3 +136,15 @@ def wait_for_port(port: int) -> None:
                 return
         time.sleep(0.02)
     raise AssertionError(f"nobody listened on port {port} within {PATIENCE_SECONDS:g} s")
+
+
+def wait_until_listening(port: int) -> None:
+    """The same without connecting: for a server that takes one connection only."""
+    wanted = f":{port:04X} "
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < deadline:
+        lines = Path("/proc/net/tcp").read_text().splitlines()
+        if any(wanted in f"{line.split()[1]} " and line.split()[3] == "0A" for line in lines[1:]):
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"nobody listened on port {port} within {PATIENCE_SECONDS:g} s")

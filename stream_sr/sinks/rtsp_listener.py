@@ -85,12 +85,9 @@ class Listener:
     def mount(self, mount: Mount) -> LoopThread:
         """Serve a stream; the loop that it lives on."""
         with _lock:
-            first = self.loop_thread is None
             if self.loop_thread is None:
                 self.loop_thread = LoopThread("rtsp server")
             self.loop_thread.call(self._add(mount))
-            if first:  # who waits in the socket's queue since it was bound is to find the stream
-                self.loop_thread.call(self._start())
         return self.loop_thread
 
     def unmount(self, mount: Mount) -> None:
@@ -98,12 +95,12 @@ class Listener:
         assert self.loop_thread is not None
         self.loop_thread.call(self._remove(mount))
 
-    async def _start(self) -> None:
-        self._server = await asyncio.get_running_loop().create_server(lambda: Viewer(self), sock=self._socket)
-
     async def _add(self, mount: Mount) -> None:
+        """With the first stream the port answers: who waits in its queue finds the stream there."""
         self.mounts[mount.path] = mount
         await mount.start()
+        if self._server is None:
+            self._server = await asyncio.get_running_loop().create_server(lambda: Viewer(self), sock=self._socket)
 
     async def _remove(self, mount: Mount) -> None:
         self.mounts.pop(mount.path, None)

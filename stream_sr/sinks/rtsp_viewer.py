@@ -282,7 +282,7 @@ class Viewer(asyncio.Protocol):
             self._ways[track] = Way(*ways)
             return f"RTP/AVP/TCP;unicast;interleaved={ways[0]}-{ways[1]}"
         ports = _numbers(fields.get("client_port", ""), 65535)
-        if kind not in ("RTP/AVP", "RTP/AVP/UDP") or "multicast" in fields or ports is None or ports[0] < 1024:
+        if kind not in ("RTP/AVP", "RTP/AVP/UDP") or "multicast" in fields or ports is None or min(ports) < 1024:
             return None
         try:
             ours = self._listener.udp_ports()

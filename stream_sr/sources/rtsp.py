@@ -78,7 +78,7 @@ class RtspSource:
             opened = self._wait_open(cancelled)
             self._codec = opened.payload.codec
             self.info = _describe(opened, redact(url)) if self._codec == "h264" else _look(opened, redact(url))
-            self._decoder = _low_delay_decoder(self._codec)
+            self._decoder: VideoCodecContext | None = _low_delay_decoder(self._codec)
         except BaseException:
             self.close()
             raise
@@ -154,6 +154,7 @@ class RtspSource:
         if self._closed:
             return
         self._closed = True
+        self._decoder = None  # its threads end with it, whoever still holds us
         try:
             self._loop.call(self._client.close())
         finally:
@@ -183,6 +184,8 @@ class RtspSource:
 
     def _decode(self, packet: av.Packet[Any] | None) -> list[av.VideoFrame]:
         """The pictures that come out, without those that the decoder had to invent parts of."""
+        if self._decoder is None:  # closed
+            return []
         try:
             pictures = self._decoder.decode(packet)
         except FFmpegError:

@@ -1,0 +1,13 @@
+"""Hostile input, in short; `make fuzz` is the long form."""
+
+import pytest
+from fuzzing import inputs, targets
+from hypothesis import HealthCheck, given, settings
+
+
+@pytest.mark.parametrize("name", list(targets()))
+def test_nothing_escapes(name: str) -> None:
+    target, seeds = targets()[name]
+    examples = 60 if name in ("server", "client") else 200
+    checks = list(HealthCheck)
+    settings(max_examples=examples, deadline=None, suppress_health_check=checks)(given(inputs(seeds))(target))()
