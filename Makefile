@@ -49,6 +49,7 @@ train-gpu: $(VENV)/.test
 soak: $(VENV)/.test
 	$(BIN)/python benchmarks/soak.py --minutes 30
 	$(BIN)/python benchmarks/soak.py --minutes 30 --cameras 4 --size 320x180@15 --out benchmarks/results/soak4.json
+	$(BIN)/python benchmarks/viewers.py --seconds 300
 
 fuzz: $(VENV)/.test
 	$(BIN)/python benchmarks/fuzz.py --seconds 600 --inputs 100000

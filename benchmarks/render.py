@@ -175,6 +175,29 @@ def films(data: Mapping[str, Any]) -> str:
     return "\n".join([*lines, "", note, *_origin(data)])
 
 
+def page(data: Mapping[str, Any]) -> str:
+    """How old the picture is on the page, beside MJPEG."""
+    lines = ["| in the browser | fps | p50 | p95 | p99 |", "| --- |" + " --- |" * 4]
+    for name, key in (("the page: both sides, H.264", "page"), ("MJPEG of the result alone", "mjpeg")):
+        late = data[key]["latency_ms"]
+        lines.append(f"| {name} | {data[key]['fps']:.1f} | {late['p50']:.1f} | {late['p95']:.1f} | {late['p99']:.1f} |")
+    note = "Age in ms of the picture when it is on the canvas, from its capture, as read from the clock in it; "
+    note += f"{data['size']} x2, {data['model']}; filter and {data['browser']} on one machine, in turns in one run."
+    return "\n".join([*lines, "", note, *_origin(data)])
+
+
+def viewers(data: Mapping[str, Any]) -> str:
+    """What viewers that join and leave cost the others."""
+    alone, crowd, memory = data["age_ms"]["alone"], data["age_ms"]["with_the_others"], data["memory_mib"]
+    lines = ["| one viewer of the page | p50 | p95 | p99 |", "| --- |" + " --- |" * 3]
+    for name, late in (("alone", alone), (f"while {data['viewers']} others join and leave", crowd)):
+        lines.append(f"| {name} | {late['p50']:.1f} | {late['p95']:.1f} | {late['p99']:.1f} |")
+    note = f"Age in ms of each picture on its arrival, {data['seconds']:g} s, {data['visits']} visits, a third of them "
+    note += f"over slow connections; pictures missed: {max(0, data['missed'])}; memory {memory['second_quarter']:.0f}, "
+    note += f"later {memory['last_quarter']:.0f} MiB."
+    return "\n".join([*lines, "", note, *_origin(data)])
+
+
 def _milliseconds(block: Mapping[str, float]) -> str:
     return f"{block['p50']:.1f} / {block['p99']:.1f}" if block.get("count") else "not measured"
 
@@ -185,6 +208,8 @@ def _origin(data: Mapping[str, Any]) -> list[str]:
 
 RENDERERS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "quality": quality, "overlap": overlap, "live": live, "ladder": ladder, "cameras": cameras, "films": films,
+    "page": page,
+    "viewers": viewers,
 }  # fmt: skip
 
 
