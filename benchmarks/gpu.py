@@ -9,8 +9,9 @@ goes on from there (also after a crash: each section runs in a process of its ow
 
 Sections, in this order: ``limits`` (bandwidths, arithmetic), ``tensorrt`` (whether it runs here, in its own words),
 ``conformance`` (every backend against torch fp32), ``rows`` (each model x size x precision: stages alone, end to end,
-overlapped, pinned and pageable, launch and graph, both heads), ``compiled`` (our captured graph of the compiled
-network, fp16), ``peers`` (torch eager, torch.compile in its modes, ONNX Runtime). --rehearse runs all of it on the
+overlapped, pinned and pageable, launch and graph, both heads), ``peers`` (torch eager, ONNX Runtime, torch.compile),
+``compiled`` (our captured graph of the compiled network), ``autotuned`` (both with max-autotune: minutes a row).
+--rehearse runs all of it on the
 processor with tiny pictures, to see that the script works: its figures mean nothing.
 """
 
@@ -39,10 +40,11 @@ from stream_sr.errors import StreamSRError
 from stream_sr.model import ModelSpec, list_models
 
 RESULTS = Path(__file__).parent / "results"
-SECTIONS = ("limits", "tensorrt", "conformance", "rows", "compiled", "peers")
+SECTIONS = ("limits", "tensorrt", "conformance", "rows", "peers", "compiled", "autotuned")
 SIZES = ((1920, 1080), (1280, 720), (960, 540), (640, 360))
 PRECISIONS = ("fp16", "fp32", "bf16")
-MODES = ("reduce-overhead", "default", "max-autotune")
+MODES = ("reduce-overhead", "default")
+AUTOTUNED = "max-autotune"
 STALL_SECONDS = 240  # without a figure: the row is given up (torch.compile may search for long)
 RESTARTS = 40
 
@@ -198,18 +200,26 @@ class Bench:
         return found
 
     def _compiled(self) -> Iterator[tuple[str, Callable[[], Any]]]:
-        def work(model: ModelSpec, info: Any, precision: str) -> Any:
-            engine = measure.open_torch(model, info, precision, measure.LOWERED, compiled=True)
-            found = measure.measure_engine(engine)
-            engine.close()
-            return found
+        for cell in self._cells():
+            if cell[3] == "fp16":
+                yield cell[0], lambda cell=cell: self._captured("default", *cell)  # type: ignore[misc]
 
-        for key, model, info, precision in self._cells():
-            if precision == "fp16":
-                yield key, lambda model=model, info=info, precision=precision: work(model, info, precision)  # type: ignore[misc]
+    def _autotuned(self) -> Iterator[tuple[str, Callable[[], Any]]]:
+        for cell in self._cells():
+            if cell[3] == "fp16":
+                name = f"torch.compile {AUTOTUNED}"
+                yield f"{name} {cell[0]}", lambda cell=cell, name=name: self._peer(name, AUTOTUNED, *cell)  # type: ignore[misc]
+                mode = f"{AUTOTUNED}-no-cudagraphs"
+                yield f"captured {cell[0]}", lambda cell=cell, mode=mode: self._captured(mode, *cell)  # type: ignore[misc]
+
+    def _captured(self, mode: str, key: str, model: ModelSpec, info: Any, precision: str) -> Any:
+        engine = measure.open_torch(model, info, precision, self._faster_head(f"torch-cuda {key}"), mode=mode)
+        found = measure.measure_engine(engine)
+        engine.close()
+        return found
 
     def _peers(self) -> Iterator[tuple[str, Callable[[], Any]]]:
-        """The quick ones first, then the modes of torch.compile, the slowest to compile last."""
+        """The quick ones first, then the modes of torch.compile."""
         cells = [
             (key, model, info, precision)
             for key, model, info, precision in self._cells()

@@ -40,14 +40,14 @@ def percentiles(times: Sequence[float]) -> dict[str, float]:
 # our engines
 
 
-def open_torch(model: ModelSpec, info: StreamInfo, precision: str, head: str, *, depth: int = 3, compiled: bool = False,
-               graphs: bool | None = None) -> OverlappedEngine:  # fmt: skip
-    """The backend torch-cuda in one form."""
+def open_torch(model: ModelSpec, info: StreamInfo, precision: str, head: str, *, depth: int = 3,
+               mode: str | None = None, graphs: bool | None = None) -> OverlappedEngine:  # fmt: skip
+    """The backend torch-cuda in one form; compiled where torch.compile's mode is given."""
     from stream_sr.backends import torch_cuda
     from stream_sr.backends.torch_frames import Form
 
     options = EngineOptions(backend="torch-cuda", depth=depth)
-    form = Form(lowered=head == LOWERED, compiled=compiled)
+    form = Form(lowered=head == LOWERED, compiled=mode is not None, mode=mode or "default")
     return torch_cuda.open_form(model, info, options, precision, form, graphs=graphs)
 
 

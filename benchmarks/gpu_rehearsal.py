@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import gpu_measure
 import numpy as np
 import torch
 
@@ -85,6 +86,8 @@ class ProcessorDriver:
 
 def install() -> None:
     """Let the backend torch-cuda run on the processor, in this process."""
+    torch.set_num_threads(1)
+    gpu_measure.REPEATS, gpu_measure.SECONDS = 2, 0.02
     gpu = torch_cuda.Gpu(0, "a processor", Pinned(lambda nbytes: np.empty(nbytes, np.uint8)))
     torch_cuda.open_device = lambda number: gpu  # type: ignore[assignment]
     torch_cuda.TorchDriver = ProcessorDriver  # type: ignore[misc, assignment]

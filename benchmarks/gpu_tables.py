@@ -66,9 +66,11 @@ def row_table(data: Mapping[str, Any]) -> Iterator[str]:
         yield f"{key:48} {_figures(cell)}"
         if no_tensorrt and key.startswith("torch-cuda "):
             yield f"{key.replace('torch-cuda', 'tensorrt', 1):48} TensorRT: not measured"
-    for key, cell in _cells(data, "compiled"):
-        words = _figures(cell) if "stages_ms" in cell else short(cell)
-        yield f"{'compiled, captured ' + key:48} {words}"
+    for section in ("compiled", "autotuned"):
+        for key, cell in _cells(data, section):
+            if not key.startswith("torch.compile"):
+                words = _figures(cell) if "stages_ms" in cell else short(cell)
+                yield f"{section + ', captured ' + key.removeprefix('captured '):58} {words}"
 
 
 def _figures(cell: Mapping[str, Any]) -> str:
@@ -86,7 +88,9 @@ def _figures(cell: Mapping[str, Any]) -> str:
 
 def peer_table(data: Mapping[str, Any]) -> Iterator[str]:
     yield f"{'peers (GPU ms per frame)':66} {'p50':>8} {'p99':>8}"
-    for key, cell in _cells(data, "peers"):
+    for key, cell in (*_cells(data, "peers"), *_cells(data, "autotuned")):
+        if "stages_ms" in cell:
+            continue
         yield f"{key:66} {cell['p50']:8.3f} {cell['p99']:8.3f}" if "p50" in cell else f"{key:66} {short(cell)}"
 
 
@@ -101,9 +105,10 @@ def bars(data: Mapping[str, Any]) -> Iterator[str]:
             f"{model} 1080p to 4K under {most:g} ms", len(times), [f"{t:.3f}" for t in times.values() if t >= most]
         )
     best = ours(data)
+    every = dict(_cells(data, "peers")) | dict(_cells(data, "autotuned"))
     slower, compared = [], 0
     for key, time in best.items():
-        peers = [data["peers"].get(f"torch.compile {mode} {key}", {}) for mode in BEST_MODES] if "peers" in data else []
+        peers = [every.get(f"torch.compile {mode} {key}", {}) for mode in BEST_MODES]
         theirs = [cell["p50"] for cell in peers if "p50" in cell]
         if theirs:
             compared += 1
@@ -115,10 +120,10 @@ def bars(data: Mapping[str, Any]) -> Iterator[str]:
 def ours(data: Mapping[str, Any]) -> dict[str, float]:
     """The least GPU time of any engine of ours, by row without its backend."""
     found: dict[str, float] = {}
-    for section in ("rows", "compiled"):
+    for section in ("rows", "compiled", "autotuned"):
         for key, cell in _cells(data, section):
             if "stages_ms" in cell:
-                name = key.split(" ", 1)[1] if section == "rows" else key
+                name = key if section == "compiled" else key.split(" ", 1)[1]
                 found[name] = min(found.get(name, 1e9), cell["stages_ms"]["compute"]["p50"])
     return found
 

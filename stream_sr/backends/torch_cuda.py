@@ -77,13 +77,18 @@ def open_model(model: ModelSpec, info: StreamInfo, options: EngineOptions) -> En
 
 
 def open_fastest(model: ModelSpec, info: StreamInfo, options: EngineOptions, precision: str) -> OverlappedEngine:
-    """Every form of the network on this GPU, one after the other; the fastest is left open."""
+    """Every form of the network on this GPU, one after the other; the fastest is left open.
+
+    With one frame in flight, that is for a live picture, nothing is compiled: it would wait for that.
+    """
     from stream_sr.backends.torch_frames import FORMS
 
     times: dict[str, float] = {}
     best: OverlappedEngine | None = None
     notes: list[str] = []
     for form in FORMS:
+        if form.compiled and options.depth == 1:
+            continue
         try:
             engine = open_form(model, info, options, precision, form)
         except EngineRunError as error:
