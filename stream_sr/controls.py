@@ -48,6 +48,7 @@ class RunControls:
         self.config = self._good = config  # as it is wished, and as it last could be
         self._open, self._recording = open_engine, recording
         self._engines: list[tuple[SwapEngine, StreamInfo]] = []
+        self._models = list_models()
         self._backends = [name for name, found in backends().items() if found.usable]
         self._changed = threading.Condition()
         self._wish: Config | None = None
@@ -108,7 +109,7 @@ class RunControls:
             worker.join()
 
     def _choices(self, spec: EngineSpec) -> dict[str, tuple[str, list[str]]]:
-        models = list_models()
+        models = self._models
         names = sorted({model.name for model in models}, key=_order)
         if spec.model not in names and spec.backend != "bicubic":
             names.append(spec.model)  # a FILE.onnx

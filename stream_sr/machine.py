@@ -60,8 +60,14 @@ def format_line(machine: dict[str, Any]) -> str:
 
 
 def command_line(words: Sequence[str]) -> str:
-    """The command as one would type it, without the passwords in its addresses."""
-    return shlex.join(redact(word) for word in words)
+    """The command as one would type it, without passwords: those in addresses, and that for viewers."""
+    shown = [redact(word) for word in words]
+    for index, word in enumerate(shown):
+        if word == "--viewer-password":
+            shown[index + 1 : index + 2] = ["..."]
+        elif word.startswith("--viewer-password="):
+            shown[index] = "--viewer-password=..."
+    return shlex.join(shown)
 
 
 def cpu_name(info: dict[str, str] | None = None) -> str:

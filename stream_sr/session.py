@@ -24,7 +24,7 @@ from stream_sr.frame import Frame, StreamInfo, empty_planes, read_only
 from stream_sr.media import Display, redact
 from stream_sr.model import ModelSpec, default_model, find_model, list_models
 from stream_sr.pipeline import Pipeline, Plan, is_packet_sink, split_sinks
-from stream_sr.sinks import is_page, is_published, is_served, open_sink
+from stream_sr.sinks import is_file, is_page, is_published, is_served, open_sink
 from stream_sr.sinks.record import RecordSink
 from stream_sr.sources import applicable, is_live_address, open_lasting_source
 from stream_sr.sources.reconnect import ReconnectingSource
@@ -236,7 +236,7 @@ def warm_up(engine: Engine, info: StreamInfo) -> None:
 
 def _refuse_twice(sinks: Sequence[str]) -> None:
     """Raise ConfigError if two outputs are the same file, address or standard output."""
-    places = [sink if sink == "-" or "://" in sink else os.path.realpath(sink) for sink in sinks if sink != "null:"]
+    places = [os.path.realpath(sink) if is_file(sink) else sink for sink in sinks if sink != "null:"]
     for place in places:
         if places.count(place) > 1:
             raise ConfigError(f"the output {redact(place)} is given twice; give each output once")

@@ -210,3 +210,10 @@ def test_a_container_s_quota(text: str, cores: int | None) -> None:
 def test_a_command_line_is_printed_without_passwords() -> None:
     command = machine.command_line(["stream-sr", "run", "rtsp://me:secret@camera/1", "out file.mp4"])
     assert command == "stream-sr run rtsp://camera/1 'out file.mp4'"
+
+
+def test_a_command_in_a_report_has_no_passwords() -> None:
+    words = ["stream-sr", "run", "rtsp://me:secret@camera/x", "web:1", "--viewer-password", "secret", "--json", "x"]
+    assert machine.command_line(words) == "stream-sr run rtsp://camera/x web:1 --viewer-password ... --json x"
+    assert "secret" not in machine.command_line(["a", "--viewer-password=secret"])
+    assert machine.command_line(["a", "--viewer-password"]) == "a --viewer-password ..."

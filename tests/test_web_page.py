@@ -301,6 +301,9 @@ def test_controls_ask_for_changes_and_show_what_is(browser: Any) -> None:
             wait_until(page, lambda: asked.changes[-1] == ("record", "off"))
             page.get_by_label("Model").select_option("bad")
             wait_for(page, "document.getElementById('words').textContent.includes('cannot be')")
+            feed.sink.show_figures(figures("tiny"))
+            wait_for(page, "document.getElementById('set-model').value === 'tiny'")
+            assert "cannot be" in page.locator("#words").inner_text()  # long enough to be read
 
 
 def wait_until(page: Any, condition: Any) -> None:

@@ -24,6 +24,11 @@ def is_served(address: str) -> bool:
     return address.startswith("rtsp://@")
 
 
+def is_file(address: str) -> bool:
+    """Whether a file is meant: none of the other forms."""
+    return address not in ("", "-") and re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", address) is None
+
+
 def is_page(address: str) -> bool:
     """Whether our page for browsers is meant."""
     return address.startswith("web:")
@@ -74,7 +79,7 @@ def _construct(address: str, options: SinkOptions) -> FrameSink | PacketSink:
         from stream_sr.sinks.publish import PublishSink
 
         return PublishSink(address, options)
-    if not address or re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", address):
+    if not is_file(address):
         forms = "; ".join(form for form, _ in ADDRESSES)
         raise ConfigError(f"the output {redact(address)!r} is none that we know; it is one of: {forms}")
     from stream_sr.sinks.av import FileSink

@@ -290,7 +290,7 @@ def _parse(address: str) -> tuple[str, int]:
     elif ":" in host:
         raise SinkOpenError(f"'{address}' is no address of a page; an IPv6 address stands in brackets: web:[::1]:8080")
     if not (port.isascii() and port.isdecimal() and int(port) < 65536):
-        raise SinkOpenError(f"'{address}' is no address of a page: there is no port in it; {FORM}")
+        raise SinkOpenError(f"'{address}' is no address of a page: '{port}' is no port, 0 to 65535; {FORM}")
     return host or LOOPBACK, int(port)
 
 
