@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
 from doubles import CountingSource, DoublingEngine, ListSink
 
 from stream_sr import machine
@@ -42,3 +43,36 @@ def test_load_of_the_processor() -> None:
     load = meter.percent()
     assert 0 < load["process"] <= 100
     assert 0 <= load["machine"] <= 100
+
+
+class Driver:
+    """Two GPUs as NVML tells of them, the second of which does not tell its load."""
+
+    def nvmlInit_v2(self) -> int:
+        return 0
+
+    def nvmlDeviceGetCount_v2(self, count: Any) -> int:
+        count._obj.value = 2
+        return 0
+
+    def nvmlDeviceGetHandleByIndex_v2(self, index: Any, handle: Any) -> int:
+        handle._obj.value = index.value + 1
+        return 0
+
+    def nvmlDeviceGetName(self, handle: Any, name: Any, size: Any) -> int:
+        name.value = f"GPU {handle.value}".encode()
+        return 0
+
+    def nvmlDeviceGetUtilizationRates(self, handle: Any, load: Any) -> int:
+        load._obj.gpu = 37
+        return 0 if handle.value == 1 else 3  # NVML_ERROR_NOT_SUPPORTED
+
+
+def test_load_of_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ctypes.CDLL", lambda name: Driver())
+    assert machine.GpuMeter().percent() == [{"name": "GPU 1", "percent": 37}, {"name": "GPU 2", "percent": None}]
+
+
+def test_without_a_driver_there_are_no_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "NVML", "libnothing-of-that-name.so")
+    assert machine.GpuMeter().percent() == []
