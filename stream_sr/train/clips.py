@@ -22,6 +22,7 @@ from stream_sr.train.degrade import Degradation, Roundtrip, draw
 ENDING = ".npz"
 VALIDATION = "validation"  # folder of the clips that choose the best weights, inside a folder of clips
 WINDOW = (256, 384)  # of a moving still: largest height and width of the truth
+SHRINKS = (1.0, 0.8, 0.65)
 LEAST = 96  # smallest side of the truth
 FASTEST = 3  # pixels of the truth per picture: what a hand or a slow pan does at 25 pictures a second
 STILL = 0.2  # share of the clips that do not move: what a fixed camera sends
@@ -77,7 +78,7 @@ def make_clips(
         report(f"{path.name}: {len(low)} pictures of {low[0].shape[1]}x{low[0].shape[0]}")
 
     for path in find_images(pictures) if pictures else []:
-        if moving := move(load_luma(path), scale, length, random):
+        if moving := move(_shrink(load_luma(path), random), scale, length, random):
             keep(path.stem, f"{path.parent.name}-{path.stem}", moving)
     for name, frames in videos:
         waiting: list[Plane] = []
@@ -89,6 +90,13 @@ def make_clips(
                 keep(name, f"{name}-{n:05d}", waiting)
                 waiting = []
     return count
+
+
+def _shrink(still: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """The still at one of `SHRINKS`, where it stays large enough: reduced, photographs are as sharp as they get."""
+    by = float(random.choice(SHRINKS))
+    size = (round(still.shape[0] * by), round(still.shape[1] * by))
+    return still if by == 1 or min(size) < 2 * LEAST else bicubic(still, size)
 
 
 def move(still: np.ndarray, scale: int, length: int, random: np.random.Generator) -> list[Plane]:
