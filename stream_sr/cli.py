@@ -148,6 +148,14 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--check", action="store_true", help="read the file, say what it means, and end")
     _add_metrics(sub)
 
+    sub = command(
+        "latency", commands.latency_command, "glass to glass through a camera, the filter and a viewer, stage by stage"
+    )
+    sub.add_argument("source", metavar="SOURCE", nargs="?", help="synthetic:..., or a camera that shows its clock")
+    sub.add_argument("sink", metavar="SINK", nargs="?", help="rtsp://@:PORT/PATH, rtsp://HOST/PATH or null:")
+    sub.add_argument("--seconds", default="10", help="how long (default 10)")
+    _add_run_options(sub)
+
     sub = command("demo", commands.demo_command, "camera, filter and viewer on this machine, over real RTSP")
     sub.add_argument("--seconds", default="20", help="how long (default 20)")
     sub.add_argument(

@@ -146,6 +146,20 @@ def _metrics_port(text: str) -> int:
     return int(Option("metrics-port", "", whole(0, 65535)).read(text, "--metrics-port"))
 
 
+def latency_command(parsed: argparse.Namespace) -> int:
+    from stream_sr.demo import free_port
+    from stream_sr.latency import SOURCE, format_latency, measure
+
+    config = _config(parsed)
+    check_json(parsed.json)
+    seconds = Option("seconds", "", number(1, 86_400)).read(parsed.seconds, "--seconds")
+    sink = parsed.sink or f"rtsp://@:{free_port()}/latency"
+    with Interrupts() as interrupts:
+        report = measure(parsed.source or SOURCE, sink, seconds, config, started=interrupts.attach)
+    print_result(parsed.json, report | {"command": command_line()}, format_latency)
+    return EXIT_ABORTED if interrupts.count > 1 else 0
+
+
 def demo_command(parsed: argparse.Namespace) -> int:
     from stream_sr.demo import demo
 

@@ -1,0 +1,229 @@
+"""Cameras, the filter and viewers for a long time, with random faults: what grows, and what gets slower.
+
+    python benchmarks/soak.py [--minutes 30] [--cameras 1] [--size 640x360@30] [--model fsrcnn-s] [--seed 1]
+
+Every camera is a process that is now and then killed, stopped for a while, or comes back with another size; viewers
+come and go beside one that stays. Memory and descriptors of the filter are read every second, the latency from the
+clock in the picture; seconds within a fault, and the three after it, do not count. Writes results/soak.json and ends
+with 1 where a target is missed: memory under 5 %, no descriptors, p99 of the last window within 20 % of the first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from stream_sr import barcode, machine
+from stream_sr.demo import child, free_port, wait_for_port
+from stream_sr.errors import SourceOpenError, StreamSRError
+from stream_sr.media import SourceOptions
+from stream_sr.sources import open_lasting_source, open_source
+
+RESULTS = Path(__file__).parent / "results"
+WARM_UP_SECONDS = 20.0
+AFTER_FAULT_SECONDS = 3.0
+WINDOW_SECONDS = 300.0
+EVERY_SECONDS = (10.0, 30.0)  # between faults
+OTHER_SIZE = "256x192@15"
+
+
+class Camera:
+    """One camera process and its faults."""
+
+    def __init__(self, size: str, stack: ExitStack) -> None:
+        self.port, self.size = free_port(), size
+        self._stack = stack
+        self.process = self._start(size)
+
+    def _start(self, size: str) -> subprocess.Popen[bytes]:
+        words = [
+            "run", f"synthetic:photos,{size}", f"rtsp://@:{self.port}/cam", "--backend", "bicubic", "--scale", "1"
+        ]  # fmt: skip
+        process = subprocess.Popen(
+            [sys.executable, "-m", "stream_sr", *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        self._stack.callback(end, process)
+        wait_for_port(self.port, 120)
+        return process
+
+    def fault(self, chance: random.Random) -> str:
+        """Something happens to it; when it is over, this returns what it was."""
+        kind = chance.choice(("killed", "silent", "other size"))
+        if kind == "silent":
+            self.process.send_signal(signal.SIGSTOP)
+            time.sleep(chance.uniform(2, 6))
+            self.process.send_signal(signal.SIGCONT)
+            return kind
+        self.process.kill()
+        self.process.wait()
+        time.sleep(chance.uniform(0, 4))
+        if kind == "other size":
+            self.process = self._start(OTHER_SIZE)
+            time.sleep(5)
+            self.process.kill()
+            self.process.wait()
+        self.process = self._start(self.size)
+        return kind
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        process.send_signal(signal.SIGCONT)
+        process.kill()
+        process.wait()
+
+
+def resources(pid: int) -> tuple[float, int, int]:
+    """Resident MiB, descriptors and threads of a process."""
+    proc = Path(f"/proc/{pid}")
+    return (
+        int((proc / "statm").read_text().split()[1]) * 4096 / 2**20,
+        len(list((proc / "fd").iterdir())), len(list((proc / "task").iterdir())),
+    )  # fmt: skip
+
+
+def join_for_a_moment(url: str, chance: random.Random) -> None:
+    """A viewer that comes, sees some pictures and leaves."""
+    try:
+        source = open_source(url, SourceOptions(read_timeout=10, rtsp_transport=chance.choice(("tcp", "udp"))))
+    except SourceOpenError:
+        return
+    try:
+        for number, _ in enumerate(source.frames()):
+            if number > chance.randrange(30):
+                break
+    except StreamSRError:
+        return
+    finally:
+        source.close()
+
+
+def view(url: str, file: str) -> int:
+    """The viewer that stays: a line per picture with its moment and age, until it is ended."""
+    source = open_lasting_source(url, SourceOptions(read_timeout=20))
+    with Path(file).open("w", buffering=1) as log:
+        for frame in source.frames():
+            now = time.monotonic_ns()
+            reading = barcode.read(frame.planes[0])
+            if reading is not None:
+                log.write(f"{now / 1e9:.3f} {reading.age_ns(now) / 1e6:.1f}\n")
+    return 0
+
+
+def soak(options: argparse.Namespace) -> dict[str, Any]:
+    """The whole run; the figures."""
+    chance = random.Random(options.seed)
+    seconds = options.minutes * 60
+    samples: list[tuple[float, float, int, int]] = []
+    faults: list[tuple[float, float, str]] = []
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        cameras = [Camera(options.size, stack) for _ in range(options.cameras)]
+        served = free_port()
+        lines = [f'[all]\nmodel = "{options.model}"\nread-timeout = 1\n']
+        lines += [
+            f'[camera.c{number}]\nsource = "rtsp://127.0.0.1:{camera.port}/cam"\nsinks = ["rtsp://@:{served}/c{number}"]\n'
+            for number, camera in enumerate(cameras)
+        ]
+        (folder / "cameras.toml").write_text("".join(lines))
+        program = stack.enter_context(child("filter", "serve", str(folder / "cameras.toml")))
+        urls = [f"rtsp://127.0.0.1:{served}/c{number}" for number in range(options.cameras)]
+        for number, url in enumerate(urls):
+            wait_until_served(url)
+            words = [sys.executable, __file__, "view", url, str(folder / f"{number}.log")]
+            stack.callback(end, subprocess.Popen(words, stderr=subprocess.DEVNULL))
+        began = time.monotonic()
+        due = began + WARM_UP_SECONDS
+        while (now := time.monotonic()) < began + seconds:
+            samples.append((now, *resources(program.pid)))
+            if now >= due and now < began + seconds - 15:
+                kind = chance.choice(cameras).fault(chance)
+                join_for_a_moment(chance.choice(urls), chance)
+                faults.append((now, time.monotonic() + AFTER_FAULT_SECONDS, kind))
+                due = time.monotonic() + chance.uniform(*EVERY_SECONDS)
+            if program.poll() is not None:
+                raise RuntimeError(f"the filter ended with {program.returncode}")
+            time.sleep(1)
+        logs = [(folder / f"{number}.log").read_text().splitlines() for number in range(options.cameras)]
+    ages = [[(float(at), float(age)) for at, age in map(str.split, log)] for log in logs]
+    return figures(options, began, samples, faults, ages)
+
+
+def wait_until_served(url: str) -> None:
+    deadline = time.monotonic() + 120
+    while True:
+        try:
+            open_source(url, SourceOptions(read_timeout=10)).close()
+            return
+        except SourceOpenError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
+
+
+def figures(
+    options: argparse.Namespace, began: float, samples: list[tuple[float, float, int, int]],
+    faults: list[tuple[float, float, str]], ages: list[list[tuple[float, float]]],
+) -> dict[str, Any]:  # fmt: skip
+    """First against last window."""
+    seconds = samples[-1][0] - began
+    window = min(WINDOW_SECONDS, seconds / 3)
+    first = (began + min(WARM_UP_SECONDS, window / 2), began + window)
+    last = (samples[-1][0] - window, samples[-1][0])
+
+    def quiet(at: float) -> bool:
+        return not any(start <= at <= stop for start, stop, _ in faults)
+
+    def p99(camera: list[tuple[float, float]], span: tuple[float, float]) -> float | None:
+        found = sorted(age for at, age in camera if span[0] <= at <= span[1] and quiet(at))
+        return round(found[int(len(found) * 0.99)], 1) if found else None
+
+    def median(column: int, span: tuple[float, float]) -> float:
+        return round(statistics.median(row[column] for row in samples if span[0] <= row[0] <= span[1]), 1)
+
+    memory, files = ([median(column, span) for span in (first, last)] for column in (1, 2))
+    latency = [[p99(camera, span) for span in (first, last)] for camera in ages]
+    checks = {
+        "memory": memory[1] <= memory[0] * 1.05,
+        "descriptors": files[1] <= files[0],
+        "latency": all(a is not None and b is not None and b <= a * 1.2 for a, b in latency),
+    }
+    return {
+        "minutes": options.minutes, "cameras": options.cameras, "size": options.size, "model": options.model,
+        "window_seconds": round(window), "faults": {k: sum(f[2] == k for f in faults) for k in {f[2] for f in faults}},
+        "pictures_seen": [len(camera) for camera in ages], "memory_mib": memory, "descriptors": files,
+        "threads": [median(3, span) for span in (first, last)], "latency_p99_ms": latency, "checks": checks,
+        "machine": machine.describe(),
+        "command": machine.command_line(["python", "benchmarks/soak.py", *sys.argv[1:]]),
+    }  # fmt: skip
+
+
+def main() -> int:
+    if sys.argv[1:2] == ["view"]:
+        return view(sys.argv[2], sys.argv[3])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--minutes", type=float, default=30)
+    parser.add_argument("--cameras", type=int, default=1)
+    parser.add_argument("--size", default="640x360@30")
+    parser.add_argument("--model", default="fsrcnn-s")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--out", type=Path, default=RESULTS / "soak.json")
+    options = parser.parse_args()
+    result = soak(options)
+    options.out.write_text(json.dumps(result, indent=2) + "\n")
+    print(json.dumps({key: value for key, value in result.items() if key not in ("machine", "command")}, indent=2))
+    return 0 if all(result["checks"].values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
