@@ -317,8 +317,10 @@ def _sweep(parsed: argparse.Namespace, recipe: Recipe, out: Path, report: Callab
     from stream_sr.train.sweep import format_sweep, parse_axes, plot_sweep, sweep
 
     axes = parse_axes(parsed.sweep)
-    if parsed.resume or parsed.start_from or parsed.teacher:
-        raise ConfigError("a sweep goes on by itself and starts from nothing; leave out --resume, --from and --teacher")
+    if parsed.resume or parsed.start_from or parsed.teacher or parsed.unlabelled:
+        raise ConfigError(
+            "a sweep goes on by itself and starts from nothing; leave out --resume, --from, --teacher and --unlabelled"
+        )
     with Interrupts() as interrupts:
         interrupts.attach(Stopper())
         rows = sweep(

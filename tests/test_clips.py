@@ -116,6 +116,21 @@ def test_a_recurrent_run_starts_from_a_plain_one_and_goes_on(folder: Path, tmp_p
     whole, parts = (torch.load(tmp_path / name / CHECKPOINT, weights_only=True) for name in ("whole", "parts"))
     assert all(torch.equal(value, parts["network"][name]) for name, value in whole["network"].items())
     assert "memory.weight" in whole["best"]
+    again = tmp_path / "parts" / CHECKPOINT  # a recurrent one starts from its like too, bound kernels and all
+    train(
+        replace(recipe, learning_rate=0.0, iterations=1),
+        folders=[folder],
+        out=tmp_path / "c",
+        start_from=again,
+        threads=1,
+    )
+    state = torch.load(tmp_path / "c" / CHECKPOINT, weights_only=True)
+    torch.testing.assert_close(state["best"], whole["best"], rtol=0, atol=1e-6)
+    for one, teacher in ((recipe, start), (RECIPE, again)):
+        with pytest.raises(ConfigError, match="does not; give another"):
+            train(one, folders=[folder], out=tmp_path / "taught", teacher=teacher, threads=1)
+    with pytest.raises(ConfigError, match="leave out --unlabelled"):
+        train(recipe, folders=[folder], out=tmp_path / "d", teacher=again, unlabelled=[folder], threads=1)
     wider = replace(recipe, network=recipe.network | {"width": 6})
     with pytest.raises(ConfigError, match="the recipe starts from"):
         train(wider, folders=[folder], out=tmp_path / "wider", start_from=start, threads=1)

@@ -1,6 +1,7 @@
 """The shipped file is the network: same values, clean names, the same bytes every time."""
 
 import dataclasses
+import math
 import tomllib
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from onnx.reference import ReferenceEvaluator
 from torch import nn
 
 from stream_sr.errors import ModelError
-from stream_sr.networks import FSRCNN, LumaGraph, build_network
+from stream_sr.networks import FSRCNN, LumaGraph, build_network, collapse
 from stream_sr.train.export import count_macs, count_parameters, export_checkpoint, export_onnx, write_model
 from stream_sr.train.recipe import load_recipe
 
@@ -99,6 +100,22 @@ def test_the_best_weights_of_a_checkpoint_are_exported(tmp_path: Path) -> None:
     for name, value in best.items():
         np.testing.assert_array_equal(stored[name].ravel(), value.numpy().ravel())
     assert export_checkpoint(path, tmp_path / "named", "other").name == "other"
+
+
+def test_a_recurrent_run_is_exported_with_its_bound_kernels_plain(tmp_path: Path) -> None:
+    """And a run that was stopped before its first validation has no figure to write."""
+    network = {"kind": "RecurrentSR", "width": 4, "depth": 1}
+    module = build_network("RecurrentSR", scale=2, width=4, depth=1)
+    collapse(module)
+    recipe = dataclasses.replace(load_recipe("recurrent", scale=2), network=network)
+    state = {"recipe": {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(recipe).items()}}
+    path = tmp_path / "checkpoint.pt"
+    torch.save(state | {"best": module.state_dict(), "iteration": 1, "best_psnr": -math.inf}, path)
+    spec = export_checkpoint(path, tmp_path / "out")
+    assert dict(spec.network) == network
+    stored = {one.name: onnx.numpy_helper.to_array(one) for one in onnx.load(str(spec.onnx)).graph.initializer}
+    assert stored["memory.weight"].shape == (4, 4, 3, 3)
+    assert "validation_psnr" not in tomllib.loads(spec.onnx.with_name("model.toml").read_text())["training"]
 
 
 def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from stream_sr.networks import build_network
 from stream_sr.train.data import Patches, load_luma, make_pair
 from stream_sr.train.loop import CHECKPOINT, learning_rate, measure, train
 from stream_sr.train.recipe import Recipe
+from stream_sr.train.step import Batch, Step
 
 RECIPE = Recipe(
     name="tiny", scale=2, tune="clean", network={"kind": "FSRCNN", "d": 4, "s": 2, "m": 1, "kernel": 5}, iterations=12,
@@ -156,3 +157,55 @@ def test_the_shipped_weights_are_exact_in_bfloat16(folder: Path, tmp_path: Path,
     assert representable(whole["best"])
     assert not representable(whole["network"])  # training goes on with the exact ones
     assert not representable(exact["best"])
+
+
+def test_unlabelled_pictures_go_on_where_they_were(folder: Path, whole: dict[str, Any], tmp_path: Path) -> None:
+    torch.save(whole, tmp_path / "teacher.pt")
+    more: dict[str, Any] = {"teacher": tmp_path / "teacher.pt", "unlabelled": [folder]}
+    apart, _ = run(folder, tmp_path / "parts", stop=stop_after(5), **more)
+    apart, _ = run(folder, tmp_path / "parts", resume=True, **more)
+    assert same(apart, run(folder, tmp_path / "whole", **more)[0])
+
+
+def test_the_optimiser_of_another_device_is_taken_over(tmp_path: Path) -> None:
+    """A GPU's keeps its rate on the device and is capturable; its moments go on, its options are those of this one."""
+    step = Step(build_network("PlainSR", scale=2, width=4, depth=1), replace(RECIPE, round_from=1.0))
+    batch = Batch(np.zeros((1, 1, 8, 8), np.uint8), np.full((1, 1, 16, 16), 9, np.uint8), 1e-3)
+    step(batch, 1)
+    state = step.state()
+    for group in state["optimizer"]["param_groups"]:
+        group |= {"capturable": True, "fused": True, "lr": torch.tensor(1e-3)}
+    torch.save(state, tmp_path / "state.pt")
+    other = Step(build_network("PlainSR", scale=2, width=4, depth=1), replace(RECIPE, round_from=1.0))
+    other.load(torch.load(tmp_path / "state.pt", weights_only=True))
+    (group,) = other.optimizer.param_groups
+    assert (group["capturable"], group["fused"]) == (False, None)
+    step.optimizer.param_groups[0] |= {"capturable": False, "fused": None, "lr": 1e-3}
+    assert torch.equal(other(batch, 2), step(batch, 2))
+    assert same(other.state()["network"], step.state()["network"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"network": {"kind": "VGG"}}, "none of FSRCNN"),
+        ({"network": {"kind": "Autoencoder"}}, "same size"),
+        ({"network": {"kind": "PlainSR", "width": 0}}, "cannot be built with width 0"),
+        ({"network": {"kind": "PlainSR", "colour": 3}}, "unexpected keyword argument 'colour'"),
+    ],
+)
+def test_a_network_that_cannot_be_built_is_told(
+    folder: Path, tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        run(folder, tmp_path / "out", replace(RECIPE, **change))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_damaged_checkpoint_is_told(folder: Path, tmp_path: Path) -> None:
+    run(folder, tmp_path)
+    (tmp_path / CHECKPOINT).write_bytes((tmp_path / CHECKPOINT).read_bytes()[:500])
+    with pytest.raises(ConfigError, match="is no checkpoint of"):
+        run(folder, tmp_path, resume=True)
+    with pytest.raises(ConfigError, match="--threads -1"):
+        train(RECIPE, folders=[folder], out=tmp_path / "b", threads=-1)

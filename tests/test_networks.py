@@ -15,7 +15,7 @@ from stream_sr.networks import (
     expand,
     transfer,
 )
-from stream_sr.networks.layers import bound
+from stream_sr.networks.layers import Anchor, bound, operator_norm
 
 
 def test_sizes_are_those_of_the_paper() -> None:
@@ -193,3 +193,32 @@ def test_the_reference_designs() -> None:
         build_network("BareDeconvolution", scale=3)
     with pytest.raises(ValueError, match="same size"):
         build_network("Autoencoder", scale=2)
+
+
+@pytest.mark.parametrize(("c_out", "c_in"), [(8, 8), (3, 8), (8, 1)])
+def test_the_operator_norm_is_the_largest_singular_value(c_out: int, c_in: int) -> None:
+    weight = torch.randn(c_out, c_in, 3, 3, generator=torch.Generator().manual_seed(c_in))
+    spectrum = torch.fft.rfft2(weight, s=(16, 16)).permute(2, 3, 0, 1)
+    exact = float(torch.linalg.matrix_norm(spectrum, ord=2).max())
+    assert exact * (1 - 1e-5) <= float(operator_norm(weight, 16)) <= exact * 1.005
+    with torch.autocast("cpu", torch.bfloat16):
+        assert exact * (1 - 1e-5) <= float(operator_norm(weight, 16)) <= exact * 1.005
+    assert float(operator_norm(torch.zeros(4, 4, 3, 3), 16)) < 1e-20
+
+
+def test_the_anchor_is_exact_in_every_form() -> None:
+    x = torch.rand(2, 1, 5, 7)
+    repeated = x.repeat_interleave(3, 2).repeat_interleave(3, 3)
+    anchor = Anchor(3)
+    assert torch.equal(anchor.eval()(x), repeated)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(anchor.train()(x), repeated)
+    assert not any(parameter.requires_grad for parameter in anchor.parameters())
+
+
+def test_a_bound_kernel_gets_no_branches() -> None:
+    network = recurrent()
+    expand(network)
+    with torch.no_grad():
+        network.memory.parametrizations.weight.original.mul_(100)  # type: ignore[union-attr]
+        assert float(operator_norm(network.memory.weight, 16)) <= 1 + 1e-5

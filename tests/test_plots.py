@@ -48,6 +48,14 @@ def test_curves_are_drawn(tmp_path: Path) -> None:
     assert again.read_bytes() == picture.read_bytes()
 
 
+def test_every_kind_of_loss_is_drawn(tmp_path: Path) -> None:
+    curves = [
+        plot_curves(write_log(tmp_path / "log.jsonl", [(10, kind, 30.0), (20, kind, 31.0)]), tmp_path / f"{kind}.png")
+        for kind in ("l1", "bce")
+    ]
+    assert curves[0].read_bytes() != curves[1].read_bytes()  # the name in the legend
+
+
 def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     log = write_log(tmp_path / "a.jsonl", [(10, "l1", 30.0)])
     with pytest.raises(ConfigError, match="cannot be written"):

@@ -1,6 +1,7 @@
 """Recipes: the packaged ones are whole, overrides apply, nonsense is refused with one line."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -105,3 +106,16 @@ def test_unknown_names_and_scales_are_refused_with_what_there_is() -> None:
         load_recipe("nothing", scale=2)
     with pytest.raises(ConfigError, match="1, 2, 3 or 4"):
         load_recipe("fsrcnn", scale=5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"iterations": 0}, "iterations is 0, it must be a whole number from 1"),
+        ({"loss": "l3"}, "loss is 'l3', it must be l1 or bce"),
+        ({"tune": "camera"}, r"has no \[tune.camera\]"),
+    ],
+)
+def test_values_that_cannot_be_are_told(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_recipe("fsrcnn", scale=2, **options)

@@ -54,7 +54,7 @@ def test_an_interrupted_sweep_leaves_out_what_is_not_complete(folder: Path, tmp_
     assert len(sweep(replace(RECIPE, iterations=4), {"width": [2, 4]}, folders=[folder], out=tmp_path)) == 2
 
 
-@pytest.mark.parametrize("text", ["width", "width=", "width=a", "=3"])
+@pytest.mark.parametrize("text", ["width", "width=", "width=a", "=3", "depth=-1", "width=8,"])
 def test_axes_that_are_none(text: str) -> None:
     with pytest.raises(ConfigError, match="expected NAME=NUMBER"):
         parse_axes([text])
@@ -64,4 +64,11 @@ def test_what_the_network_has_not_is_refused(folder: Path, tmp_path: Path) -> No
     with pytest.raises(ConfigError, match="cannot be built with"):
         sweep(RECIPE, parse_axes(["colour=3"]), folders=[folder], out=tmp_path)
     with pytest.raises(ConfigError, match="must be odd"):
-        sweep(RECIPE, {"kernel": [4]}, folders=[folder], out=tmp_path)
+        sweep(RECIPE, {"kernel": [3, 4]}, folders=[folder], out=tmp_path)
+    assert not list(tmp_path.iterdir())  # nothing was trained before
+    with pytest.raises(ConfigError, match="twice"):
+        parse_axes(["width=2", "width=4"])
+
+
+def test_a_sweep_starts_from_nothing(folder: Path, tmp_path: Path) -> None:
+    assert len(sweep(replace(RECIPE, scale=3, from_scale=2), {"width": [2]}, folders=[folder], out=tmp_path)) == 1

@@ -19,7 +19,7 @@ from stream_sr.networks.reference import Autoencoder, BareDeconvolution
 
 __all__ = [
     "FSRCNN", "NETWORKS", "Autoencoder", "BareDeconvolution", "Collapsible", "Deconvolution", "LumaGraph", "PlainSR",
-    "RecurrentLumaGraph", "RecurrentSR", "build_network", "collapse", "expand", "transfer",
+    "RecurrentLumaGraph", "RecurrentSR", "build_network", "collapse", "expand", "restore_network", "transfer",
 ]  # fmt: skip
 
 
@@ -68,6 +68,18 @@ NETWORKS: Mapping[str, Callable[..., nn.Module]] = {
 def build_network(kind: str, *, scale: int, **arguments: Any) -> nn.Module:
     """Build a network by its class name. Raises KeyError for a name that is not in `NETWORKS`."""
     return NETWORKS[kind](scale=scale, **arguments)
+
+
+def restore_network(shape: Mapping[str, Any], *, scale: int, weights: Mapping[str, Tensor]) -> nn.Module:
+    """The network of a recipe's or model's ``[network]``, as it is shipped: plain kernels, ``weights`` in them.
+
+    Raises what `build_network` and `torch.nn.Module.load_state_dict` raise.
+    """
+    arguments = {key: value for key, value in shape.items() if key != "kind"}
+    network = build_network(shape["kind"], scale=scale, **arguments)
+    collapse(network)
+    network.load_state_dict(dict(weights))
+    return network
 
 
 @torch.no_grad()

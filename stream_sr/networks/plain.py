@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from stream_sr.networks.layers import Deconvolution, make_anchor, start_quietly
+from stream_sr.networks.layers import Anchor, Deconvolution, start_quietly
 
 
 class PlainSR(nn.Module):
@@ -26,7 +26,7 @@ class PlainSR(nn.Module):
             self.body.append(nn.Conv2d(width, width, kernel, padding=kernel // 2))
         self.last = nn.ReLU()
         self.head = Deconvolution(width, 1, taps * scale, scale)
-        self.anchor = make_anchor(scale)
+        self.anchor = Anchor(scale)
         start_quietly(self)
 
     def forward(self, x: Tensor) -> Tensor:  # [N, 1, H, W]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from stream_sr.networks.layers import Deconvolution, bound, make_anchor, start_quietly
+from stream_sr.networks.layers import Anchor, Deconvolution, bound, start_quietly
 
 States = dict[str, Tensor]
 
@@ -38,7 +38,7 @@ class RecurrentSR(nn.Module):
             self.body.append(nn.Conv2d(width, width, 3, padding=1))
         self.last = nn.ReLU()
         self.head = Deconvolution(width, 1, 3 * scale, scale)
-        self.anchor = make_anchor(scale)
+        self.anchor = Anchor(scale)
         self.fold = nn.PixelUnshuffle(scale)
         start_quietly(self)
         for layer in (self.memory, self.before, self.recall):

@@ -28,7 +28,7 @@ class Autoencoder(nn.Module):
     """Two convolutions with 2x2 pooling down, two deconvolutions up, sigmoid output, for the same size; BCE loss.
 
     The denoising autoencoder of the text books (Vincent and others, ICML 2008, made convolutional). It knows no skip:
-    what pooling threw away is gone. Sides are padded to multiples of 4 by the border and cut again.
+    what pooling threw away is gone. Sides that are no multiples of 4 come out smaller, and no engine takes them.
     """
 
     def __init__(self, *, scale: int, width: int = 32) -> None:

@@ -141,9 +141,9 @@ def _training(recipe: Recipe, run: Mapping[str, Any]) -> list[str]:
     )
     if recipe.network["kind"] == "FSRCNN" and not recipe.from_scale:
         start = "bilinear interpolation"
-    loss = {"l1": "L1 loss", "bce": "binary cross-entropy"}[recipe.loss]
+    loss = {"l1": "L1 loss", "bce": "binary cross-entropy"}[recipe.loss] if recipe.l2_from > 0 else "L2 loss"
     done = "" if run["iterations"] >= run["of"] else f" ({run['iterations']:,} of them done)"
-    squared = f", L2 after {recipe.l2_from:.0%} of the run" if recipe.l2_from < 1 else ""
+    squared = f", L2 after {recipe.l2_from:.0%} of the run" if 0 < recipe.l2_from < 1 else ""
     shares = "".join(f", {share:.0%} of the patches from {name}" for name, share in recipe.shares.items())
     made = (
         f"Recipe `{recipe.name}`: from {start}, {recipe.iterations:,} iterations{done} of {recipe.batch} patches of "

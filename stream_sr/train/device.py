@@ -1,4 +1,4 @@
-"""Training examples gathered on the device: all pictures lie there as uint8, and only places travel."""
+"""Training examples gathered on the device: all pictures lie there as uint8, and only places travel to it."""
 
 from __future__ import annotations
 
@@ -33,17 +33,25 @@ class DevicePatches:
 
     def _gather(self, flat: Tensor, starts: list[int], places: Sequence[tuple[int, ...]], s: int) -> Tensor:
         p, frames = self.patch * s, getattr(self.patches, "frames", 1)
-        ramp = np.arange(p)
-        index = np.empty((len(places), frames, p, p), np.int64)
-        for n, (which, begin, y, x, turns, flip) in enumerate(places):
-            _, height, width = self.shapes[which]
-            rows = (s * y + ramp)[:, None] * (s * width)
-            square = np.rot90(rows + s * x + ramp, turns)
-            square = square[:, ::-1] if flip else square
-            times = (begin + np.arange(frames)) * (s * s * height * width)
-            index[n] = starts[which] + times[:, None, None] + square
-        taken = flat[torch.from_numpy(index).to(self.device)]
+        walks = torch.tensor([_walk(place, self.shapes[place[0]], s, p) for place in places]).to(self.device)
+        first, picture, down, across = (walks[:, n, None, None, None] for n in range(4))
+        first = first + torch.tensor([starts[place[0]] for place in places]).to(self.device)[:, None, None, None]
+        ramp = torch.arange(p, device=self.device)
+        times = torch.arange(frames, device=self.device)[:, None, None]
+        taken = flat[first + picture * times + down * ramp[:, None] + across * ramp]  # [N, T, p, p]
         return taken if frames == 1 else taken[:, :, None]
+
+
+def _walk(place: tuple[int, ...], shape: tuple[int, ...], s: int, p: int) -> tuple[int, int, int, int]:
+    """How a patch lies in its flattened clip: first pixel, and the steps to the next picture, downwards and across."""
+    _, begin, y, x, turns, flip = place
+    _, height, width = (s * side for side in shape)
+    first, down, across = begin * height * width + s * y * width + s * x, width, 1
+    for _ in range(turns):  # counter-clockwise: the last column becomes the first row
+        first, down, across = first + (p - 1) * across, -across, down
+    if flip:
+        first, across = first + (p - 1) * across, -across
+    return first, height * width, down, across
 
 
 def _flat(planes: tuple[np.ndarray, ...], device: torch.device) -> tuple[Tensor, list[int]]:

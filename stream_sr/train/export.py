@@ -7,6 +7,7 @@ torch and onnx.
 """
 
 import json
+import math
 import operator
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,7 +22,7 @@ from torch import Tensor, fx, nn
 from stream_sr import reference
 from stream_sr.errors import ModelError
 from stream_sr.model import STATE_IN, STATE_OUT, ModelSpec, read_model
-from stream_sr.networks import Deconvolution, LumaGraph, RecurrentLumaGraph, RecurrentSR, build_network
+from stream_sr.networks import Deconvolution, LumaGraph, RecurrentLumaGraph, RecurrentSR, restore_network
 
 OPSET = 18
 IR_VERSION = 10
@@ -89,14 +90,14 @@ def export_checkpoint(
         state = torch.load(checkpoint, weights_only=True, map_location="cpu")
         recipe, best = state["recipe"], state["best"]
         network = dict(recipe["network"])
-        arguments = {key: value for key, value in network.items() if key != "kind"}
-        module = build_network(network["kind"], scale=recipe["scale"], **arguments)
-        module.load_state_dict(best)
+        module = restore_network(network, scale=recipe["scale"], weights=best)
     except Exception as error:  # torch.load raises what pickle, zip and its own reader do
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise ModelError(f"{checkpoint} is no checkpoint of `stream-sr train` ({reason})") from error
     training = {key: value for key, value in recipe.items() if key not in ("name", "scale", "tune", "network")}
-    training |= {"iteration": state["iteration"], "validation_psnr": round(float(state["best_psnr"]), 4)}
+    training["iteration"] = state["iteration"]
+    if math.isfinite(state["best_psnr"]):  # it is not before the first validation
+        training["validation_psnr"] = round(float(state["best_psnr"]), 4)
     model = write_model(
         folder, name=name or recipe["name"], scale=recipe["scale"], network=network, module=module,
         training=training, psnr_y=psnr_y, default=default, tune=recipe.get("tune", "clean"),

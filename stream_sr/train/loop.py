@@ -3,6 +3,7 @@
 import json
 import math
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -10,9 +11,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn.utils import parametrize
 
 from stream_sr.errors import ConfigError
-from stream_sr.networks import RecurrentSR, build_network, collapse, expand, transfer
+from stream_sr.networks import (
+    NETWORKS,
+    RecurrentSR,
+    build_network,
+    collapse,
+    expand,
+    restore_network,
+    transfer,
+)
 from stream_sr.quality import psnr
 from stream_sr.train.data import Plane
 from stream_sr.train.device import DevicePatches
@@ -46,7 +56,9 @@ def train(
     weights as an uninterrupted one on the same machine. ``report`` is handed each validation's figures. Raises
     ConfigError for a missing or unwanted checkpoint or one of another network, SourceOpenError for bad folders.
     """
-    if threads:
+    if threads is not None:
+        if threads < 1:
+            raise ConfigError(f"--threads {threads}: at least one is needed")
         torch.set_num_threads(threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     checkpoint = out / CHECKPOINT
@@ -54,13 +66,16 @@ def train(
         raise ConfigError(f"{checkpoint} exists; go on with --resume, or give another --out")
     if resume and not checkpoint.exists():
         raise ConfigError(f"there is no {checkpoint} to go on from; start without --resume")
-    out.mkdir(parents=True, exist_ok=True)
-
+    torch.manual_seed(recipe.seed)
+    network = make_network(recipe)
+    if unlabelled and teacher is None:
+        raise ConfigError("pictures without a truth need a teacher; give --teacher CHECKPOINT")
+    if unlabelled and recipe.frames > 1:
+        raise ConfigError(
+            f"recipe {recipe.name} learns from sequences; leave out --unlabelled, which are single pictures"
+        )
     material = load_material(recipe, folders)
     patches, validation = material.patches, material.validation
-    torch.manual_seed(recipe.seed)
-    kind, arguments = recipe.network["kind"], {k: v for k, v in recipe.network.items() if k != "kind"}
-    network = build_network(kind, scale=recipe.scale, **arguments)
     if not checkpoint.exists():
         _start(network, recipe, start_from)
     parameters = sum(p.numel() for p in network.parameters() if p.requires_grad)
@@ -68,20 +83,21 @@ def train(
         expand(network)
     network = network.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     step = Step(network, recipe, teacher=_teacher(teacher, recipe, device))
+    more = unlabelled_patches(recipe, unlabelled) if unlabelled else None
     first, best_psnr, best, rounded = 0, -math.inf, {}, False
     if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True, map_location=device)
+        state = load_checkpoint(checkpoint)
         _check_same(state["recipe"], recipe, checkpoint)
         step.load(state)
         best, first, best_psnr = state["best"], state["iteration"], state["best_psnr"]
         rounded = state.get("rounded", False)
         patches.random.bit_generator.state = json.loads(state["random"])
+        if more and state.get("random_unlabelled"):
+            more.random.bit_generator.state = json.loads(state["random_unlabelled"])
     if not best:
         best = _candidate(network.state_dict(), recipe, device).state_dict()
     examples: Any = DevicePatches(patches, device) if device.type == "cuda" else patches
-    if unlabelled and teacher is None:
-        raise ConfigError("pictures without a truth need a teacher; give --teacher CHECKPOINT")
-    more = unlabelled_patches(recipe, unlabelled) if unlabelled else None
+    out.mkdir(parents=True, exist_ok=True)
 
     settings = asdict(recipe) | {
         "parameters": parameters, "pictures": material.pictures,
@@ -94,6 +110,7 @@ def train(
             "recipe": {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(recipe).items()},
             "best": best, "best_psnr": best_psnr, "iteration": iteration,
             "rounded": rounded, "random": json.dumps(patches.random.bit_generator.state),
+            "random_unlabelled": json.dumps(more.random.bit_generator.state) if more else "",
         }  # fmt: skip
         partial = checkpoint.with_suffix(".partial")
         torch.save(state, partial)
@@ -136,6 +153,22 @@ def train(
     return checkpoint
 
 
+def make_network(recipe: Recipe) -> torch.nn.Module:
+    """The recipe's network with fresh weights. Raises ConfigError where it cannot be built."""
+    kind, arguments = str(recipe.network.get("kind")), {k: v for k, v in recipe.network.items() if k != "kind"}
+    if kind not in NETWORKS:
+        raise ConfigError(f"recipe {recipe.name}: network kind '{kind}' is none of {', '.join(NETWORKS)}")
+    try:
+        with warnings.catch_warnings(action="ignore"):  # torch warns of layers without a channel; they are refused here
+            network = build_network(kind, scale=recipe.scale, **arguments)
+        if not all(p.numel() for p in network.parameters()):
+            raise ValueError("a layer has no channels")
+    except (ArithmeticError, RuntimeError, TypeError, ValueError) as error:
+        shape = ", ".join(f"{name} {value}" for name, value in arguments.items())
+        raise ConfigError(f"{kind} x{recipe.scale} cannot be built with {shape}: {error}") from error
+    return network
+
+
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """What a run wrote, on the CPU. Raises ConfigError for a file that is missing or none of ours."""
     try:
@@ -150,8 +183,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 def _candidate(weights: Mapping[str, torch.Tensor], recipe: Recipe, device: torch.device) -> torch.nn.Module:
     """The network as it would be shipped: trained weights, branches merged."""
-    arguments = {k: v for k, v in recipe.network.items() if k != "kind"}
-    candidate = build_network(recipe.network["kind"], scale=recipe.scale, **arguments).to(device)
+    candidate = make_network(recipe).to(device)
     if recipe.expand:
         expand(candidate)
     candidate.load_state_dict(weights)
@@ -164,12 +196,13 @@ def _teacher(checkpoint: Path | None, recipe: Recipe, device: torch.device) -> t
     if checkpoint is None:
         return None
     state = load_checkpoint(checkpoint)
-    kind, scale = dict(state["recipe"]["network"]), state["recipe"]["scale"]
+    scale = state["recipe"]["scale"]
     if scale != recipe.scale:
         raise ConfigError(f"the teacher {checkpoint} enlarges by {scale}, the recipe by {recipe.scale}")
-    network = build_network(kind.pop("kind"), scale=scale, **kind)
-    collapse(network)
-    network.load_state_dict(state["best"])
+    network = restore_network(state["recipe"]["network"], scale=scale, weights=state["best"])
+    if isinstance(network, RecurrentSR) != (recipe.frames > 1):
+        takes = "sequences" if recipe.frames > 1 else "single pictures"
+        raise ConfigError(f"recipe {recipe.name} learns from {takes}, the teacher {checkpoint} does not; give another")
     return network.to(device).eval().requires_grad_(False)
 
 
@@ -188,14 +221,23 @@ def _start(network: torch.nn.Module, recipe: Recipe, start_from: Path | None) ->
             + (f" or x{recipe.from_scale}" if recipe.from_scale else "")
         )
     if scale == recipe.scale:
-        missing = network.load_state_dict(state["best"], strict=False)  # a plain network has no memory to hand on
-        if missing.unexpected_keys:
-            raise ConfigError(f"{start_from} holds {', '.join(missing.unexpected_keys)}, which the recipe has not")
+        _fill(network, state["best"], start_from)
         return
-    arguments = {k: v for k, v in shape.items() if k != "kind"}
-    body = build_network(shape["kind"], scale=scale, **arguments)
-    body.load_state_dict(state["best"])
-    transfer(body, network)
+    transfer(restore_network(shape, scale=scale, weights=state["best"]), network)
+
+
+def _fill(network: torch.nn.Module, weights: Mapping[str, torch.Tensor], start_from: Path) -> None:
+    """Plain weights into a network that may have more (a plain one has no memory to hand on) and may be bound."""
+    bounded = {
+        f"{name}.weight": layer
+        for name, layer in network.named_modules()
+        if parametrize.is_parametrized(layer, "weight")
+    }
+    found = network.load_state_dict({k: v for k, v in weights.items() if k not in bounded}, strict=False)
+    if found.unexpected_keys:
+        raise ConfigError(f"{start_from} holds {', '.join(found.unexpected_keys)}, which the recipe has not")
+    for name in bounded.keys() & weights.keys():
+        bounded[name].weight = weights[name]
 
 
 def _shared(shape: Mapping[str, Any]) -> dict[str, Any]:
@@ -205,7 +247,7 @@ def _shared(shape: Mapping[str, Any]) -> dict[str, Any]:
 
 def _check_same(saved: dict[str, Any], recipe: Recipe, checkpoint: Path) -> None:
     """Refuse to go on from a checkpoint whose weights mean something else."""
-    for key in ("scale", "tune", "network", "validation_images"):
+    for key in ("scale", "tune", "network", "expand", "validation_images"):
         now = asdict(recipe)[key]
         now = list(now) if isinstance(now, tuple) else now
         if saved[key] != now:
@@ -225,13 +267,15 @@ def measure(network: torch.nn.Module, runs: Sequence[Sequence[tuple[Plane, Plane
     """Mean PSNR in dB over runs of consecutive (degraded, true) pictures, each run counting once.
 
     The output is rounded to uint8, the border cut by the scale. A recurrent network begins each run with empty states.
+    Computed in full float32, on a GPU too.
     """
     network.eval()
     device = next(network.parameters()).device
     means = []
     for run in runs:
         lows = torch.from_numpy(np.stack([low for low, _ in run]))[:, None].to(device, torch.float32) / 255
-        outputs = network(lows[None])[0] if isinstance(network, RecurrentSR) else network(lows)
+        with torch.backends.cudnn.flags(allow_tf32=False):
+            outputs = network(lows[None])[0] if isinstance(network, RecurrentSR) else network(lows)
         pictures = (outputs * 255).clamp(0, 255).round().to(torch.uint8).cpu().numpy()
         border = run[0][1].shape[0] // run[0][0].shape[0]
         found = [psnr(picture[0], truth, border=border) for picture, (_, truth) in zip(pictures, run, strict=True)]

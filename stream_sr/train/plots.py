@@ -40,10 +40,9 @@ def plot_curves(log: Path, out: Path) -> Path:
         raise ConfigError(f"curves need matplotlib ({error}); pip install 'stream-sr[train]'") from error
     figure = Figure(figsize=(10, 4), layout="constrained")
     loss, quality = figure.subplots(1, 2)
-    for kind in ("l1", "l2"):
+    for kind in dict.fromkeys(row["loss_kind"] for row in rows):
         part = [(row["iteration"], row["loss"]) for row in rows if row["loss_kind"] == kind]
-        if part:
-            loss.plot(*zip(*part, strict=True), label=kind.upper())
+        loss.plot(*zip(*part, strict=True), label=kind.upper())
     quality.plot([row["iteration"] for row in rows], [row["psnr"] for row in rows], label="validation")
     quality.axhline(rows[-1]["best_psnr"], linestyle=":", color="grey", label=f"best {rows[-1]['best_psnr']:.3f} dB")
     _dress(loss, "loss", logarithmic=True)

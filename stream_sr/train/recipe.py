@@ -39,6 +39,14 @@ class Recipe:
     teacher_share: float = 0.5  # of the loss, where there is a teacher
     from_scale: int | None = None  # start from this scale's checkpoint of the same network; 0 in a file: from nothing
 
+    def __post_init__(self) -> None:
+        for key in ("iterations", "batch", "patch", "frames", "validation_every"):
+            value = getattr(self, key)
+            if not isinstance(value, int) or value < 1:
+                raise ConfigError(f"recipe {self.name}: {key} is {value!r}, it must be a whole number from 1")
+        if self.loss not in ("l1", "bce"):
+            raise ConfigError(f"recipe {self.name}: loss is {self.loss!r}, it must be l1 or bce (l2_from = 0: all L2)")
+
 
 def recipe_names() -> list[str]:
     """Names of the packaged recipes."""
@@ -59,6 +67,8 @@ def load_recipe(name: str, *, scale: int, tune: str = TUNES[0], **overrides: Any
         raise ConfigError(f"scale {scale} is not trained; it is 1, 2, 3 or 4")
     try:
         raw = tomllib.loads(path.read_text())
+        if tune != TUNES[0] and tune not in raw.get("tune", {}):
+            raise ConfigError(f"recipe '{name}' has no [tune.{tune}]; it is trained for {TUNES[0]} pictures only")
         train = dict(raw["train"]) | raw.get("scale", {}).get(str(scale), {})
         if tune != TUNES[0]:
             train |= {"from_scale": scale} | raw["tune"][tune] | raw["tune"][tune].get("scale", {}).get(str(scale), {})

@@ -63,13 +63,15 @@ class Step:
         x, y = low.float() / 255, truth.float() / 255
         masters = round_weights(self.network) if rounding else []
         with torch.autocast(self.device.type, torch.bfloat16, enabled=recipe.bf16):
-            output = self.network(x).float()
-            loss = kind(output, y)
-            if self.teacher is not None:
-                loss = (1 - recipe.teacher_share) * loss + recipe.teacher_share * kind(output, self._taught(x))
-                if len(unlabelled):
-                    z = unlabelled.float() / 255
-                    loss = loss + len(z) / len(x) * kind(self.network(z).float(), self._taught(z))
+            output = self.network(x)
+            taught = None if self.teacher is None else self._taught(x)
+            z = unlabelled.float() / 255
+            more = None if self.teacher is None or not len(z) else (self.network(z), self._taught(z))
+        loss = kind(output.float(), y)  # not in bfloat16
+        if taught is not None:
+            loss = (1 - recipe.teacher_share) * loss + recipe.teacher_share * kind(output.float(), taught)
+        if more is not None:
+            loss = loss + len(z) / len(x) * kind(more[0].float(), more[1])
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         restore_weights(self.network, masters)  # straight-through: the gradient at the rounded weights moves the exact
@@ -93,9 +95,10 @@ class Step:
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state` gave."""
+        """Go on from what `state` gave, on whatever device that was."""
         self.network.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        ours = self.optimizer.state_dict()["param_groups"]  # those of a GPU do not work on a CPU, nor the other way
+        self.optimizer.load_state_dict({"state": state["optimizer"]["state"], "param_groups": ours})
         for name, value in state["average"].items():
             self.average[name].copy_(value)
 

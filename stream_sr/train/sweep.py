@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from stream_sr.errors import ConfigError
-from stream_sr.networks import build_network, collapse
+from stream_sr.networks import collapse
 from stream_sr.train.export import count_macs, count_parameters
-from stream_sr.train.loop import CHECKPOINT, train
+from stream_sr.train.loop import CHECKPOINT, load_checkpoint, make_network, train
 from stream_sr.train.recipe import Recipe
 
 
@@ -22,13 +21,12 @@ def parse_axes(texts: Sequence[str]) -> dict[str, list[int]]:
     """``["width=8,16", "depth=2,4"]`` as values by argument of the network. Raises ConfigError."""
     axes: dict[str, list[int]] = {}
     for text in texts:
-        name, equals, values = text.partition("=")
-        try:
-            axes[name] = [int(value) for value in values.split(",")]
-        except ValueError:
-            equals = ""
-        if not (name and equals):
+        name, _, values = text.partition("=")
+        if not (name and re.fullmatch(r"\d+(,\d+)*", values)):
             raise ConfigError(f"--sweep {text}: expected NAME=NUMBER,NUMBER,... such as width=8,16")
+        if name in axes:
+            raise ConfigError(f"--sweep {name} is given twice; give all its values at once, with commas")
+        axes[name] = list(dict.fromkeys(int(value) for value in values.split(",")))
     return axes
 
 
@@ -46,17 +44,15 @@ def sweep(
 
     Returns a row each: the arguments, ``parameters``, ``macs_per_pixel`` (per input pixel) and ``psnr`` (best on the
     validation set, dB), best PSNR last; also written to ``out/sweep.json``. Rows of runs that ``stop`` cut short are
-    left out. Raises ConfigError for an argument that the network does not have.
+    left out. Each starts from fresh weights, whatever the recipe says. Raises ConfigError for a combination that cannot
+    be built, before the first is trained.
     """
+    recipe = replace(recipe, from_scale=None)  # each combination starts from nothing
+    chosen_all = [dict(zip(axes, values, strict=True)) for values in product(*axes.values())]
+    recipes = [replace(recipe, network=recipe.network | chosen) for chosen in chosen_all]
+    networks = [make_network(changed) for changed in recipes]  # before hours are spent on the first
     rows = []
-    for values in product(*axes.values()):
-        chosen = dict(zip(axes, values, strict=True))
-        changed = replace(recipe, network=recipe.network | chosen)
-        arguments = {key: value for key, value in changed.network.items() if key != "kind"}
-        try:
-            network = build_network(changed.network["kind"], scale=recipe.scale, **arguments)
-        except (TypeError, ValueError) as error:
-            raise ConfigError(f"{changed.network['kind']} cannot be built with {chosen}: {error}") from error
+    for chosen, changed, network in zip(chosen_all, recipes, networks, strict=True):
         collapse(network)
         folder = out / "-".join(f"{name}{value}" for name, value in chosen.items())
         checkpoint = folder / CHECKPOINT
@@ -65,7 +61,7 @@ def sweep(
                 changed, folders=folders, out=folder, resume=checkpoint.exists(), threads=threads, stop=stop,
                 report=report,
             )  # fmt: skip
-        state = torch.load(checkpoint, weights_only=True, map_location="cpu")
+        state = load_checkpoint(checkpoint)
         if state["iteration"] < changed.iterations:
             break
         figures = {"parameters": count_parameters(network), "macs_per_pixel": count_macs(network)}
@@ -111,4 +107,4 @@ def plot_sweep(rows: Sequence[Mapping[str, Any]], out: Path) -> Path:
 
 
 def _iterations(checkpoint: Path) -> int:
-    return int(torch.load(checkpoint, weights_only=True, map_location="cpu")["iteration"])
+    return int(load_checkpoint(checkpoint)["iteration"])
