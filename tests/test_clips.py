@@ -64,6 +64,7 @@ def test_a_moving_still_is_cut_out_of_it_pixel_for_pixel() -> None:
     steps = np.abs(np.diff(places, axis=0))
     assert steps.max() <= FASTEST + 1
     assert steps.sum() > 0
+    assert {frame.shape for frame in move(still.astype(float), 3, 2, np.random.default_rng(3))} == {(252, 384)}
     assert move(noise(100, 90).astype(float), 2, 4, np.random.default_rng(1)) == []
 
 

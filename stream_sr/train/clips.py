@@ -107,7 +107,7 @@ def move(still: np.ndarray, scale: int, length: int, random: np.random.Generator
     picture = to_uint8(still)
     room = 16
     height, width = (
-        min(most, (side - room) // (2 * scale) * 2 * scale) for most, side in zip(WINDOW, picture.shape, strict=True)
+        min(most, side - room) // (2 * scale) * 2 * scale for most, side in zip(WINDOW, picture.shape, strict=True)
     )
     if min(height, width) < LEAST:
         return []
