@@ -2,7 +2,7 @@
 
 Those that are tuned for clean pictures and enlarge; cameras.py and films.py measure the others.
 
-    python benchmarks/evaluate.py --data DIR [--backend openvino --backend torch --backend openvino/bf16] [--record]
+    python benchmarks/evaluate.py --data DIR [--backend openvino/fp32 --backend torch ...] [--record] [--fresh]
 
 DIR holds the three folders of pictures. --record also writes the PSNR of the first backend into each model.toml.
 """
@@ -41,6 +41,21 @@ def measure(model: ModelSpec, data: Path, backend: str) -> list[dict[str, Any]]:
     return rows
 
 
+def _of(rows: list[dict[str, Any]], backend: str) -> list[dict[str, Any]]:
+    """The rows of this backend, if all sets are there."""
+    engine, _, precision = backend.partition("/")
+    found = [row for row in rows if row["backend"] == engine and (precision or "fp32") == row["precision"]]
+    return found if {row["set"] for row in found} == set(SETS) else []
+
+
+def known(path: Path) -> list[dict[str, Any]]:
+    """Rows of an earlier run on this machine, which hold for models that have not changed."""
+    if not path.exists():
+        return []
+    before = json.loads(path.read_text())
+    return before["rows"] if before["machine"]["cpu"] == machine.describe()["cpu"] else []
+
+
 def measured() -> list[ModelSpec]:
     """The models that the literature's protocol is for: clean, enlarging, one picture at a time."""
     return [
@@ -54,13 +69,16 @@ def main() -> int:
     parser.add_argument("--data", type=Path, required=True, metavar="DIR")
     parser.add_argument("--backend", action="append", metavar="NAME", help="or NAME/PRECISION; may be repeated")
     parser.add_argument("--out", type=Path, default=RESULT, metavar="FILE")
+    parser.add_argument("--fresh", action="store_true", help="measure again what has not changed since the last run")
     parser.add_argument("--record", action="store_true", help="write the PSNR into each model.toml")
     parsed = parser.parse_args()
-    backends = parsed.backend or ["openvino", "torch", "openvino/bf16"]
-    rows = []
+    backends = parsed.backend or ["openvino/fp32", "torch", "openvino/bf16"]
+    rows, before = [], [] if parsed.fresh else known(parsed.out)
     try:
         for model in measured():
-            found = [measure(model, parsed.data, backend) for backend in backends]
+            digest = model.sha256()
+            old = [row for row in before if row["onnx_sha256"] == digest]
+            found = [_of(old, backend) or measure(model, parsed.data, backend) for backend in backends]
             rows += [row for part in found for row in part]
             if parsed.record:
                 record_quality(model.onnx.parent, {row["set"]: row["psnr_y"] for row in found[0]})

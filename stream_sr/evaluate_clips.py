@@ -60,20 +60,54 @@ def evaluate_clip(
     scale = scale or (model.scale if model is not None else 0)
     if not scale:
         raise ConfigError("the model does not say its scale; give --scale")
-    options = replace(options, keep=False, depth=1)
+    footage = load_footage(film, scale, crf=crf, frames=frames)
+    return evaluate_footage(model, footage, options, steadiness=steadiness, command=command, show=show)
+
+
+class Footage:
+    """Pictures of a film, true and degraded, and what bicubic makes of them, computed once for all models."""
+
+    def __init__(self, name: str, scale: int, crf: float | None, truth: list[Plane], low: list[Plane]) -> None:
+        self.name, self.scale, self.crf, self.truth, self.low = name, scale, crf, truth, low
+        self.plain = [_larger(one, scale) for one in low]
+        self._bicubic: dict[bool, dict[str, float]] = {}
+
+    def bicubic(self, steadiness: bool) -> dict[str, float]:
+        """Its figures."""
+        if steadiness not in self._bicubic:
+            self._bicubic[steadiness] = _figures(self.plain, self.truth, self.scale, steadiness)
+        return self._bicubic[steadiness]
+
+
+def load_footage(film: Path, scale: int, *, crf: float | None = None, frames: int | None = None) -> Footage:
+    """The first ``frames`` pictures of a film (all: None), reduced and through the codec as `evaluate_clip` says."""
     truth, low = _pairs(film, scale, crf, frames)
-    engine = _open(model, low[0], options, scale)
+    return Footage(film.name, scale, crf, truth, low)
+
+
+def evaluate_footage(
+    model: ModelSpec | None,
+    footage: Footage,
+    options: EngineOptions,
+    *,
+    steadiness: bool = True,
+    command: str = "",
+    show: Callable[[Example], None] = lambda _: None,
+) -> dict[str, Any]:
+    """As `evaluate_clip`, on pictures that are there already."""
+    truth, low, scale = footage.truth, footage.low, footage.scale
+    engine = _open(model, low[0], replace(options, keep=False, depth=1), scale)
     try:
         ours = upscale_all(engine, low)
         flicker = _flicker(engine, low[0], scale) if steadiness else {}
     finally:
         engine.close()
-    plain = [_larger(one, scale) for one in low]
     middle = len(truth) // 2
-    show(Example(_title(film.name, crf), low[middle], plain[middle], ours[middle], truth[middle]))
+    title = _title(footage.name, footage.crf)
+    show(Example(title, low[middle], footage.plain[middle], ours[middle], truth[middle]))
     return _figures(ours, truth, scale, steadiness) | flicker | {
-        "bicubic": _figures(plain, truth, scale, steadiness),
-        "film": film.name, "frames": len(truth), "crf": crf,
+        "bicubic": footage.bicubic(steadiness),
+        "film": footage.name, "frames": len(truth), "crf": footage.crf,
         "model": engine.spec.model, "scale": scale, "backend": engine.spec.backend, "precision": engine.spec.precision,
         "machine": describe(), "command": command,
     }  # fmt: skip

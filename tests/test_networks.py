@@ -220,5 +220,5 @@ def test_a_bound_kernel_gets_no_branches() -> None:
     network = recurrent()
     expand(network)
     with torch.no_grad():
-        network.memory.parametrizations.weight.original.mul_(100)  # type: ignore[union-attr]
+        network.memory.parametrizations.weight.original.mul_(100)  # type: ignore[union-attr, operator]
         assert float(operator_norm(network.memory.weight, 16)) <= 1 + 1e-5
