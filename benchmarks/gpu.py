@@ -8,8 +8,9 @@ pycuda and cuda-bindings, onnxruntime. What is not there is skipped with its rea
 goes on from there (also after a crash: each section runs in a process of its own, started again behind what broke it).
 
 Sections, in this order: ``limits`` (bandwidths, arithmetic), ``tensorrt`` (whether it runs here, in its own words),
-``conformance`` (every backend against torch fp32), ``rows`` (each model x size x precision: stages alone, end to end,
-overlapped, pinned and pageable, launch and graph, both heads), ``peers`` (torch eager, ONNX Runtime, torch.compile),
+``conformance`` (every backend against torch fp32, and frames in flight against the same one at a time), ``rows`` (each
+model x size x precision: stages alone, end to end, overlapped, pinned and pageable, launch and graph, both heads),
+``peers`` (torch eager, ONNX Runtime, torch.compile),
 ``compiled`` (our captured graph of the compiled network), ``autotuned`` (both with max-autotune: minutes a row).
 --rehearse runs all of it on the
 processor with tiny pictures, to see that the script works: its figures mean nothing.
@@ -47,6 +48,7 @@ MODES = ("reduce-overhead", "default")
 AUTOTUNED = "max-autotune"
 STALL_SECONDS = 240  # without a figure: the row is given up (torch.compile may search for long)
 RESTARTS = 40
+IN_FLIGHT = 300  # frames, to see that none is mixed up with another
 
 
 class Record:
@@ -102,6 +104,10 @@ class Bench:
             with contextlib.suppress(RuntimeError):  # a broken device is found out below
                 torch.cuda.empty_cache()
 
+    def _open(self, backend: str, *what: Any, **options: Any) -> Any:
+        """An engine of ours on the GPU that was asked for."""
+        return measure.OPEN[backend](*what, device=self.parsed.device, **options)
+
     def _cells(self) -> Iterator[tuple[str, ModelSpec, Any, str]]:
         for size in self.sizes:
             for precision in PRECISIONS:
@@ -122,7 +128,7 @@ class Bench:
             listed = library.is_listed(self.parsed.device)
             info = measure.stream_info(*self.sizes[-1])
             try:
-                engine = measure.open_tensorrt(self.models[0], info, "fp16", measure.LOWERED)
+                engine = self._open("tensorrt", self.models[0], info, "fp16", measure.LOWERED)
             except StreamSRError as error:
                 return {"version": found.version, "listed": listed, "skipped": f"not measured: {error}"}
             engine.close()
@@ -156,9 +162,12 @@ class Bench:
             right = reference.open_model(model, info, EngineOptions(backend="torch", precision="fp32"))
             expected = [right.submit(frame).wait() for frame in frames]
             right.close()
-            engine = measure.OPEN[backend](model, info, precision, measure.LOWERED, depth=1)
+            engine = self._open(backend, model, info, precision, measure.LOWERED, depth=1)
             found[f"{width}x{height}"] = measure.conformance(engine, expected, frames)
             engine.close()
+        engine = self._open(backend, model, info, precision, measure.LOWERED)
+        found["in_flight"] = measure.mixed_up(engine, 6 if self.parsed.rehearse else IN_FLIGHT)
+        engine.close()
         return found
 
     def _rows(self) -> Iterator[tuple[str, Callable[[], Any]]]:
@@ -180,7 +189,7 @@ class Bench:
         best: tuple[float, str] | None = None
         for head in (measure.LOWERED, measure.DECONVOLUTION):
             try:
-                engine = measure.OPEN[backend](model, info, precision, head, depth=1)
+                engine = self._open(backend, model, info, precision, head, depth=1)
             except StreamSRError as error:
                 heads[head] = {"error": str(error)}
                 continue
@@ -191,10 +200,10 @@ class Bench:
         found["heads_ms"] = heads
         if best is None:
             return found | {"error": "no form of the head could be opened"}
-        alone = measure.OPEN[backend](model, info, precision, best[1], depth=1)
+        alone = self._open(backend, model, info, precision, best[1], depth=1)
         latency = measure.end_to_end(alone)
         alone.close()
-        engine = measure.OPEN[backend](model, info, precision, best[1], depth=3)
+        engine = self._open(backend, model, info, precision, best[1])
         found |= measure.measure_engine(engine) | {"end_to_end_ms": latency}
         engine.close()
         return found
@@ -213,7 +222,7 @@ class Bench:
                 yield f"captured {cell[0]}", lambda cell=cell, mode=mode: self._captured(mode, *cell)  # type: ignore[misc]
 
     def _captured(self, mode: str, key: str, model: ModelSpec, info: Any, precision: str) -> Any:
-        engine = measure.open_torch(model, info, precision, self._faster_head(f"torch-cuda {key}"), mode=mode)
+        engine = self._open("torch-cuda", model, info, precision, self._faster_head(f"torch-cuda {key}"), mode=mode)
         found = measure.measure_engine(engine)
         engine.close()
         return found
@@ -273,6 +282,10 @@ def measure_section(parsed: argparse.Namespace, record: Record) -> int:
         import gpu_rehearsal
 
         gpu_rehearsal.install()
+    elif parsed.device:
+        import torch
+
+        torch.cuda.set_device(parsed.device)  # whose stream an event is recorded on
     bench = Bench(record, parsed)
     put = record.put
 

@@ -40,26 +40,27 @@ def percentiles(times: Sequence[float]) -> dict[str, float]:
 # our engines
 
 
-def open_torch(model: ModelSpec, info: StreamInfo, precision: str, head: str, *, depth: int = 3,
-               mode: str | None = None, graphs: bool | None = None) -> OverlappedEngine:  # fmt: skip
+def open_torch(model: ModelSpec, info: StreamInfo, precision: str, head: str, *, device: int, depth: int = 3,
+               mode: str | None = None) -> OverlappedEngine:  # fmt: skip
     """The backend torch-cuda in one form; compiled where torch.compile's mode is given."""
     from stream_sr.backends import torch_cuda
     from stream_sr.backends.torch_frames import Form
 
-    options = EngineOptions(backend="torch-cuda", depth=depth)
+    options = EngineOptions(backend="torch-cuda", device=device, depth=depth)
     form = Form(lowered=head == LOWERED, compiled=mode is not None, mode=mode or "default")
-    return torch_cuda.open_form(model, info, options, precision, form, graphs=graphs)
+    return torch_cuda.open_form(model, info, options, precision, form)
 
 
-def open_tensorrt(model: ModelSpec, info: StreamInfo, precision: str, head: str, *, depth: int = 3,
-                  graphs: bool | None = None) -> OverlappedEngine:  # fmt: skip
+def open_tensorrt(
+    model: ModelSpec, info: StreamInfo, precision: str, head: str, *, device: int, depth: int = 3
+) -> OverlappedEngine:
     """The backend tensorrt in one form, built now."""
     from stream_sr.backends.tensorrt.build import build_engine
     from stream_sr.backends.tensorrt.ladder import Wish, load_engine, picture_of
 
-    wish = Wish(model, picture_of(model, info), EngineOptions(backend="tensorrt", depth=depth, keep=False))
-    blob = build_engine(model, wish.picture, precision, head)
-    return load_engine(wish, precision, head, blob, graphs=graphs)
+    options = EngineOptions(backend="tensorrt", device=device, depth=depth, keep=False)
+    wish = Wish(model, picture_of(model, info), options)
+    return load_engine(wish, precision, head, build_engine(model, wish.picture, precision, head, device=device))
 
 
 OPEN: dict[str, Callable[..., OverlappedEngine]] = {"torch-cuda": open_torch, "tensorrt": open_tensorrt}
@@ -276,7 +277,9 @@ def time_onnxruntime(model: ModelSpec, info: StreamInfo, precision: str, device:
         raise Skipped(f"this onnxruntime has no {wanted}: {', '.join(onnxruntime.get_available_providers())}")
     picture = Picture(info.width, info.height, model.scale, int(info.color.siting))
     data = frame_graph(model.onnx.read_bytes(), picture, precision, head)
-    session = onnxruntime.InferenceSession(data, providers=[wanted])
+    number = 0 if device == "cpu" else int(device.partition(":")[2])
+    options = {} if device == "cpu" else {"device_id": number}
+    session = onnxruntime.InferenceSession(data, providers=[(wanted, options)])
     if wanted not in session.get_providers():
         raise Skipped(f"onnxruntime fell back to {', '.join(session.get_providers())}")
     if any(one.name.startswith("state_") for one in session.get_inputs()):
@@ -286,7 +289,7 @@ def time_onnxruntime(model: ModelSpec, info: StreamInfo, precision: str, device:
     values = []
     for name, (_, shape) in tensors(picture).items():
         array = np.resize(texture(96, 160), shape).astype(np.uint8)
-        values.append(onnxruntime.OrtValue.ortvalue_from_numpy(array, where, 0))
+        values.append(onnxruntime.OrtValue.ortvalue_from_numpy(array, where, number))
         if name in (FRAME, LUMA, "chroma"):
             binding.bind_ortvalue_input(name, values[-1])
         else:
@@ -311,6 +314,34 @@ class Skipped(Exception):
 
 
 # conformance
+
+
+def mixed_up(engine: OverlappedEngine, count: int) -> dict[str, int]:
+    """Of ``count`` frames computed ``depth`` at a time, in pinned memory, how many differ from the same one at a time.
+
+    Each begins without memory of the one before, so that the order of a recurrent network does not matter.
+    """
+    _, frames, pool = _pools(engine, pinned=True)
+    assert pool is not None
+    frames = [replace(frame, discontinuity=True) for frame in frames]
+    alone = []
+    for frame in frames:
+        slot = pool.lease()
+        engine.submit(frame, slot).wait()
+        alone.append(slot.buffer.copy())
+        slot.release()
+    flying: deque[tuple[int, Any, Any]] = deque()
+    wrong = 0
+    for number in range(count + engine.depth):
+        if len(flying) == engine.depth or (flying and number >= count):
+            index, pending, slot = flying.popleft()
+            pending.wait()
+            wrong += not np.array_equal(slot.buffer, alone[index])
+            slot.release()
+        if number < count:
+            slot, index = pool.lease(), number % len(frames)
+            flying.append((index, engine.submit(frames[index], slot), slot))
+    return {"frames": count, "differ": wrong}
 
 
 def conformance(engine: Any, expected: list[Frame], frames: list[Frame]) -> dict[str, float]:

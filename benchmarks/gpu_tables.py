@@ -49,6 +49,9 @@ def conformance_table(data: Mapping[str, Any]) -> Iterator[str]:
             yield f"{key:44} {short(cell)}"
             continue
         for size, found in cell.items():
+            if size == "in_flight":
+                yield f"{key:44} in flight: {found['differ']} of {found['frames']} frames differ from one at a time"
+                continue
             yield (
                 f"{key:44} {size:>9} {found['luma_levels']:>12} {found['luma_psnr']:>10.2f} "
                 f"{found['chroma_levels']:>14}"

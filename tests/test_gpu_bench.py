@@ -59,6 +59,7 @@ def test_a_rehearsal_measures_and_goes_on_where_it_was(tmp_path: Path) -> None:
     assert {name.split()[-1] for name in conformance} == {"fp32", "fp16", "bf16"}
     exact = next(cell["33x21"] for name, cell in conformance.items() if name.endswith("fp32"))
     assert exact["luma_levels"] <= 1
+    assert all(cell["in_flight"]["differ"] == 0 < cell["in_flight"]["frames"] for cell in conformance.values())
     for key, row in data["rows"].items():
         assert "error" not in row, key
         assert set(row["stages_ms"]) == {"upload", "compute", "download"}
