@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from fractions import Fraction
+from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from small_models import RECURRENT, recurrent_model, small_model
@@ -59,6 +63,36 @@ def test_what_tensorrt_cannot_do_is_said_in_its_words() -> None:
     model = MODELS[0]
     with pytest.raises(EngineBuildError, match=f"could not build {model.name} in bf16 with deconvolution: .*Myelin"):
         build_engine(model, Picture(64, 48, model.scale, Siting.LEFT), "bf16", DECONVOLUTION)
+
+
+def test_an_engine_is_built_on_the_gpu_that_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    entered: list[str] = []
+
+    @contextmanager
+    def current() -> Iterator[None]:
+        entered.append("in")
+        yield
+        entered.append("out")
+
+    gpus = machine.Cuda((machine.CudaDevice("A", "8.9", 24), machine.CudaDevice("B", "8.9", 24)))
+    monkeypatch.setattr(machine, "cuda", lambda: gpus)
+
+    def fake_build(*_: object) -> bytes:
+        entered.append("build")
+        return b"engine"
+
+    def fake_device(number: int) -> SimpleNamespace:
+        entered.append(str(number))
+        return SimpleNamespace(current=current)
+
+    build = import_module(build_engine.__module__)  # the package has a function of that name
+    monkeypatch.setattr(build, "find_spec", lambda name: object())
+    monkeypatch.setattr(build, "open_device", fake_device)
+    monkeypatch.setattr(build, "_build", fake_build)
+    monkeypatch.setattr(library, "library", lambda: None)
+    model = MODELS[0]
+    assert build_engine(model, Picture(64, 48, model.scale, Siting.LEFT), "fp32", LOWERED, device=1) == b"engine"
+    assert entered == ["1", "in", "build", "out"]
 
 
 @needs_rtx

@@ -5,17 +5,20 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from stream_sr import machine
 from stream_sr.backends import cache
 from stream_sr.backends.tensorrt import library
+from stream_sr.backends.tensorrt.driver import open_device
 from stream_sr.backends.tensorrt.frames import Picture
 from stream_sr.backends.tensorrt.graph import REWRITE, frame_graph
 from stream_sr.color import Siting
-from stream_sr.errors import EngineBuildError, ModelError
+from stream_sr.errors import EngineBuildError, ModelError, StreamSRError
 from stream_sr.model import BuildKey, ModelSpec
 
 Progress = Callable[[str, float], None]  # what is being done, and how much of it is done, 0 to 1
@@ -46,18 +49,29 @@ def build_engine(
     model: ModelSpec, picture: Picture, precision: str, head: str, *, device: int = 0,
     progress: Progress = lambda what, share: None,
 ) -> bytes:  # fmt: skip
-    """Build one engine, which is not kept. Raises ModelError, EngineBuildError with TensorRT's own words."""
+    """Build one engine, for GPU ``device`` where there is one; it is not kept.
+
+    Raises ModelError, EngineBuildError with TensorRT's own words, EngineUnavailable for a GPU that cannot be used.
+    """
     graph = frame_graph(read_onnx(model), picture, precision, head)
     timing = _timing_path(engine_key(model, picture, precision, head, device))
     trt = library.library()
     name = f"{model.name} in {precision} with {head}"
     complaints: list[str] = []
     try:
-        return _build(trt, graph, name, complaints, timing, progress)
-    except EngineBuildError:
+        with _on_gpu(device):
+            return _build(trt, graph, name, complaints, timing, progress)
+    except StreamSRError:
         raise
     except Exception as error:  # the bindings raise what pybind11 makes of the library's exceptions
         raise EngineBuildError(f"{library.library_name()} could not build {name}: {error}") from error
+
+
+def _on_gpu(device: int) -> AbstractContextManager[object]:
+    """TensorRT tries kernels on the GPU that is current, which without this is the first."""
+    if device < len(machine.cuda().devices) and find_spec("pycuda") is not None:
+        return open_device(device).current()
+    return contextlib.nullcontext()
 
 
 def _build(trt: Any, graph: bytes, name: str, complaints: list[str], timing: Path, progress: Progress) -> bytes:

@@ -84,7 +84,10 @@ class PycudaDriver:
     def capture(self, work: Callable[[], None], stream: Any) -> Any:
         if find_spec("cuda") is None or find_spec("cuda.bindings") is None:
             raise EngineRunError("cuda-bindings is not installed; pip install cuda-bindings")
-        from cuda.bindings import driver as cu
+        try:
+            from cuda.bindings import driver as cu
+        except Exception as error:  # one for another CUDA raises ImportError or RuntimeError
+            raise EngineRunError(f"cuda-bindings does not load ({error}); install the one for this CUDA") from error
 
         handle = cu.CUstream(stream.handle)
         mode = cu.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL

@@ -115,7 +115,6 @@ def _from_cache(wish: Wish, precision: str) -> OverlappedEngine | None:
         try:
             _checked(wish, precision, engine)
         except WrongResult as error:
-            engine.close()
             cache.discard(key, str(error))
             continue
         return engine
@@ -144,7 +143,6 @@ def _build_best(wish: Wish, precision: str) -> OverlappedEngine:
             try:
                 psnr = _checked(wish, precision, engine)
             except WrongResult as error:
-                engine.close()
                 reasons[head] = str(error)
                 continue
             took = min(engine.compute_ms.values())
@@ -191,9 +189,13 @@ def load_engine(wish: Wish, precision: str, head: str, blob: bytes, *, graphs: b
 
 
 def _checked(wish: Wish, precision: str, engine: OverlappedEngine) -> float:
-    """PSNR against the reference; noted where it was asked for all the same. Raises WrongResult."""
+    """PSNR against the reference; noted where it was asked for all the same. Raises what `check` does, and closes."""
     wish.progress(f"checking {wish.model.name} in {precision}", 1.0)
-    psnr = check(engine, wish.model, wish.picture.siting)
+    try:
+        psnr = check(engine, wish.model, wish.picture.siting)
+    except BaseException:
+        engine.close()
+        raise
     if wish.options.precision == precision != "fp32" and psnr < wish.options.fidelity:
         note = f"{precision} is {_distance(wish, psnr)}"
         engine.spec = replace(engine.spec, notes=(*engine.spec.notes, note))

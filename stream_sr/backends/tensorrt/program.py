@@ -34,8 +34,8 @@ class TensorRTProgram:
         self._complaints: list[str] = []
         self._contexts: list[Any] = []
         self._states: dict[str, tuple[list[int], int]] = {}  # name: two addresses, bytes
-        self._runtime = self._trt.Runtime(make_logger(self._trt, self._complaints))
-        with driver.current():
+        with driver.current():  # the runtime too: without a context it would make itself one on the first GPU
+            self._runtime = self._trt.Runtime(make_logger(self._trt, self._complaints))
             self._engine = self._runtime.deserialize_cuda_engine(engine)
         if self._engine is None:
             raise EngineBuildError(f"{library.library_name()} refuses the engine: {self._complaint()}")
@@ -124,4 +124,7 @@ class TensorRTProgram:
                 cache.write_whole(self._runtime_cache, bytes(compiled.serialize()))
 
     def _complaint(self) -> str:
-        return first(self._complaints)
+        """What the library said first since the last time it was asked."""
+        words = first(self._complaints)
+        self._complaints.clear()
+        return words
