@@ -35,8 +35,14 @@ class Work:
 
 @dataclass(eq=False)
 class Event:
+    """As pycuda's, it can be freed only where the context is current; elsewhere it counts as leaked."""
+
+    driver: RecordingDriver
     recorded: int = 0
     come: int = 0
+
+    def __del__(self) -> None:
+        self.driver.leaked += not self.driver.entered
 
 
 @dataclass(eq=False)
@@ -64,13 +70,18 @@ class RecordingDriver:
         self.streams: list[Stream] = []
         self.pinned: set[int] = set()
         self.most_at_once = 0
-        self.closed = 0
+        self.closed = self.leaked = 0
         self.fail_at: str | None = None
         self._capturing: list[Work] | None = None
         self._entered = threading.local()
 
+    @property
+    def entered(self) -> bool:
+        """Whether the context is this thread's."""
+        return getattr(self._entered, "depth", 0) > 0
+
     def _call(self, name: str) -> bool:
-        assert getattr(self._entered, "depth", 0) > 0, f"{name} without the context"
+        assert self.entered, f"{name} without the context"
         assert not self.closed
         self.calls[name] += 1
         if name == self.fail_at:
@@ -95,7 +106,7 @@ class RecordingDriver:
 
     def event(self) -> Event:
         self._call("event")
-        return Event()
+        return Event(self)
 
     def device_memory(self, nbytes: int) -> Bytes:
         self._call("device_memory")
@@ -136,6 +147,11 @@ class RecordingDriver:
     def drain(self, stream: Stream) -> None:
         self._call("drain")
         while stream.queue or stream.running:
+            self._step()
+
+    def drain_all(self) -> None:
+        """The device does all that it was given."""
+        while any(stream.queue or stream.running for stream in self.streams):
             self._step()
 
     def capture(self, work: Callable[[], None], stream: Stream) -> list[Work]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections import deque
 from collections.abc import Iterator
 from fractions import Fraction
@@ -135,6 +136,7 @@ def test_without_graphs_the_reason_is_noted_or_raised() -> None:
     driver = RecordingDriver(graphs=False)
     engine = run(driver, frames=20, depth=2)
     assert "no CUDA graph: the double was told" in engine.spec.notes[0]
+    assert engine.compute_ms == {"launch": 2.0}, "the launch is timed all the same"
     driver = RecordingDriver(graphs=False)
     with pytest.raises(EngineRunError, match="refuse graphs"):
         OverlappedEngine(SPEC, 1, driver, AddingProgram(driver, WIDTH, HEIGHT), graphs=True)
@@ -175,6 +177,43 @@ def test_a_result_can_be_taken_after_closing() -> None:
     pending = engine.submit(frame_of(5))
     engine.close()
     np.testing.assert_array_equal(pending.wait().planes[0].ravel(), expected(5, recurrent=False)[:32])
+
+
+def test_what_a_lost_device_had_in_flight_is_no_result() -> None:
+    driver = RecordingDriver()
+    engine = OverlappedEngine(SPEC, 2, driver, AddingProgram(driver, WIDTH, HEIGHT))
+    pending = engine.submit(frame_of(5))
+    driver.drain_all()
+    driver.fail_at = "synchronize"
+    engine.close()
+    with pytest.raises(EngineRunError, match="lost with its engine: the double was told to fail at synchronize"):
+        pending.wait()
+
+
+def test_nothing_of_the_device_outlives_the_engine() -> None:
+    driver = RecordingDriver()
+    engine = OverlappedEngine(SPEC, 2, driver, AddingProgram(driver, WIDTH, HEIGHT))
+    pending = engine.submit(frame_of(1))
+    engine.close()
+    pending.wait()
+    del engine, pending
+    assert driver.leaked == 0
+
+
+def test_memory_is_held_until_the_device_is_done_with_it() -> None:
+    driver = RecordingDriver()
+    engine = OverlappedEngine(SPEC, 1, driver, AddingProgram(driver, WIDTH, HEIGHT))
+    frame = frame_of(1, FramePool(WIDTH, HEIGHT, 1, allocate=engine.allocate))
+    slot = FramePool(2 * WIDTH, 2 * HEIGHT, 1, allocate=engine.allocate).lease()
+    assert frame.slot is not None
+    assert slot is not None
+    ends = [weakref.ref(frame.slot.buffer), weakref.ref(slot.buffer)]
+    engine.submit(frame, slot)  # and nobody waits for it
+    del frame, slot
+    driver.drain_all()  # the double's own hold on them
+    assert all(one() is not None for one in ends)
+    engine.close()
+    assert all(one() is None for one in ends)
 
 
 def test_a_part_of_a_pinned_picture_is_copied_first() -> None:

@@ -31,7 +31,7 @@ from stream_sr.backends.tensorrt.ladder import Wish, is_ready, open_checked, pic
 from stream_sr.catalog import format_engines
 from stream_sr.color import ColorInfo, Siting
 from stream_sr.engine import EngineOptions
-from stream_sr.errors import EngineBuildError
+from stream_sr.errors import EngineBuildError, EngineRunError
 from stream_sr.frame import StreamInfo
 from stream_sr.model import ModelSpec
 
@@ -219,6 +219,28 @@ def test_too_far_for_auto_but_not_for_who_asks(library: Library, model: ModelSpe
     cache.prune(everything=True)
     with pytest.raises(EngineBuildError, match=r"no TensorRT engine of model 'plainsr' can be used: fp32: .*is wrong"):
         open_checked(wish(model, "fp32"))
+
+
+def test_without_graphs_the_head_is_chosen_all_the_same(
+    library: Library, model: ModelSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library.slow = LOWERED
+    monkeypatch.setattr(ladder, "PycudaDriver", lambda device: TimedDriver(device, graphs=False))
+    engine = opened(wish(model))
+    assert engine.spec.head == DECONVOLUTION
+    assert any("no CUDA graph" in note for note in engine.spec.notes)
+
+
+def test_an_engine_that_cannot_be_checked_is_closed(
+    library: Library, model: ModelSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def check(*_: object) -> float:
+        raise EngineRunError("the device is gone")
+
+    monkeypatch.setattr(ladder, "check", check)
+    with pytest.raises(EngineRunError, match="the device is gone"):
+        open_checked(wish(model))
+    assert library.closed == len(library.built) == 1
 
 
 def test_a_form_that_cannot_be_built_leaves_the_other(library: Library, model: ModelSpec) -> None:

@@ -105,7 +105,7 @@ class Program(Protocol):
         ...
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Lane:
     """What one frame in flight needs on the device; used in turn."""
 
@@ -118,6 +118,7 @@ class Lane:
     staging_in: Bytes | None = None  # for frames that are not in page-locked memory
     staging_out: Bytes | None = None
     graph: Any = None  # of the computation, where that is faster
+    held: Any = None  # what the device reads and writes, should the caller let go of it before
 
 
 class OverlappedEngine:
@@ -142,7 +143,12 @@ class OverlappedEngine:
         self._anew = True  # the next frame has no memory of earlier ones
         self._scene = SceneCut()
         self._flying: deque[Lane] = deque()
+        self._lanes: list[Lane] = []
+        self._upload: Any = None
+        self._compute: Any = None
+        self._download: Any = None
         self._closed = False
+        self._lost: EngineRunError | None = None  # why what was in flight at the end did not come
         lanes = depth + depth % 2 if program.recurrent else depth
         try:
             with driver.current():
@@ -160,32 +166,33 @@ class OverlappedEngine:
         return Lane(number, inputs, outputs, driver.event(), driver.event(), driver.event())
 
     def _choose_graphs(self, wanted: bool | None) -> None:
-        if wanted is False:
-            return
         driver, program, stream = self._driver, self._program, self._compute
         first = self._lanes[0].number
-        try:
-            graphs = [
-                driver.capture(lambda number=lane.number: program.launch(number, stream), stream)  # type: ignore[misc]
-                for lane in self._lanes
-            ]
-        except EngineRunError as error:
-            if wanted:
-                raise
-            note = f"no CUDA graph: {error}"
-            self.spec = replace(self.spec, notes=(*self.spec.notes, note))
-            return
-        forms = {
-            "launch": lambda: program.launch(first, stream),
-            "graph": lambda: driver.replay(graphs[first], stream),
-        }
+        forms: dict[str, Callable[[], None]] = {"launch": lambda: program.launch(first, stream)}
+        graphs = [] if wanted is False else self._capture(needed=wanted is True)
+        if graphs:
+            forms["graph"] = lambda: driver.replay(graphs[first], stream)
         for _ in range(TIMED):  # in turn, so that a change of the clock harms both
             for name, work in forms.items():
                 took = driver.milliseconds(work, stream)
                 self.compute_ms[name] = min(took, self.compute_ms.get(name, took))
-        if wanted or self.compute_ms["graph"] < self.compute_ms["launch"]:
+        if graphs and (wanted or self.compute_ms["graph"] < self.compute_ms["launch"]):
             for lane, graph in zip(self._lanes, graphs, strict=True):
                 lane.graph = graph
+
+    def _capture(self, *, needed: bool) -> list[Any]:
+        """A graph for each lane; none, and a note, where CUDA refuses and they are not ``needed``."""
+        program, stream = self._program, self._compute
+        try:
+            return [
+                self._driver.capture(lambda number=lane.number: program.launch(number, stream), stream)  # type: ignore[misc]
+                for lane in self._lanes
+            ]
+        except EngineRunError as error:
+            if needed:
+                raise
+            self.spec = replace(self.spec, notes=(*self.spec.notes, f"no CUDA graph: {error}"))
+            return []
 
     def stage_times(self, repeats: int) -> dict[str, list[float]]:
         """Device milliseconds of ``upload``, ``compute`` and ``download``, each alone, ``repeats`` times.
@@ -228,6 +235,7 @@ class OverlappedEngine:
         self._started += 1
         self._anew = False
         self._flying.append(lane)
+        lane.held = frame, output, target
         return Result(lambda: self._finish(lane, frame, output, target, slot))
 
     def _start(self, lane: Lane, frame: Frame, output: Output) -> Bytes:
@@ -288,6 +296,9 @@ class OverlappedEngine:
         if not self._closed:
             with self._driver.current():
                 self._driver.synchronize(lane.downloaded)
+        elif self._lost is not None:
+            raise EngineRunError(f"the frame was lost with its engine: {self._lost}") from self._lost
+        lane.held = None
         if target is not output.buffer:
             np.copyto(output.buffer, target)
         return frame.with_planes(output.planes, slot)
@@ -301,10 +312,20 @@ class OverlappedEngine:
             stack.callback(self._driver.close)
             stack.enter_context(self._driver.current())
             stack.callback(self._program.close)
-            with contextlib.suppress(EngineRunError):  # a lost device: there is nothing left to wait for
+            try:
                 for lane in self._flying:
                     self._driver.synchronize(lane.downloaded)
+            except EngineRunError as error:  # a lost device: there is nothing left to wait for
+                self._lost = error
+            self._let_go()
         self._closed = True
+
+    def _let_go(self) -> None:
+        """Drop streams, events and memory here, where the context is current: elsewhere pycuda cannot free them."""
+        self._upload = self._compute = self._download = None
+        for lane in self._lanes:
+            lane.inputs = lane.outputs = lane.uploaded = lane.computed = lane.downloaded = None
+            lane.graph = lane.held = None
 
 
 def in_a_row(work: Callable[[], object]) -> Callable[[], None]:
