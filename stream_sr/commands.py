@@ -336,6 +336,7 @@ def _sweep(parsed: argparse.Namespace, recipe: Recipe, out: Path, report: Callab
 def clips_command(parsed: argparse.Namespace) -> int:
     from stream_sr.codec.roundtrip import h264_roundtrip, read_luma
     from stream_sr.train.clips import make_clips
+    from stream_sr.train.data import find_images
     from stream_sr.train.recipe import load_recipe
 
     if not parsed.data and not parsed.video:
@@ -345,6 +346,9 @@ def clips_command(parsed: argparse.Namespace) -> int:
     if parsed.scale == 1 and parsed.tune == TUNES[0]:
         raise ConfigError("at scale 1 a clean clip is its own truth; give --tune camera")
     validation = parsed.validate or load_recipe("fast", scale=2).validation_images
+    names = {path.stem for path in [*(find_images(parsed.data) if parsed.data else []), *parsed.video]}
+    if unknown := sorted(set(parsed.validate) - names):
+        raise ConfigError(f"--validate {', '.join(unknown)}: no such picture or film; give names without their ending")
     count = make_clips(
         parsed.out, pictures=parsed.data, scale=parsed.scale, length=parsed.length, tune=parsed.tune,
         videos=[(path.stem, partial(read_luma, path)) for path in parsed.video],

@@ -67,11 +67,15 @@ def evaluate(
     }
 
 
-def upscale_luma(engine: Engine, luma: Plane) -> Plane:
-    """One luma plane ``[H, W]`` through an open engine of that size, with neutral chroma: ``[sH, sW]`` uint8."""
+def upscale_luma(engine: Engine, luma: Plane, *, number: int = 0) -> Plane:
+    """One luma plane ``[H, W]`` through an open engine of that size, with neutral chroma: ``[sH, sW]`` uint8.
+
+    ``number`` is its place in a film; 0 stands alone or begins one, with the states of a recurrent model empty.
+    """
     height, width = luma.shape
     grey = np.full(chroma_shape(width, height), 128, np.uint8)
-    frame = Frame(read_only((luma, grey, grey.copy())), pts=0, time_base=TIME_BASE)
+    planes = read_only((luma, grey, grey.copy()))
+    frame = Frame(planes, pts=number, time_base=TIME_BASE, number=number, discontinuity=number == 0)
     return np.array(engine.submit(frame).wait().planes[0])
 
 

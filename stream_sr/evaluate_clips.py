@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from fractions import Fraction
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,8 @@ from stream_sr.backends import open_engine
 from stream_sr.codec.roundtrip import h264_roundtrip, read_luma
 from stream_sr.engine import Engine, EngineOptions
 from stream_sr.errors import ConfigError, SourceOpenError
-from stream_sr.frame import Frame, Plane, StreamInfo, chroma_shape, read_only
+from stream_sr.evaluate import SMALLEST, TIME_BASE, upscale_luma
+from stream_sr.frame import Plane, StreamInfo
 from stream_sr.machine import describe
 from stream_sr.model import ModelSpec
 from stream_sr.quality import psnr, ssim
@@ -24,14 +24,13 @@ from stream_sr.sheets import Example
 from stream_sr.train.data import bicubic, make_pair, to_uint8
 
 FILMS = {".mkv", ".mp4", ".mov", ".avi", ".webm", ".ts", ".y4m", ".m4v"}
-TIME_BASE = Fraction(1, 25)
 NOISE = 2.0  # levels, on the still scene that flicker is measured on
 STILL_FRAMES = 16
 
 
 def is_film(path: Path) -> bool:
-    """Whether `evaluate_clip` rather than `evaluate` takes it."""
-    return path.is_file() and path.suffix.lower() in FILMS
+    """Whether `evaluate_clip` rather than `evaluate` takes it, be it there or not."""
+    return not path.is_dir() and path.suffix.lower() in FILMS
 
 
 def evaluate_clip(
@@ -52,10 +51,11 @@ def evaluate_clip(
     ``crf`` the reduced film goes through libx264 (veryfast, zerolatency) at that quality first. ``frames`` are taken
     from its beginning, all of them when None. Returns ``psnr_y``, ``ssim_y``, ``tof``, ``warping_error``,
     ``gradient_energy`` (over that of the truth) and the same of ``bicubic``; ``flicker`` is that of the first picture
-    standing still under noise of 2 levels, over bicubic's. Without ``steadiness`` the figures over time (``tof``,
+    standing still under noise of 2 levels, over bicubic's. Flat pictures (black) count for the figures over time alone.
+    Without ``steadiness`` the figures over time (``tof``,
     ``warping_error``, ``flicker``), which take most of the time, are left out. ``show`` is handed the middle picture.
-    Raises SourceOpenError for a film of fewer than two pictures, ConfigError for a model without a scale, what
-    `open_engine` raises.
+    Raises SourceOpenError for a film that is too short, too small, of changing size or flat throughout, ConfigError for
+    a model without a scale and for scale 1 without ``crf`` (input and truth are the same), what `open_engine` raises.
     """
     scale = scale or (model.scale if model is not None else 0)
     if not scale:
@@ -81,6 +81,8 @@ class Footage:
 
 def load_footage(film: Path, scale: int, *, crf: float | None = None, frames: int | None = None) -> Footage:
     """The first ``frames`` pictures of a film (all: None), reduced and through the codec as `evaluate_clip` says."""
+    if scale == 1 and crf is None:
+        raise ConfigError("at scale 1 a film is its own truth; give --crf to measure what a codec took")
     truth, low = _pairs(film, scale, crf, frames)
     return Footage(film.name, scale, crf, truth, low)
 
@@ -141,24 +143,28 @@ def format_clips(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def upscale_all(engine: Engine, planes: Iterable[Plane]) -> list[Plane]:
     """Luma planes ``[H, W]`` in their order through an open engine; a recurrent one begins with empty states."""
-    results = []
-    for n, luma in enumerate(planes):
-        height, width = luma.shape
-        grey = np.full(chroma_shape(width, height), 128, np.uint8)
-        frame = Frame(read_only((luma, grey, grey)), pts=n, time_base=TIME_BASE, number=n, discontinuity=n == 0)
-        results.append(np.array(engine.submit(frame).wait().planes[0]))
-    return results
+    return [upscale_luma(engine, luma, number=n) for n, luma in enumerate(planes)]
 
 
 def _pairs(film: Path, scale: int, crf: float | None, frames: int | None) -> tuple[list[Plane], list[Plane]]:
-    truth, low = [], []
+    truth: list[Plane] = []
+    low: list[Plane] = []
     for plane in islice(read_luma(film), frames):
         height, width = (side // (2 * scale) * 2 * scale for side in plane.shape)
+        if min(height, width) < SMALLEST + 2 * scale:
+            size, least = f"{plane.shape[1]}x{plane.shape[0]}", -(-(SMALLEST + 2 * scale) // (2 * scale)) * 2 * scale
+            raise SourceOpenError(f"{film} is {size}; to measure x{scale} a side needs at least {least} pixels")
         small, whole = make_pair(plane[:height, :width].astype(np.float32), scale)
+        if truth and whole.shape != truth[0].shape:
+            raise SourceOpenError(f"{film} changes its size after {len(truth)} pictures; give --frames {len(truth)}")
         truth.append(whole)
         low.append(small)
     if len(truth) < 2:
         raise SourceOpenError(f"{film} has {len(truth)} pictures; a film has two at least")
+    if all(_is_flat(one, scale) for one in truth):
+        raise SourceOpenError(
+            f"{film} shows nothing in its first {len(truth)} pictures; give more --frames, or another"
+        )
     return truth, (low if crf is None else h264_roundtrip(low, crf=crf))
 
 
@@ -179,7 +185,7 @@ def _larger(plane: Plane, scale: int) -> Plane:
 
 
 def _figures(output: Sequence[Plane], truth: Sequence[Plane], border: int, steadiness: bool) -> dict[str, float]:
-    pairs = list(zip(output, truth, strict=True))
+    pairs = [pair for pair in zip(output, truth, strict=True) if not _is_flat(pair[1], border)]
     energy = [temporal.gradient_energy(ours) / temporal.gradient_energy(theirs) for ours, theirs in pairs]
     figures = {
         "psnr_y": round(float(np.mean([psnr(*pair, border=border) for pair in pairs])), 4),
@@ -190,6 +196,11 @@ def _figures(output: Sequence[Plane], truth: Sequence[Plane], border: int, stead
         figures["tof"] = round(temporal.tof(output, truth), 4)
         figures["warping_error"] = round(temporal.warping_error(output, truth), 4)
     return figures
+
+
+def _is_flat(plane: Plane, border: int) -> bool:
+    """Of one value, such as the black before a film begins: nothing to enlarge, and often exact."""
+    return not np.ptp(plane[border:-border, border:-border])
 
 
 def _name(row: Mapping[str, Any]) -> str:

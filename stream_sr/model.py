@@ -120,6 +120,8 @@ def find_model(
     """
     if name is not None and name.endswith(".onnx"):
         return _from_file(Path(name), scale)
+    if tune is not None and tune not in TUNES:
+        raise ModelError(f"tune '{tune}' is none of {', '.join(TUNES)}")
     models = list_models(folder)
     if name is None:
         name = default_model(folder=folder).name

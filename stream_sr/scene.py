@@ -13,9 +13,9 @@ FLAT = 4.0  # levels: so much contrast may be noise
 class SceneCut:
     """Finds cuts in a stream of luma planes of one size, on a grid of 32 by 32 samples; one thread.
 
-    The measure is the mean difference of the grids after the change of brightness is taken out, over the mean
-    deviation within both: near 0 for a still camera, 1 for two pictures that have nothing in common. A fade or a flash
-    is no cut by it, a fast pan is.
+    The measure is the root mean square of the grids' difference after the change of brightness is taken out, over
+    that of the contrast within both: near 0 for a still camera, 1 for two pictures that have nothing in common. A fade
+    or a flash is no cut by it, a fast pan is.
     """
 
     def __init__(self) -> None:
@@ -33,7 +33,7 @@ class SceneCut:
 
 
 def change(before: npt.NDArray[np.float32], now: npt.NDArray[np.float32]) -> float:
-    """How much of two grids differs, 0 (nothing) to about 1.4 (unrelated); 0 where both are flat."""
+    """How much of two grids differs, 0 (nothing), 1 (unrelated) to 1.4 (inverted); near 0 where both are flat."""
     a, b = before - before.mean(), now - now.mean()
     contrast = float(np.sqrt((a * a).mean() + (b * b).mean()))
     return float(np.sqrt(((a - b) ** 2).mean())) / (contrast + FLAT)

@@ -51,15 +51,20 @@ def choose_model(config: Config, info: StreamInfo | None = None) -> tuple[ModelS
     """The model and scale that the options ask for; no model for the bicubic backend.
 
     A live stream takes weights tuned for cameras, if there are any, unless ``--tune`` says otherwise. With ``--size``
-    the smallest scale that reaches it (by ``info``; without it any), else the largest there is. Raises ModelError.
+    the smallest scale that reaches it (by ``info``; without it any), else the largest there is; scale 1 only where its
+    weights are those that would be taken, for it restores what a clean picture has not lost. Raises ModelError.
     """
     if config.backend == "bicubic":
         return None, config.scale or (_reaching((1, 2, 3, 4), config, info) if config.size else 2)
     name = config.model or default_model().name
-    scales = sorted({model.scale for model in list_models() if model.name == name})
+    prefer = "camera" if info is not None and info.live else "clean"
+    scales = sorted({
+        model.scale for model in list_models()
+        if model.name == name
+        and (model.tune == config.tune if config.tune else model.scale > 1 or model.tune == prefer)
+    })  # fmt: skip
     scale = _reaching(scales, config, info) if config.size and scales else config.scale
-    live = info is not None and info.live
-    model = find_model(name, scale, config.tune, prefer="camera" if live else "clean")
+    model = find_model(name, scale, config.tune, prefer=prefer)
     return model, model.scale
 
 

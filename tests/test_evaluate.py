@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+from small_models import RECURRENT, small_model
 
 from stream_sr.engine import EngineOptions
 from stream_sr.errors import ConfigError, SourceOpenError, StreamSRError
@@ -127,3 +128,15 @@ def test_the_table_has_a_line_per_picture_and_the_mean(folder: Path) -> None:
     assert [line.split()[0] for line in lines[2:-2]] == ["a.png", "b.png", "below/c.png"]
     assert lines[-1].split()[:2] == ["mean", f"{results['psnr_y']:.2f}"]
     assert len({len(line) for line in lines[1:]}) == 1
+
+
+def test_a_recurrent_model_sees_each_picture_alone(tmp_path: Path) -> None:
+    """Two that are alike, as the detector of cuts has it, after each other and each by itself."""
+    model = small_model(tmp_path / "model", RECURRENT, 2)
+    for folder, names in (("both", "ab"), ("b", "b")):
+        (tmp_path / folder).mkdir()
+        for name in names:
+            Image.fromarray(texture(48, 64, 5) // 2 + (name == "b") * 90).save(tmp_path / folder / f"{name}.png")
+    options = EngineOptions(backend="torch")
+    both, alone = (evaluate(model, tmp_path / folder, options)["images"] for folder in ("both", "b"))
+    assert both[1] == alone[0]

@@ -8,7 +8,7 @@ from media_files import write_video
 
 from stream_sr.codec.roundtrip import read_luma
 from stream_sr.engine import EngineOptions
-from stream_sr.errors import SourceOpenError
+from stream_sr.errors import ConfigError, SourceOpenError
 from stream_sr.evaluate_clips import evaluate_clip, format_clips, is_film
 from stream_sr.model import find_model
 from stream_sr.quality import psnr
@@ -58,3 +58,44 @@ def test_what_is_a_film(film: Path, tmp_path: Path) -> None:
     bad.write_bytes(b"no film")
     with pytest.raises(SourceOpenError, match="cannot be read as a film"):
         evaluate_clip(None, bad, BICUBIC, scale=2)
+    assert is_film(tmp_path / "missing.mkv")
+    with pytest.raises(SourceOpenError, match="No such file"):
+        evaluate_clip(None, tmp_path / "missing.mkv", BICUBIC, scale=2)
+
+
+def write_levels(path: Path, pictures: list[np.ndarray]) -> Path:
+    import av
+
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("ffv1", rate=25)
+        stream.height, stream.width, stream.pix_fmt = *pictures[0].shape, "gray"
+        for picture in pictures:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, "gray")))
+        container.mux(stream.encode(None))
+    return path
+
+
+def test_the_black_before_a_film_counts_for_nothing(tmp_path: Path) -> None:
+    random, black = np.random.default_rng(1), np.full((40, 48), 16, np.uint8)
+    pictures = [np.kron(random.integers(0, 256, (10, 12)), np.ones((4, 4))).astype(np.uint8) for _ in range(3)]
+    rows = [
+        evaluate_clip(None, write_levels(tmp_path / f"{len(before)}.mkv", before + pictures), BICUBIC, scale=2)
+        for before in ([], [black, black])
+    ]
+    for key in ("psnr_y", "ssim_y", "gradient_energy"):
+        assert rows[0][key] == rows[1][key]
+        assert rows[0]["bicubic"][key] == rows[1]["bicubic"][key]
+    with pytest.raises(SourceOpenError, match="shows nothing"):
+        evaluate_clip(None, write_levels(tmp_path / "black.mkv", [black] * 3), BICUBIC, scale=2)
+
+
+def test_what_cannot_be_measured_is_told(film: Path, tmp_path: Path) -> None:
+    small = write_levels(tmp_path / "small.mkv", [np.arange(256, dtype=np.uint8).reshape(16, 16)] * 3)
+    assert evaluate_clip(None, small, BICUBIC, scale=2)["frames"] == 3
+    with pytest.raises(SourceOpenError, match="is 16x16; to measure x4 a side needs at least 24 pixels"):
+        evaluate_clip(None, small, BICUBIC, scale=4)
+    with pytest.raises(SourceOpenError, match="has 1 pictures"):
+        evaluate_clip(None, film, BICUBIC, scale=2, frames=1)
+    with pytest.raises(ConfigError, match="give --crf"):
+        evaluate_clip(None, film, BICUBIC, scale=1)
+    assert evaluate_clip(None, film, BICUBIC, scale=1, crf=40)["psnr_y"] < 50

@@ -1,12 +1,16 @@
 """Names to models, and the key of what is compiled from them."""
 
 from dataclasses import fields, replace
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
 
+from stream_sr.config import Config
 from stream_sr.errors import ModelError
+from stream_sr.frame import StreamInfo
 from stream_sr.model import BuildKey, default_model, find_model, list_models, read_model
+from stream_sr.session import choose_model
 
 TOML = """name = "{name}"
 scale = {scale}
@@ -124,3 +128,18 @@ def test_every_part_of_the_key_changes_its_digest() -> None:
     assert len(digests) == len(names) + 1
     assert key.digest() == replace(key).digest()
     assert all(len(digest) == 32 for digest in digests)
+
+
+def test_a_size_is_not_reached_by_restoring_what_is_clean(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With camera weights for scale 1: for a live stream or when asked for, else the clean ones that enlarge."""
+    add_tuned(folder, "small", 1)
+    monkeypatch.setattr("stream_sr.model.engines_folder", lambda: folder)
+    info = StreamInfo(64, 48, Fraction(1, 25))
+    config = Config(model="small", size=(64, 48))
+    assert choose_model(config, info)[1] == 2
+    assert choose_model(config, replace(info, live=True))[1] == 1
+    assert choose_model(replace(config, tune="camera"), info)[1] == 1
+    assert choose_model(replace(config, tune="clean"), replace(info, live=True))[1] == 2
+    assert choose_model(replace(config, size=(150, 100)), replace(info, live=True))[1] == 3
+    with pytest.raises(ModelError, match="tune 'sharp' is none of clean, camera"):
+        find_model("small", 2, "sharp")

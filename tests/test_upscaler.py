@@ -105,3 +105,9 @@ def test_the_readmes_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     exec(block, names)
     assert names["large"].shape == (80, 128, 3)
     assert names["y"].shape == (96, 128)
+
+
+def test_a_tune_is_asked_for() -> None:
+    with pytest.raises(ModelError, match="tune 'sharp' is none of"):
+        Upscaler(tune="sharp")
+    assert Upscaler(tune="clean").scale == 2

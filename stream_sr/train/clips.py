@@ -60,7 +60,7 @@ def make_clips(
     size before they count as truth (that removes their own compression). ``tune`` is ``clean`` (reduced by bicubic) or
     ``camera`` (degraded, each clip by another `degrade.draw`). ``validation`` names pictures (stems) and videos whose
     clips go into the folder `VALIDATION` below. Returns how many clips were written. Raises SourceError for what
-    cannot be read, ConfigError for a folder that holds clips already.
+    cannot be read or gives no clip, ConfigError for a folder that holds clips already and for two of one name.
     """
     if any(out.glob(f"*{ENDING}")):
         raise ConfigError(f"{out} holds clips already; give another folder, or remove them")
@@ -73,7 +73,12 @@ def make_clips(
         kind = draw(random) if tune == "camera" else Degradation()
         low = kind.apply(truth, scale, random=random, roundtrip=roundtrip)
         path = (out / VALIDATION if origin in validation else out) / f"{name}{ENDING}"
-        np.savez_compressed(path, low=np.stack(low), truth=np.stack(truth), how=str(asdict(kind)))
+        if path.exists():
+            raise ConfigError(f"two pictures or films make a clip of the name {name}; rename one, and empty {out}")
+        partial = path.with_suffix(".partial")
+        with partial.open("wb") as file:
+            np.savez_compressed(file, low=np.stack(low), truth=np.stack(truth), how=str(asdict(kind)))
+        partial.replace(path)
         count += 1
         report(f"{path.name}: {len(low)} pictures of {low[0].shape[1]}x{low[0].shape[0]}")
 
@@ -86,9 +91,18 @@ def make_clips(
             if n % (2 * length) < length:
                 half = to_uint8(bicubic(frame.astype(np.float32), (frame.shape[0] // 2, frame.shape[1] // 2)))
                 waiting.append(_cut(half, scale))
+                if min(waiting[-1].shape) < LEAST // 2:
+                    size = f"{frame.shape[1]}x{frame.shape[0]}"
+                    raise SourceOpenError(
+                        f"the film {name} is {size}; a side needs at least {LEAST + 4 * scale} pixels"
+                    )
             if len(waiting) == length:
                 keep(name, f"{name}-{n:05d}", waiting)
                 waiting = []
+    if not count:
+        raise SourceOpenError(
+            f"no clip could be made: films need {length} pictures, still ones {LEAST + 16 + 2 * scale} pixels a side"
+        )
     return count
 
 

@@ -17,7 +17,6 @@ class DevicePatches:
 
     def __init__(self, patches: Patches | ClipPatches, device: torch.device) -> None:
         self.patches, self.device = patches, device
-        self.random = patches.random
         self.scale, self.patch = patches.scale, patches.patch
         low, truth = zip(*(patches.planes(n) for n in range(len(patches.pairs))), strict=True)
         self.low, self.low_at = _flat(low, device)
