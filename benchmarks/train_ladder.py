@@ -109,6 +109,9 @@ def main() -> int:
         print(f"{job.name}: left out, there is no {' '.join(job.data)}; `stream-sr clips` makes it")
         todo.remove(job)
     by_name = {job.name: job for job in todo}
+    for job in todo:
+        if job.teacher and job.teacher not in by_name and not (parsed.out / job.teacher / CHECKPOINT).exists():
+            print(f"{job.name}: learns without a teacher, there is no {parsed.out / job.teacher / CHECKPOINT}")
     parsed.out.mkdir(parents=True, exist_ok=True)
     until, running, failed = time.monotonic() + 60 * parsed.minutes, dict[str, subprocess.Popen[bytes]](), list[str]()
     while time.monotonic() < until:
