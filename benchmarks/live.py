@@ -1,6 +1,6 @@
 """The live restream, measured: camera process -> RTSP -> filter -> RTSP -> viewer process, on this machine.
 
-    python benchmarks/live.py [--seconds 60] [--models fsrcnn-s,fsrcnn] [--size 640x360@30]
+    python benchmarks/live.py [--seconds 60] [--models fast,fsrcnn-s] [--size 640x360@30]
 
 Each model runs for ``--seconds`` after a warm-up run; the viewer reads the camera's clock out of each picture. Memory
 is the filter process's resident set, sampled every second. Writes results/live.json.
@@ -72,7 +72,7 @@ def measure(model: str, size: str, seconds: float) -> dict[str, Any]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=60)
-    parser.add_argument("--models", default="fsrcnn-s,fsrcnn")
+    parser.add_argument("--models", default="fast,fsrcnn-s")
     parser.add_argument("--size", default="640x360@30")
     parser.add_argument("--out", type=Path, default=RESULTS / "live.json")
     options = parser.parse_args()

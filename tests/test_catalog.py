@@ -58,5 +58,5 @@ def test_no_models() -> None:
 
 def test_the_shipped_models_fit_a_terminal_and_one_is_the_default() -> None:
     models = list_models()
-    assert {model.name for model in models if model.default} == {"fsrcnn-s"}
+    assert {model.name for model in models if model.default} == {"fast"}
     assert all(len(line) <= 80 for line in format_models(models_table(models)).splitlines())

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from contextlib import ExitStack, closing
+from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from queue import Queue
 from typing import Any
@@ -19,9 +21,11 @@ from stream_sr.backends import openvino
 from stream_sr.codec.encoder import Encoder
 from stream_sr.config import Config
 from stream_sr.demo import free_port
+from stream_sr.errors import ModelError
+from stream_sr.frame import StreamInfo
 from stream_sr.media import EncoderOptions, SinkOptions, SourceOptions
 from stream_sr.pipeline import Pipeline, Plan, run_sequential
-from stream_sr.session import Hooks, Outcome, open_fitted_engine, run
+from stream_sr.session import Hooks, Outcome, choose_model, open_fitted_engine, run
 from stream_sr.sinks import open_sink
 from stream_sr.sources import open_source
 from stream_sr.threads import Worker
@@ -116,3 +120,19 @@ def test_what_a_page_asks_for_happens_in_the_running_filter(tmp_path: Path, monk
     assert len(pictures) > 3
     assert {picture[:2] for picture in pictures} == {(256, 192)}
     assert pictures == sorted(pictures)
+
+
+def test_a_live_stream_takes_the_weights_that_are_tuned_for_cameras() -> None:
+    film = StreamInfo(640, 360, Fraction(1, 25))
+    camera = replace(film, live=True)
+
+    def tune(config: Config, info: StreamInfo | None) -> str:
+        model, _ = choose_model(config, info)
+        assert model is not None
+        return model.tune
+
+    assert [tune(Config(model="fast"), info) for info in (None, film, camera)] == ["clean", "clean", "camera"]
+    assert tune(Config(model="fast", tune="clean"), camera) == "clean"
+    assert tune(Config(model="fsrcnn"), camera) == "clean"  # there is no other
+    with pytest.raises(ModelError, match="is not tuned for camera, only for clean"):
+        choose_model(Config(model="fsrcnn", tune="camera"), film)
