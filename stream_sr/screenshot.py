@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from websockets.exceptions import WebSocketException
 from websockets.sync.client import ClientConnection, connect
 
 from stream_sr.errors import SinkOpenError
@@ -44,7 +45,7 @@ def screenshot(url: str, path: Path, *, size: tuple[int, int] = SIZE) -> None:
             browser.wait_for(READY)
             picture = browser.ask("Page.captureScreenshot", format="png")["data"]
         path.write_bytes(base64.b64decode(picture))
-    except (OSError, TimeoutError, KeyError) as error:
+    except (OSError, TimeoutError, KeyError, WebSocketException) as error:
         raise SinkOpenError(f"no screenshot of {url}: {type(error).__name__}: {error}") from error
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
+from collections.abc import Mapping
 from typing import Any
 
 from stream_sr import machine
@@ -21,7 +22,8 @@ class Telemetry:
     """Makes the figures, from one thread, at every tick.
 
     ``fps_in``, ``fps_out`` and ``latency_ms`` (p50 and p99, from capture to the first output; None without a frame) are
-    of the last two seconds, ``total`` of the whole run; ``cpu`` is in percent of all cores.
+    of the last two seconds, ``total`` of the whole run; ``cpu`` is in percent of all cores. Files are named without
+    their folders: a page may be open to others.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -35,7 +37,12 @@ class Telemetry:
         summary = stats.summary()
         plan, info, output = self._plan, self._plan.source.info, self._plan.output
         return {
-            "source": {"name": info.name, "live": info.live, "width": info.width, "height": info.height},
+            "source": {
+                "name": without_folder(info.name),
+                "live": info.live,
+                "width": info.width,
+                "height": info.height,
+            },
             "output": {"width": output.width, "height": output.height},
             "signal": getattr(plan.source, "signal", True),
             "engine": engine_figures(plan.engine.spec),
@@ -46,7 +53,7 @@ class Telemetry:
             "frames_out": summary["frames_out"],
             "dropped": summary["dropped"],
             "lost_in_source": summary["lost_in_source"],
-            "outputs": summary["outputs"],
+            "outputs": _named(summary["outputs"]),
             "total": {"latency_ms": summary["latency_ms"], "stages_ms": summary["stages_ms"], "fps": summary["fps"]},
             "cpu": self._cpu.percent(),
             "gpus": self._gpus.percent(),
@@ -61,6 +68,23 @@ class Telemetry:
         lately = latency.since(self._latencies[0][1])
         values = {"p50": lately.percentile_ms(50), "p99": lately.percentile_ms(99)}
         return {name: None if math.isnan(value) else round(value, 2) for name, value in values.items()}
+
+
+def without_folder(name: str) -> str:
+    """The name of a source or an output as others may read it: a path's last part, anything else as it is."""
+    if "://" in name:
+        return name
+    folder, _, last = name.rpartition("/")
+    kind, mark, _ = folder.partition(":")
+    return f"{kind}:{last}" if mark else last
+
+
+def _named(outputs: Mapping[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, counts in outputs.items():
+        short = without_folder(name)
+        found[f"{short} ({len(found) + 1})" if short in found else short] = counts
+    return found
 
 
 def engine_figures(spec: EngineSpec) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from stream_sr import machine
 from stream_sr.engine import EngineSpec
 from stream_sr.pipeline import Pipeline, Plan
 from stream_sr.stats import Stats
-from stream_sr.telemetry import LATEST_NOTES, Telemetry, engine_figures
+from stream_sr.telemetry import LATEST_NOTES, Telemetry, _named, engine_figures, without_folder
 
 
 def test_figures_of_a_run_are_json_and_add_up() -> None:
@@ -76,3 +76,19 @@ def test_load_of_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_a_driver_there_are_no_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "NVML", "libnothing-of-that-name.so")
     assert machine.GpuMeter().percent() == []
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("/home/me/secret project/out.mp4", "out.mp4"), ("out.mp4", "out.mp4"), ("synthetic photographs",) * 2,
+        ("rtsp://camera/stream",) * 2, ("images:/home/me/%d.png", "images:%d.png"), ("web:[::1]:8080",) * 2,
+        ("v4l2:/dev/video3", "v4l2:video3"),
+    ],
+)  # fmt: skip
+def test_a_page_does_not_tell_where_files_lie(name: str, shown: str) -> None:
+    assert without_folder(name) == shown
+
+
+def test_two_outputs_of_one_name_are_both_told() -> None:
+    assert _named({"/a/out.mp4": 1, "web:8080": 2, "/b/out.mp4": 3}) == {"out.mp4": 1, "web:8080": 2, "out.mp4 (3)": 3}

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from browser import INFO, Feed, pair
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
@@ -153,7 +153,8 @@ def test_stats_are_what_the_displays_are_shown(feed: Feed) -> None:
 
 
 @pytest.mark.parametrize(
-    "host", ["evil.example", "evil.example:80", "", "127.0.0.1.evil.example", "[::1", "localhost.evil"]
+    "host",
+    ["evil.example", "evil.example:80", "", "127.0.0.1.evil.example", "[::1", "localhost.evil", "127.0.0.1%a.evil"],
 )
 def test_a_foreign_name_is_refused_against_dns_rebinding(feed: Feed, host: str) -> None:
     for path in ("/", "/stats", "/stream"):
@@ -228,6 +229,7 @@ def test_the_list_of_guessers_is_bounded() -> None:
 
 
 @given(st.text(), st.text(), st.text(), st.text())
+@example("[", "http://[", "Basic", "=")
 def test_no_header_is_an_exception(host: str, origin: str, authorization: str, cookie: str) -> None:
     gate = Gate(80, login=("me", "word"))
     gate.refuse_name(host)
@@ -307,7 +309,7 @@ def test_a_message_that_is_none_is_refused_and_the_stream_goes_on(feed: Feed, me
 
 def test_numbers_that_json_cannot_tell_are_not_answered(feed: Feed) -> None:
     with viewer(feed) as connection:
-        for at in ("NaN", "Infinity", '"x"', "null"):
+        for at in ("NaN", "Infinity", '"x"', "null", "1" + 1500 * "0"):
             connection.send(f'{{"type": "ping", "at": {at}}}')
         connection.send('{"type": "ping", "at": 1}')
         assert receive(connection, "pong")["at"] == 1

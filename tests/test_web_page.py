@@ -160,6 +160,19 @@ def test_pause_holds_both_sides_and_the_line_still_moves(page: Any, feed: Feed) 
     assert page.evaluate("streamSr.shown.number") > frame.number
 
 
+def test_a_picture_that_is_held_keeps_the_name_of_what_made_it(browser: Any) -> None:
+    with Feed() as feed:
+        for page in open_page(browser, feed.url):
+            feed.sink.show_figures(figures("tiny"))
+            wait_for(page, "document.getElementById('right').textContent.includes('tiny')")
+            pause(page)
+            feed.sink.show_figures(figures("fast"))
+            wait_for(page, "document.getElementById('figures').textContent.includes('fast')")
+            assert "tiny" in page.locator("#right").inner_text()
+            page.get_by_role("button", name="Go on").click()
+            wait_for(page, "document.getElementById('right').textContent.includes('fast')")
+
+
 def wait_for_number(page: Any, feed: Feed, number: int) -> None:
     while feed.number < number:
         page.wait_for_timeout(20)
@@ -231,8 +244,13 @@ def test_the_page_comes_back_after_a_restart_and_says_so_meanwhile(browser: Any)
 def test_a_silent_source_is_said(browser: Any) -> None:
     with Feed() as feed:
         for page in open_page(browser, feed.url):
+            feed.sink.show_figures(figures())
+            wait_for(page, "document.getElementById('figures').textContent.includes('to this page')")
             feed.held.set()
             wait_for(page, "document.getElementById('notice').textContent === 'no signal'")
+            feed.sink.show_figures(figures("fast"))
+            wait_for(page, "document.getElementById('figures').textContent.includes('fast')")
+            assert "to this page" not in page.locator("#figures").inner_text(), "a latency of nothing"
             feed.held.clear()
             wait_for(page, "document.getElementById('notice').hidden")
 

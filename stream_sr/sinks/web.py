@@ -6,6 +6,7 @@ Source Extensions, and JPEG for browsers without them. Nothing is composed or en
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import socket
 import threading
@@ -142,7 +143,8 @@ class WebSink:
         """See `media.Display`."""
         server, loop = self._server, self._loop
         if server is not None and loop is not None and not self._closed:
-            loop.loop.call_soon_threadsafe(server.show_figures, figures)
+            with contextlib.suppress(RuntimeError):  # `close` has ended the loop meanwhile
+                loop.loop.call_soon_threadsafe(server.show_figures, figures)
 
     def close(self) -> None:
         """Tell the viewers that it is over, free the port."""

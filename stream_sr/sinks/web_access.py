@@ -62,8 +62,8 @@ class Gate:
 
     def refuse_origin(self, origin: str | None, host: str | None) -> Refusal | None:
         """Look at where the page came from that opens a WebSocket: only from here."""
-        parts = urlsplit(origin or "")
-        if parts.scheme in ("http", "https") and parts.netloc.lower() == (host or "").lower():
+        scheme, mark, netloc = (origin or "").lower().partition("://")
+        if mark and scheme in ("http", "https") and netloc == (host or "").lower():
             return None
         return Refusal(403, "This stream is only for its own page.")
 
@@ -102,7 +102,7 @@ def _host_name(host: str) -> str:
 
 def _is_address(name: str) -> bool:
     try:
-        ipaddress.ip_address(name.partition("%")[0])
+        ipaddress.ip_address(name)
     except ValueError:
         return False
     return True

@@ -140,10 +140,18 @@ class Viewer:
             return
         at = said.get("at")
         if said.get("type") == "ping":
-            if isinstance(at, int | float) and math.isfinite(at):
+            if _is_time(at):
                 self.say({"type": "pong", "at": at, "clock": time.monotonic_ns() / 1e6})
             return
         try:
             self._obey(self, said)
         except StreamSRError as error:
             self.say({"type": "refused", "text": str(error)})
+
+
+def _is_time(value: object) -> bool:
+    """Whether it is a number that both sides can compute with; JSON's may have any number of digits."""
+    try:
+        return isinstance(value, int | float) and math.isfinite(value)
+    except OverflowError:
+        return False
