@@ -60,7 +60,8 @@ class RunControls:
         """The engine for input of ``info``, in a form that can be exchanged."""
         swap = engine if isinstance(engine, SwapEngine) else SwapEngine(engine)
         with self._changed:
-            self._engines.append((swap, info))
+            first, *others = [*self._engines, (swap, info)]
+            self._engines = [first, *(one for one in others if not one[0].closed)]
         return swap
 
     @property
@@ -94,7 +95,7 @@ class RunControls:
         with self._changed:
             spec = self._engines[0][0].spec
             choices = {
-                name: {"value": value, "values": values, "keys": values}
+                name: {"value": value, "values": values, "keys": [one for one in values if one]}
                 for name, (value, values) in self._choices(spec).items()
             }
             recording = self._recording.state() if self._recording is not None else None
@@ -163,7 +164,7 @@ class RunControls:
                 if self._closed:
                     return
                 wish, self._wish = self._wish, None
-                engines = list(self._engines)
+                engines = [one for one in self._engines if not one[0].closed]
                 self._message = "preparing the engine"
             assert wish is not None
             message = ""

@@ -151,7 +151,19 @@ def test_choices_say_what_is_and_what_may_be(controls: RunControls) -> None:
     assert "fsrcnn-s" in names
     assert "tune" not in choices  # which weights there are is the networks' affair
     presets = [name for name in names if name in PRESETS]
+    assert choices["model"]["keys"] == names[1:], "the first key is the first model, also while none runs"
     assert names == ["", *sorted(presets, key=PRESETS.index), *sorted(set(names) - {"", *presets})]
+    engine.close()
+
+
+def test_an_engine_that_runs_no_more_gets_no_other(controls: RunControls, opened: Opened) -> None:
+    engine, other = wrapped(controls), wrapped(controls)
+    other.close()
+    controls.change("scale", "3")
+    assert opened.done.acquire(timeout=20)
+    wait_for_message(controls, "")
+    controls.close()
+    assert len(opened.wishes) == 1
     engine.close()
 
 

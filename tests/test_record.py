@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -46,6 +47,31 @@ def test_each_switch_makes_a_whole_file(tmp_path: Path) -> None:
     assert all(path.suffix == ".mp4" for path in files)
 
 
+def test_a_recording_from_the_middle_of_a_file_begins_at_zero(tmp_path: Path) -> None:
+    sink = RecordSink(tmp_path, EncoderOptions())
+    sink.open(replace(INFO, live=False))
+    sink.switch(True)
+    for number in range(500, 510):
+        sink.write(frame(number))
+    sink.close()
+    (file,) = tmp_path.iterdir()
+    with av.open(str(file), "r") as container:
+        assert next(container.decode(video=0)).pts == 0
+        assert container.streams.video[0].start_time == 0
+
+
+def test_a_link_that_lies_in_the_way_is_passed_by(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.strftime", lambda form: "now")
+    (tmp_path / "now.mp4").symlink_to(tmp_path / "elsewhere.mp4")
+    sink = RecordSink(tmp_path, EncoderOptions())
+    sink.open(INFO)
+    sink.switch(True)
+    sink.write(frame(0))
+    sink.close()
+    assert pictures(tmp_path / "now-2.mp4") == 1
+    assert not (tmp_path / "elsewhere.mp4").exists()
+
+
 def test_nothing_is_written_unless_it_is_wanted(tmp_path: Path) -> None:
     sink = RecordSink(tmp_path, EncoderOptions())
     sink.check()
@@ -68,6 +94,7 @@ def test_a_recording_that_fails_ends_alone_and_says_why(tmp_path: Path) -> None:
     assert sink.write(frame(0))
     assert sink.state()["on"] is False
     assert "does not exist" in sink.state()["error"]
+    assert f"{folder}/" not in sink.state()["error"], "who looks on need not know where our files lie"
     folder.mkdir()
     sink.switch(True)
     sink.write(frame(1))

@@ -45,6 +45,11 @@ class SwapEngine:
         self._flying: list[_Flight] = []  # oldest first
         self._in_flight = InFlight(engine.depth)
 
+    @property
+    def closed(self) -> bool:
+        """Whether it runs no more; thread-safe."""
+        return self._closed
+
     def offer(self, engine: Engine) -> None:
         """Let ``engine`` take over with the next frame. An engine offered before and not yet used is closed.
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +97,8 @@ class RecordSink:
     def _begin(self) -> None:
         assert self._info is not None
         path = self._free_name()
-        self._encoder = Encoder(self._info, self._options, live=True)
+        # Its times begin with its first picture, as those of a live stream, also where the source is a file.
+        self._encoder = Encoder(replace(self._info, live=True), self._options, live=True)
         self._file = FileSink(str(path), SinkOptions(audio="none"))
         self._file.open(self._encoder.stream)
         with self._lock:
@@ -122,7 +125,8 @@ class RecordSink:
         log.error("the recording has ended: %s", error)
         file, self._file, self._encoder = self._file, None, None
         with self._lock:
-            self._wanted, self._began, self._error = False, 0.0, str(error)
+            # who looks on learns what failed, and not where our files lie
+            self._wanted, self._began, self._error = False, 0.0, str(error).replace(f"{self._folder}{os.sep}", "")
         if file is not None:
             try:
                 file.close()
@@ -132,7 +136,7 @@ class RecordSink:
     def _free_name(self) -> Path:
         stem = time.strftime("stream_sr-%Y%m%d-%H%M%S")
         path, number = self._folder / f"{stem}.mp4", 1
-        while path.exists():
+        while os.path.lexists(path):
             number += 1
             path = self._folder / f"{stem}-{number}.mp4"
         return path
