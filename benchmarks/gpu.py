@@ -162,12 +162,11 @@ class Bench:
             right = reference.open_model(model, info, EngineOptions(backend="torch", precision="fp32"))
             expected = [right.submit(frame).wait() for frame in frames]
             right.close()
-            engine = self._open(backend, model, info, precision, measure.LOWERED, depth=1)
+            engine = self._open(backend, model, info, precision, measure.LOWERED)
             found[f"{width}x{height}"] = measure.conformance(engine, expected, frames)
+            if "in_flight" not in found:
+                found["in_flight"] = measure.mixed_up(engine, 6 if self.parsed.rehearse else IN_FLIGHT)
             engine.close()
-        engine = self._open(backend, model, info, precision, measure.LOWERED)
-        found["in_flight"] = measure.mixed_up(engine, 6 if self.parsed.rehearse else IN_FLIGHT)
-        engine.close()
         return found
 
     def _rows(self) -> Iterator[tuple[str, Callable[[], Any]]]:
@@ -305,14 +304,16 @@ def supervise(parsed: argparse.Namespace, record: Record) -> int:
     ends = time.monotonic() + parsed.seconds
     for section in parsed.only or SECTIONS:
         for _ in range(RESTARTS):
+            record.data["running"] = [section, "start"]
+            record.save()
             code = watch(parsed, record, section, ends)
             if code is None:
                 print(f"the {parsed.seconds:g} s are over in section {section}; go on with --resume")
                 return 3
             if code == 0:
                 break
-            broken = record.data.get("running", [section, "start"])
-            if not record.has(*broken):
+            broken = record.data["running"]
+            if broken[1] == "start" or not record.has(*broken):
                 record.put(broken[0], broken[1], {"error": f"the process ended with code {code} here"})
                 print(f"{section}: the process ended with code {code} at '{broken[1]}'; going on behind it", flush=True)
                 if broken[1] == "start":

@@ -54,13 +54,26 @@ def open_torch(model: ModelSpec, info: StreamInfo, precision: str, head: str, *,
 def open_tensorrt(
     model: ModelSpec, info: StreamInfo, precision: str, head: str, *, device: int, depth: int = 3
 ) -> OverlappedEngine:
-    """The backend tensorrt in one form, built now."""
-    from stream_sr.backends.tensorrt.build import build_engine
+    """The backend tensorrt in one form, built in this process."""
     from stream_sr.backends.tensorrt.ladder import Wish, load_engine, picture_of
 
     options = EngineOptions(backend="tensorrt", device=device, depth=depth, keep=False)
     wish = Wish(model, picture_of(model, info), options)
-    return load_engine(wish, precision, head, build_engine(model, wish.picture, precision, head, device=device))
+    return load_engine(wish, precision, head, _built(model, wish.picture, precision, head, device))
+
+
+_blobs: dict[tuple[Any, ...], bytes] = {}  # the two latest: a row opens the faster of two heads again, twice
+
+
+def _built(model: ModelSpec, picture: Any, precision: str, head: str, device: int) -> bytes:
+    from stream_sr.backends.tensorrt.build import build_engine
+
+    key = model.sha256(), picture, precision, head, device
+    if key not in _blobs:
+        for old in list(_blobs)[:-1]:
+            del _blobs[old]
+        _blobs[key] = build_engine(model, picture, precision, head, device=device)
+    return _blobs[key]
 
 
 OPEN: dict[str, Callable[..., OverlappedEngine]] = {"torch-cuda": open_torch, "tensorrt": open_tensorrt}

@@ -98,3 +98,20 @@ def test_what_ends_the_process_is_recorded_and_passed_by(tmp_path: Path) -> None
     )  # fmt: skip
     assert "the process ended with code 9" in done.stdout
     assert done.returncode == 0
+
+
+def test_a_section_that_cannot_even_begin_is_given_up_at_once(tmp_path: Path) -> None:
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "torch.py").write_text("import os\nos._exit(9)\n")
+    before: dict[str, Any] = {
+        "running": ["limits", "limits"],
+        "limits": {"limits": {"error": "a figure of the run before"}},
+    }
+    (tmp_path / "gpu-rehearsal.json").write_text(json.dumps(before))
+    path = os.pathsep.join([str(tmp_path / "broken"), str(SCRIPT.parent.parent)])
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), "--rehearse", "--resume", "--only", "limits", "--out", str(tmp_path)],
+        capture_output=True, text=True, env=os.environ | {"PYTHONPATH": path}, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.stdout.count("limits: the process ended with code 9 at 'start'") == 1
+    assert json.loads((tmp_path / "gpu-rehearsal.json").read_text())["limits"]["limits"] == before["limits"]["limits"]
