@@ -9,6 +9,7 @@ from fractions import Fraction
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from small_models import RECURRENT, recurrent_model, small_model
@@ -49,6 +50,29 @@ def test_every_shipped_model_builds_in_every_precision(model: ModelSpec, precisi
         for size in ((1920, 1080), (853, 479)):
             engine = build_engine(model, Picture(*size, model.scale, Siting.LEFT), precision, head)
             assert len(engine) > 10_000
+
+
+@needs_rtx
+def test_engines_take_no_memory_of_their_own_while_they_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorRT-RTX wants to be told so, or CUDA may refuse to capture them."""
+    trt = library.library()
+    real, flags = trt.Builder, []
+
+    class Builder:
+        def __init__(self, logger: object) -> None:
+            self._real = real(logger)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._real, name)
+
+        def build_serialized_network(self, network: object, config: Any) -> Any:
+            flags.append(config.get_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION))
+            return self._real.build_serialized_network(network, config)
+
+    monkeypatch.setattr(trt, "Builder", Builder)
+    model = MODELS[0]
+    assert build_engine(model, Picture(64, 48, model.scale, Siting.LEFT), "fp16", LOWERED)
+    assert flags == [True]
 
 
 @needs_rtx

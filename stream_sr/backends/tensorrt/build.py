@@ -83,6 +83,9 @@ def _build(trt: Any, graph: bytes, name: str, complaints: list[str], timing: Pat
         raise EngineBuildError(f"{library.library_name()} cannot parse {name}: {errors}")
     config = builder.create_builder_config()
     config.clear_flag(trt.BuilderFlag.TF32)  # fp32 is to be fp32
+    if library.is_rtx():
+        # Else it may take memory while it runs, for large tensors, which a CUDA graph cannot hold.
+        config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
     config.progress_monitor = _make_monitor(trt, name, progress)
     timings = None if library.is_rtx() else _attach_timing_cache(config, timing)
     serialized = builder.build_serialized_network(network, config)
