@@ -69,6 +69,10 @@ def test_usual_sizes_are_not_shrunk(size: tuple[int, int], whole: tuple[int, int
     assert arrange(*size, Fraction(30)).size == whole
 
 
+def test_a_rate_that_no_video_has_leaves_a_picture_to_look_at() -> None:
+    assert arrange(640, 360, Fraction(1_200_000)).width > 400
+
+
 def test_a_picture_too_large_for_two_is_shrunk() -> None:
     layout = arrange(3840, 2160, Fraction(30))
     assert 2500 < layout.width < 3840

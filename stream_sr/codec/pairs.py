@@ -16,6 +16,7 @@ from stream_sr.frame import Frame, Plane, Planes, StreamInfo, empty_planes
 LONGEST_SIDE = 4096  # what decoders in hardware take
 MOST_MACROBLOCKS = 36_864  # in a picture, and a second, of H.264 level 5.2 (table A-1)
 MOST_MACROBLOCKS_A_SECOND = 2_073_600
+MOST_FPS = 480  # a file that claims more counts ticks, not pictures
 BLOCK = 16
 LEAST_GAP = 4  # lines: two of each side's own, so that neither deblocking nor chroma interpolation mixes the sides
 
@@ -45,7 +46,7 @@ def arrange(width: int, height: int, fps: Fraction | None) -> Layout:
 
     Sizes are even. Where neither fits into H.264 level 5.2 and 4096 lines and columns, both panes are shrunk.
     """
-    limit = min(MOST_MACROBLOCKS, int(MOST_MACROBLOCKS_A_SECOND / (fps or 30)))
+    limit = min(MOST_MACROBLOCKS, int(MOST_MACROBLOCKS_A_SECOND / min(fps or 30, MOST_FPS)))
     shrink = 1.0
     while True:
         w, h = (max(2, int(side * shrink) & ~1) for side in (width, height))
