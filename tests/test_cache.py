@@ -96,8 +96,14 @@ def test_prune_keeps_what_can_still_be_used(monkeypatch: pytest.MonkeyPatch, fol
         partial.write_bytes(b"")
     os.utime(old, (0, 0))
 
+    timings, lost = (cache.companion(cache.shared(key), ".timing") for key in (current, stale[1]))
+    for beside in (timings, lost):
+        beside.write_bytes(b"")
+
     removed = {entry.path.stem for entry in cache.prune()}
     assert removed == {key.digest() for key in (*stale, damaged)}
+    assert timings.exists(), "they are of every engine of this device"
+    assert not lost.exists()
     assert cache.load(current) == BLOB
     assert (old.exists(), fresh.exists()) == (False, True)
     assert [entry.key for entry in cache.prune(everything=True)] == [current]

@@ -17,7 +17,7 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -152,6 +152,11 @@ def companion(key: BuildKey, ending: str) -> Path:
     return entry_path(key).with_suffix(ending)
 
 
+def shared(key: BuildKey) -> BuildKey:
+    """The key of what all engines of one library version and device have in common: its timings."""
+    return replace(key, onnx_sha256="", precision="", profile="", head="")
+
+
 @contextlib.contextmanager
 def building(key: BuildKey) -> Iterator[None]:
     """Held by one process at a time; another waits until the engine is there. Nothing where that cannot be done.
@@ -198,6 +203,7 @@ def prune(*, everything: bool = False) -> list[Entry]:
             if time.time() - partial.stat().st_mtime > STALE_SECONDS:
                 partial.unlink()
     kept = {path.stem for path in cache_folder().glob(f"*{ENDING}")}
+    kept |= {entry_path(shared(entry.key)).stem for entry in engine_entries() if entry.key is not None}
     for ending in (*COMPANIONS, ".lock"):
         for beside in cache_folder().glob(f"*{ending}"):
             if beside.stem not in kept:

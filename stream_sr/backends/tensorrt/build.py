@@ -6,7 +6,6 @@ import contextlib
 import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -109,8 +108,7 @@ def _attach_timing_cache(config: Any, path: Path) -> Any:
 
 
 def _timing_path(key: BuildKey) -> Path:
-    shared = replace(key, onnx_sha256="", precision="", profile="", head="")
-    return cache.companion(shared, ".timing")
+    return cache.companion(cache.shared(key), ".timing")
 
 
 def first(complaints: list[str]) -> str:
