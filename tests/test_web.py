@@ -28,7 +28,7 @@ from stream_sr.sinks import open_sink
 from stream_sr.sinks.web import WebSink, _Timeline
 from stream_sr.sinks.web_access import FORGET_SECONDS, WRONG_PASSWORDS, Gate
 from stream_sr.sinks.web_server import load_page
-from stream_sr.sinks.web_viewer import FRAGMENT, HEADER, INIT, JPEG, LONGEST_MESSAGE
+from stream_sr.sinks.web_viewer import FRAGMENT, HEADER, INIT, JPEG, LONGEST_MESSAGE, MOST_WORDS, Viewer
 
 
 @pytest.fixture
@@ -326,6 +326,14 @@ def test_who_says_too_much_is_thrown_out_and_the_others_see_on(feed: Feed, how: 
         assert caught.value.rcvd is not None
         assert caught.value.rcvd.code == (1009 if how == "long" else 1008)
         receive(good, FRAGMENT)
+
+
+def test_answers_that_nobody_reads_are_bounded() -> None:
+    lazy = Viewer(None, lambda *_: None)  # type: ignore[arg-type]
+    for at in range(3000):
+        lazy._hear(json.dumps({"type": "ping", "at": at}))
+    assert len(lazy._words) == MOST_WORDS
+    assert json.loads(lazy._words[-1])["at"] == 2999
 
 
 def test_there_are_only_so_many_viewers() -> None:

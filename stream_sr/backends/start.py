@@ -55,6 +55,7 @@ class StartingEngine(SwapEngine):
         self.progress = "building an engine"
         self.over = threading.Event()  # set when the builder's thread has nothing left to do
         self._stopping = self._overtaken = False
+        self._turn = threading.Lock()  # the built engine never takes the place of one that was asked for
         self._complaints: deque[str] = deque(maxlen=20)
         try:
             self._process = subprocess.Popen(
@@ -69,8 +70,9 @@ class StartingEngine(SwapEngine):
 
     def offer(self, engine: Engine) -> None:
         """Another engine was asked for meanwhile: what is being built is no longer wanted."""
-        super().offer(engine)
-        self._overtaken = True
+        with self._turn:
+            super().offer(engine)
+            self._overtaken = True
 
     def _build(self, request: str, open_built: Callable[[], Engine]) -> None:
         try:
@@ -78,10 +80,11 @@ class StartingEngine(SwapEngine):
             if problem is None and not self._stopping:
                 self.progress = "loading the built engine"
                 built = open_built()
-                if self._overtaken:
-                    built.close()
-                else:
-                    super().offer(built)
+                with self._turn:
+                    if self._overtaken:
+                        built.close()
+                    else:
+                        super().offer(built)
         except StreamSRError as error:
             problem = str(error)
         except Exception as error:  # the picture must not end for it

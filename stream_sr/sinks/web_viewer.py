@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 INIT, FRAGMENT, JPEG = 1, 2, 3
 HEADER = struct.Struct("<IIdd")  # kind, number of the frame, capture in ms of our monotonic clock, time in the stream
 MOST_WAITING_BYTES = 4 << 20
+MOST_WORDS = 500  # answers to one who asks and does not read; then the oldest go
 MOST_WAITING_SECONDS = 1.0  # older pictures are worth nothing: skip to the next key picture
 MESSAGES_A_SECOND, MESSAGES_AT_ONCE = 20.0, 40.0
 LONGEST_MESSAGE = 2048
@@ -35,7 +36,7 @@ class Viewer:
         self.dropped = 0  # pictures
         self._connection = connection
         self._obey = obey
-        self._words: deque[str] = deque()
+        self._words: deque[str] = deque(maxlen=MOST_WORDS)
         self._figures: str | None = None  # only the newest
         self._pictures: deque[tuple[float, bytes]] = deque()  # when it came, message
         self._waiting_bytes = 0
