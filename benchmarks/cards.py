@@ -18,6 +18,7 @@ from typing import Any
 from stream_sr.errors import StreamSRError
 from stream_sr.model import ModelSpec, list_models
 from stream_sr.train.card import write_card
+from stream_sr.train.plots import read_log, summary
 from stream_sr.train.recipe import Recipe, load_recipe
 
 FILMS = " ".join(
@@ -36,7 +37,7 @@ def run_of(model: ModelSpec) -> str:
     return f"{model.name}{'-camera' if model.tune == 'camera' else ''}-x{model.scale}"
 
 
-def commands(model: ModelSpec, recipe: Recipe) -> list[str]:
+def commands(model: ModelSpec, recipe: Recipe, iterations: int) -> list[str]:
     """What made the model, in order."""
     run, made = f"runs/{run_of(model)}", []
     data = "--data data/train --data data/photos"
@@ -48,6 +49,7 @@ def commands(model: ModelSpec, recipe: Recipe) -> list[str]:
         )
         data = f"--data {clips}"
     train = f"stream-sr train {recipe.name} --scale {model.scale} --tune {model.tune} {data} --out {run}"
+    train += f" --iterations {iterations}" if iterations != recipe.iterations else ""
     if recipe.from_scale:
         clean = replace(model, scale=recipe.from_scale, tune="clean")
         train += f" --from runs/{run_of(clean)}/checkpoint.pt"
@@ -86,8 +88,9 @@ def main() -> int:
                 continue  # made on another machine, where its card was written
             measured = evaluations(model, results)
             history = log.with_name("history.txt")  # by hand, where a run went another way than its recipe
+            of = int(summary(read_log(log))["of"])
             card = write_card(
-                model, recipe, log=log, evaluations=measured, commands=commands(model, recipe),
+                model, recipe, log=log, evaluations=measured, commands=commands(model, recipe, of),
                 history=history.read_text() if history.exists() else "",
             )  # fmt: skip
             print(f"{card.parent.name}/{card.name}" + ("" if measured else ": not measured yet"))

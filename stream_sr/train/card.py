@@ -146,7 +146,7 @@ def _training(recipe: Recipe, run: Mapping[str, Any]) -> list[str]:
     squared = f", L2 after {recipe.l2_from:.0%} of the run" if 0 < recipe.l2_from < 1 else ""
     shares = "".join(f", {share:.0%} of the patches from {name}" for name, share in recipe.shares.items())
     made = (
-        f"Recipe `{recipe.name}`: from {start}, {recipe.iterations:,} iterations{done} of {recipe.batch} patches of "
+        f"Recipe `{recipe.name}`: from {start}, {run['of']:,} iterations{done} of {recipe.batch} patches of "
         f"{recipe.patch}x{recipe.patch} low-resolution pixels, Adam, learning rate {recipe.learning_rate:g} after "
         f"{recipe.warmup} iterations of warm-up, cosine to 1e-6, {loss}{squared}, average of the weights "
         f"{recipe.ema:g}, seed {recipe.seed}; in the eight flips and rotations{shares}."
