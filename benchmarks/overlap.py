@@ -1,6 +1,6 @@
 """How well the threads overlap: the CPU time of each stage alone against the speed of the whole, file to file.
 
-    python benchmarks/overlap.py [FILE] [--model fsrcnn-s] [--frames 150]
+    python benchmarks/overlap.py [FILE] [--model fast] [--frames 150]
 
 Each stage runs alone over the same frames and its CPU time is that of the whole process, because x264's and
 OpenVINO's own threads count too. Then `stream-sr run FILE OUT.mp4 --encoder-preset PRESET` runs as a user would run it.
@@ -142,7 +142,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path, nargs="?", metavar="FILE")
     parser.add_argument("--size", default="640x360", help="of the clip that is made without FILE")
-    parser.add_argument("--model", default="fsrcnn-s")
+    parser.add_argument("--model", default="fast")
     parser.add_argument("--scale", type=int, default=2)
     parser.add_argument("--backend", default="openvino")
     parser.add_argument("--preset", default="ultrafast")

@@ -1,6 +1,6 @@
 """How old the picture is in a browser: the filter's page, and MJPEG of the same pictures, in turns in one run.
 
-    python benchmarks/page.py [--seconds 20] [--rounds 3] [--model fsrcnn-s] [--size 640x360@30]
+    python benchmarks/page.py [--seconds 20] [--rounds 3] [--model fast] [--size 640x360@30]
 
 The synthetic camera burns its clock into each picture. The page draws it on its canvas; where it has been drawn the
 clock is read back from the canvas, in the page, and compared with the same clock there. MJPEG is the picture as JPEG
@@ -197,7 +197,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=20, help="of each round")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--model", default="fsrcnn-s")
+    parser.add_argument("--model", default="fast")
     parser.add_argument("--size", default="640x360@30")
     parser.add_argument("--out", type=Path, default=RESULTS / "page.json")
     options = parser.parse_args()

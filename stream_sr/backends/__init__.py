@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Any
 
+from stream_sr import machine
 from stream_sr.backends.output import Availability
 from stream_sr.engine import Engine, EngineOptions
 from stream_sr.errors import ConfigError, EngineError, EngineUnavailable, ModelError
@@ -41,6 +42,8 @@ def choose_backend(device: int = 0) -> Choice:
 
     Bicubic is no network: it is used when it is asked for, never instead of one.
     """
+    if not machine.cuda().devices:  # asked first: TensorRT's library alone takes 100 MB
+        return choose_cpu_backend()
     tensorrt = _adapter("tensorrt").availability(device)
     if tensorrt.usable:
         return Choice("tensorrt", f"there is a GPU: {tensorrt.reason}")
