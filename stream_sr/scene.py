@@ -27,10 +27,6 @@ class SceneCut:
         before, self._before = self._before, now
         return before is None or change(before, now) > CUT
 
-    def reset(self) -> None:
-        """Forget the picture before."""
-        self._before = None
-
 
 def change(before: npt.NDArray[np.float32], now: npt.NDArray[np.float32]) -> float:
     """How much of two grids differs, 0 (nothing), 1 (unrelated) to 1.4 (inverted); near 0 where both are flat."""

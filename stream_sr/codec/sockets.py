@@ -1,10 +1,13 @@
-"""Sockets: pairs for RTP, and those that FFmpeg opens inside itself, which are shut down to free a call in it."""
+"""Sockets: pairs for RTP, why a server cannot listen, and those that FFmpeg opens inside itself, shut down to free it."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
+
+LOOPBACK = "127.0.0.1"
 
 
 def open_sockets() -> dict[int, str]:
@@ -54,3 +57,16 @@ def udp_pair(host: str) -> tuple[socket.socket, socket.socket]:
             one.setblocking(False)
         return (first, second) if port % 2 == 0 else (second, first)
     raise OSError(f"no two free UDP ports beside each other at {host}") from error
+
+
+def bind_refusal(name: str, host: str, port: int, error: OSError | OverflowError) -> str:
+    """One line for a server that cannot listen at ``host`` and ``port``: what is wrong, and what to do."""
+    if isinstance(error, socket.gaierror):
+        return f"{name}: '{host}' is no address of this machine ({error.strerror}); give one, or none for {LOOPBACK}"
+    if isinstance(error, PermissionError):
+        return f"{name}: port {port} needs privileges; choose one above 1023"
+    hints = {
+        errno.EADDRINUSE: f"port {port} is taken; stop what uses it, or choose another port",
+        errno.EADDRNOTAVAIL: f"{host} is no address of this machine; give one, or none for {LOOPBACK}",
+    }
+    return f"{name}: {hints.get(getattr(error, 'errno', None) or 0, str(error))}"

@@ -8,11 +8,11 @@ when it joins; one that does not read loses pictures up to the next key picture,
 from __future__ import annotations
 
 import logging
-import socket
 import threading
 from fractions import Fraction
 from urllib.parse import urlsplit
 
+from stream_sr.codec.sockets import LOOPBACK, bind_refusal
 from stream_sr.errors import SinkOpenError, SinkWriteError
 from stream_sr.media import EncodedStream, Packet, SinkOptions, redact
 from stream_sr.sinks.rtsp_listener import Listener, listen
@@ -20,7 +20,6 @@ from stream_sr.sinks.rtsp_mount import Door, Mount
 from stream_sr.sinks.sound import LaneSound
 from stream_sr.threads import LoopThread
 
-LOOPBACK = "127.0.0.1"
 PORT = 8554
 PENDING_PACKETS = 120  # handed over by `write`, not yet taken by the loop
 
@@ -74,7 +73,7 @@ class RtspServerSink:
         except ValueError as error:
             raise SinkOpenError(f"{self.name}: {error}; choose another path") from error
         except OSError as error:
-            raise SinkOpenError(_refusal(self.name, self.host, self.port, error)) from error
+            raise SinkOpenError(bind_refusal(self.name, self.host, self.port, error)) from error
         self.port = self._listener.port
 
     def open(self, stream: EncodedStream) -> None:
@@ -154,13 +153,3 @@ def _parse_url(url: str) -> tuple[str, int, str]:
 
 def _bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
-
-
-def _refusal(name: str, host: str, port: int, error: OSError) -> str:
-    if isinstance(error, socket.gaierror):
-        return f"{name}: '{host}' is no address of this machine ({error.strerror}); give one, or none for {LOOPBACK}"
-    if isinstance(error, PermissionError):
-        return f"{name}: port {port} needs privileges; choose one above 1023"
-    hint = {98: f"port {port} is taken; stop what uses it, or choose another port",
-            99: f"{host} is no address of this machine; give one, or none for {LOOPBACK}"}  # fmt: skip
-    return f"{name}: {hint.get(error.errno or 0, error.strerror or str(error))}"

@@ -27,6 +27,7 @@ from stream_sr.codec.decode import swscale_matrix
 from stream_sr.codec.encoder import Encoder
 from stream_sr.codec.pairs import PairStack, form_of
 from stream_sr.codec.picture import picture_of
+from stream_sr.codec.sockets import LOOPBACK, bind_refusal
 from stream_sr.color import Range
 from stream_sr.errors import SinkOpenError, SinkWriteError
 from stream_sr.frame import Frame, StreamInfo, read_only
@@ -36,7 +37,6 @@ from stream_sr.sinks.web_server import Server
 from stream_sr.sinks.web_viewer import FRAGMENT, HEADER, INIT, JPEG
 from stream_sr.threads import LoopThread
 
-LOOPBACK = "127.0.0.1"
 FORM = "write web:PORT for this machine, web:0.0.0.0:PORT for the network"
 MOST_PENDING = 60  # handed over by `write`, not yet taken by the loop
 JPEG_QUALITY = 3  # FFmpeg's scale, 2 is best
@@ -93,7 +93,7 @@ class WebSink:
             listener.setblocking(False)
         except (OSError, OverflowError) as error:
             listener.close()
-            raise SinkOpenError(_refusal(self.name, self.host, self.port, error)) from error
+            raise SinkOpenError(bind_refusal(self.name, self.host, self.port, error)) from error
         self._socket = listener
         self.port = listener.getsockname()[1]
         self.name = f"web:{_bracketed(self.host)}:{self.port}"
@@ -312,13 +312,3 @@ def _own_address() -> str:
             return str(probe.getsockname()[0])
         except OSError:
             return LOOPBACK
-
-
-def _refusal(name: str, host: str, port: int, error: OSError | OverflowError) -> str:
-    if isinstance(error, socket.gaierror):
-        return f"{name}: '{host}' is no address of this machine ({error.strerror}); give one, or none for {LOOPBACK}"
-    if isinstance(error, PermissionError):
-        return f"{name}: port {port} needs privileges; choose one above 1023"
-    hint = {98: f"port {port} is taken; stop what uses it, or choose another port",
-            99: f"{host} is no address of this machine; give one, or none for {LOOPBACK}"}  # fmt: skip
-    return f"{name}: {hint.get(getattr(error, 'errno', None) or 0, str(error))}"
