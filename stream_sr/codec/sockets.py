@@ -1,4 +1,4 @@
-"""Sockets: pairs for RTP, why a server cannot listen, and those that FFmpeg opens inside itself, shut down to free it."""
+"""Sockets: pairs for RTP, why a server cannot listen, and those that FFmpeg opens itself, shut down to free it."""
 
 from __future__ import annotations
 
