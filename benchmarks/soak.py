@@ -1,11 +1,12 @@
 """Cameras, the filter and viewers for a long time, with random faults: what grows, and what gets slower.
 
-    python benchmarks/soak.py [--minutes 30] [--cameras 1] [--size 640x360@30] [--model fsrcnn-s] [--seed 1]
+    python benchmarks/soak.py [--minutes 30] [--cameras 1] [--size 640x360@30] [--model fast] [--seed 1]
 
 Every camera is a process that is now and then killed, stopped for a while, or comes back with another size; viewers
 come and go beside one that stays. Memory and descriptors of the filter are read every second, the latency from the
-clock in the picture; seconds within a fault, and the three after it, do not count. Writes results/soak.json and ends
-with 1 where a target is missed: memory under 5 %, no descriptors, p99 of the last window within 20 % of the first.
+clock in the picture; of the latency, seconds within a fault and the three after it do not count. A run of less than
+ten minutes has shorter windows and denser faults. Writes results/soak.json and ends with 1 where a target is missed:
+memory under 5 %, no descriptors, p99 of the last window within 20 % of the first.
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +31,17 @@ from stream_sr.demo import child, free_port, wait_for_port
 from stream_sr.errors import SourceOpenError, StreamSRError
 from stream_sr.media import SourceOptions
 from stream_sr.sources import open_lasting_source, open_source
+from stream_sr.threads import Worker
 
 RESULTS = Path(__file__).parent / "results"
-WARM_UP_SECONDS = 20.0
 AFTER_FAULT_SECONDS = 3.0
+FULL_SECONDS = 600.0  # of a run with everything at its full length; a shorter one is denser in proportion
+WARM_UP_SECONDS = 20.0
 WINDOW_SECONDS = 300.0
 EVERY_SECONDS = (10.0, 30.0)  # between faults
+LAST_SECONDS = 15.0  # without a new fault
 OTHER_SIZE = "256x192@15"
+Sample = tuple[float, float, int, int]  # moment, MiB, descriptors, threads
 
 
 class Camera:
@@ -56,20 +63,20 @@ class Camera:
         wait_for_port(self.port, 120)
         return process
 
-    def fault(self, chance: random.Random) -> str:
-        """Something happens to it; when it is over, this returns what it was."""
+    def fault(self, chance: random.Random, pace: float) -> str:
+        """Something happens to it; when it is over, this returns what it was. ``pace`` is 1 for the full length."""
         kind = chance.choice(("killed", "silent", "other size"))
         if kind == "silent":
             self.process.send_signal(signal.SIGSTOP)
-            time.sleep(chance.uniform(2, 6))
+            time.sleep(chance.uniform(2, 6) * pace)
             self.process.send_signal(signal.SIGCONT)
             return kind
         self.process.kill()
         self.process.wait()
-        time.sleep(chance.uniform(0, 4))
+        time.sleep(chance.uniform(0, 4) * pace)
         if kind == "other size":
             self.process = self._start(OTHER_SIZE)
-            time.sleep(5)
+            time.sleep(5 * pace)
             self.process.kill()
             self.process.wait()
         self.process = self._start(self.size)
@@ -83,13 +90,32 @@ def end(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def resources(pid: int) -> tuple[float, int, int]:
-    """Resident MiB, descriptors and threads of a process."""
+def resources(pid: int) -> Sample:
+    """What a process holds now."""
     proc = Path(f"/proc/{pid}")
     return (
+        time.monotonic(),
         int((proc / "statm").read_text().split()[1]) * 4096 / 2**20,
         len(list((proc / "fd").iterdir())), len(list((proc / "task").iterdir())),
     )  # fmt: skip
+
+
+@contextmanager
+def sampling(pid: int) -> Iterator[list[Sample]]:
+    """A list that grows by a sample a second, for as long as the process is there."""
+    samples, ended = [resources(pid)], threading.Event()
+
+    def sample() -> None:
+        while not ended.wait(1):
+            with suppress(OSError, IndexError):  # it is gone: the others say so
+                samples.append(resources(pid))
+
+    worker = Worker("samples", sample)
+    try:
+        yield samples
+    finally:
+        ended.set()
+        worker.join()
 
 
 def join_for_a_moment(url: str, chance: random.Random) -> None:
@@ -98,9 +124,10 @@ def join_for_a_moment(url: str, chance: random.Random) -> None:
         source = open_source(url, SourceOptions(read_timeout=10, rtsp_transport=chance.choice(("tcp", "udp"))))
     except SourceOpenError:
         return
+    wanted = chance.randrange(1, 30)
     try:
-        for number, _ in enumerate(source.frames()):
-            if number > chance.randrange(30):
+        for number, _ in enumerate(source.frames(), 1):
+            if number >= wanted:
                 break
     except StreamSRError:
         return
@@ -124,39 +151,49 @@ def soak(options: argparse.Namespace) -> dict[str, Any]:
     """The whole run; the figures."""
     chance = random.Random(options.seed)
     seconds = options.minutes * 60
-    samples: list[tuple[float, float, int, int]] = []
+    pace = min(1.0, seconds / FULL_SECONDS)
     faults: list[tuple[float, float, str]] = []
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         cameras = [Camera(options.size, stack) for _ in range(options.cameras)]
         served = free_port()
-        lines = [f'[all]\nmodel = "{options.model}"\nread-timeout = 1\n']
-        lines += [
-            f'[camera.c{number}]\nsource = "rtsp://127.0.0.1:{camera.port}/cam"\nsinks = ["rtsp://@:{served}/c{number}"]\n'
-            for number, camera in enumerate(cameras)
-        ]
-        (folder / "cameras.toml").write_text("".join(lines))
+        (folder / "cameras.toml").write_text(fleet(options.model, cameras, served))
         program = stack.enter_context(child("filter", "serve", str(folder / "cameras.toml")))
         urls = [f"rtsp://127.0.0.1:{served}/c{number}" for number in range(options.cameras)]
         for number, url in enumerate(urls):
             wait_until_served(url)
             words = [sys.executable, __file__, "view", url, str(folder / f"{number}.log")]
             stack.callback(end, subprocess.Popen(words, stderr=subprocess.DEVNULL))
-        began = time.monotonic()
-        due = began + WARM_UP_SECONDS
-        while (now := time.monotonic()) < began + seconds:
-            samples.append((now, *resources(program.pid)))
-            if now >= due and now < began + seconds - 15:
-                kind = chance.choice(cameras).fault(chance)
-                join_for_a_moment(chance.choice(urls), chance)
-                faults.append((now, time.monotonic() + AFTER_FAULT_SECONDS, kind))
-                due = time.monotonic() + chance.uniform(*EVERY_SECONDS)
-            if program.poll() is not None:
-                raise RuntimeError(f"the filter ended with {program.returncode}")
-            time.sleep(1)
-        logs = [(folder / f"{number}.log").read_text().splitlines() for number in range(options.cameras)]
-    ages = [[(float(at), float(age)) for at, age in map(str.split, log)] for log in logs]
+        with sampling(program.pid) as samples:
+            began = time.monotonic()
+            due = began + WARM_UP_SECONDS * pace
+            while (now := time.monotonic()) < began + seconds:
+                if program.poll() is not None:
+                    raise RuntimeError(f"the filter ended with {program.returncode}")
+                if due <= now < began + seconds - LAST_SECONDS * pace:
+                    kind = chance.choice(cameras).fault(chance, pace)
+                    join_for_a_moment(chance.choice(urls), chance)
+                    faults.append((now, time.monotonic() + AFTER_FAULT_SECONDS * pace, kind))
+                    due = time.monotonic() + chance.uniform(*EVERY_SECONDS) * pace
+                time.sleep(0.1)
+        ages = [read_ages(folder / f"{number}.log") for number in range(options.cameras)]
     return figures(options, began, samples, faults, ages)
+
+
+def fleet(model: str, cameras: list[Camera], served: int) -> str:
+    """The file for `stream-sr serve`."""
+    lines = [f'[all]\nmodel = "{model}"\nread-timeout = 1\n']
+    lines += [
+        f'[camera.c{number}]\nsource = "rtsp://127.0.0.1:{camera.port}/cam"\nsinks = ["rtsp://@:{served}/c{number}"]\n'
+        for number, camera in enumerate(cameras)
+    ]
+    return "".join(lines)
+
+
+def read_ages(log: Path) -> list[tuple[float, float]]:
+    """Moment and age in ms of every picture of a viewer; a line that it is still writing is left out."""
+    whole = log.read_text().rpartition("\n")[0] if log.exists() else ""
+    return [(float(at), float(age)) for at, age in map(str.split, whole.splitlines())]
 
 
 def wait_until_served(url: str) -> None:
@@ -172,13 +209,13 @@ def wait_until_served(url: str) -> None:
 
 
 def figures(
-    options: argparse.Namespace, began: float, samples: list[tuple[float, float, int, int]],
+    options: argparse.Namespace, began: float, samples: list[Sample],
     faults: list[tuple[float, float, str]], ages: list[list[tuple[float, float]]],
 ) -> dict[str, Any]:  # fmt: skip
     """First against last window."""
     seconds = samples[-1][0] - began
-    window = min(WINDOW_SECONDS, seconds / 3)
-    first = (began + min(WARM_UP_SECONDS, window / 2), began + window)
+    window = min(WINDOW_SECONDS, seconds / 2)
+    first = (began + WARM_UP_SECONDS * min(1.0, seconds / FULL_SECONDS), began + window)
     last = (samples[-1][0] - window, samples[-1][0])
 
     def quiet(at: float) -> bool:
@@ -203,6 +240,9 @@ def figures(
         "window_seconds": round(window), "faults": {k: sum(f[2] == k for f in faults) for k in {f[2] for f in faults}},
         "pictures_seen": [len(camera) for camera in ages], "memory_mib": memory, "descriptors": files,
         "threads": [median(3, span) for span in (first, last)], "latency_p99_ms": latency, "checks": checks,
+        "memory_mib_by_minute": [
+            median(1, (began + 60 * minute, began + 60 * minute + 60)) for minute in range(int(seconds // 60))
+        ],
         "machine": machine.describe(),
         "command": machine.command_line(["python", "benchmarks/soak.py", *sys.argv[1:]]),
     }  # fmt: skip
@@ -215,7 +255,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--cameras", type=int, default=1)
     parser.add_argument("--size", default="640x360@30")
-    parser.add_argument("--model", default="fsrcnn-s")
+    parser.add_argument("--model", default="fast")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path, default=RESULTS / "soak.json")
     options = parser.parse_args()

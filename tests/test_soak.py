@@ -1,0 +1,72 @@
+"""benchmarks/soak.py: a short run with faults comes to its end; its verdict sees what grows and what gets slower."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import stream_sr
+
+SCRIPT = Path(stream_sr.__file__).parent.parent / "benchmarks" / "soak.py"
+
+
+@pytest.fixture(scope="module")
+def soak() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("soak", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_short_run_with_faults_comes_to_its_end(tmp_path: Path) -> None:
+    out = tmp_path / "soak.json"
+    words = ["--minutes", "0.1", "--cameras", "2", "--size", "128x96@15", "--model", "fsrcnn-s", "--out", str(out)]
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), *words], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode in (0, 1), done.stderr  # a run so short judges nothing
+    result = json.loads(out.read_text())
+    assert done.returncode == (0 if all(result["checks"].values()) else 1)
+    assert sum(result["faults"].values()) > 0
+    assert len(result["pictures_seen"]) == 2
+    assert min(result["pictures_seen"]) > 0
+    assert min(result["memory_mib"]) > 10
+    assert min(result["descriptors"]) > 3
+
+
+def verdict(
+    soak: ModuleType, *, memory: float = 200, files: int = 40, age: float = 20, until: float = 1801,
+    faults: Sequence[tuple[float, float, str]] = (),
+) -> set[str]:  # fmt: skip
+    """What half an hour misses that begins with 200 MiB, 40 descriptors and 20 ms, and goes on with these.
+
+    The age lasts ``until`` that second.
+    """
+    options = argparse.Namespace(minutes=30, cameras=1, size="320x180@15", model="fast")
+    samples = [(float(s), memory if s >= 900 else 200, files if s >= 900 else 40, 30) for s in range(1801)]
+    ages = [(float(s), age if 900 <= s < until else 20) for s in range(1801)]
+    checks = soak.figures(options, 0, samples, list(faults), [ages])["checks"]
+    return {name for name, met in checks.items() if not met}
+
+
+def test_what_grows_and_what_gets_slower(soak: ModuleType) -> None:
+    assert verdict(soak, memory=209, age=23.9) == set()
+    assert verdict(soak, memory=211) == {"memory"}
+    assert verdict(soak, files=41) == {"descriptors"}
+    assert verdict(soak, age=24.1) == {"latency"}
+
+
+def test_what_is_late_within_a_fault_is_not_counted_and_no_picture_is_no_success(soak: ModuleType) -> None:
+    assert verdict(soak, age=5000, until=1600) == {"latency"}
+    assert verdict(soak, age=5000, until=1600, faults=[(900, 1600, "silent")]) == set()
+    assert verdict(soak, faults=[(1400, 1900, "silent")]) == {"latency"}
