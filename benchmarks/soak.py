@@ -241,7 +241,7 @@ def figures(
         "pictures_seen": [len(camera) for camera in ages], "memory_mib": memory, "descriptors": files,
         "threads": [median(3, span) for span in (first, last)], "latency_p99_ms": latency, "checks": checks,
         "memory_mib_by_minute": [
-            median(1, (began + 60 * minute, began + 60 * minute + 60)) for minute in range(int(seconds // 60))
+            median(1, (began + 60 * minute, began + 60 * minute + 60)) for minute in range(round(seconds) // 60)
         ],
         "machine": machine.describe(),
         "command": machine.command_line(["python", "benchmarks/soak.py", *sys.argv[1:]]),
