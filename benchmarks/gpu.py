@@ -10,7 +10,8 @@ goes on from there (also after a crash: each section runs in a process of its ow
 Sections, in this order: ``limits`` (bandwidths, arithmetic), ``tensorrt`` (whether it runs here, in its own words),
 ``conformance`` (every backend against torch fp32, and frames in flight against the same one at a time), ``rows`` (each
 model x size x precision: stages alone, end to end, overlapped, pinned and pageable, launch and graph, both heads),
-``peers`` (torch eager, ONNX Runtime, torch.compile),
+``layers`` (each operation of some networks alone, for ``gpu_layers.py``), ``peers`` (torch eager, ONNX Runtime,
+torch.compile),
 ``compiled`` (our captured graph of the compiled network), ``autotuned`` (both with max-autotune: minutes a row).
 --rehearse runs all of it on the
 processor with tiny pictures, to see that the script works: its figures mean nothing.
@@ -20,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import gc
 import json
 import os
@@ -38,10 +40,10 @@ import gpu_tables as tables
 
 from stream_sr import machine
 from stream_sr.errors import StreamSRError
-from stream_sr.model import ModelSpec, list_models
+from stream_sr.model import ModelSpec, find_model, list_models
 
 RESULTS = Path(__file__).parent / "results"
-SECTIONS = ("limits", "tensorrt", "conformance", "rows", "peers", "compiled", "autotuned")
+SECTIONS = ("limits", "tensorrt", "conformance", "rows", "layers", "peers", "compiled", "autotuned")
 SIZES = ((1920, 1080), (1280, 720), (960, 540), (640, 360))
 PRECISIONS = ("fp16", "fp32", "bf16")
 MODES = ("reduce-overhead", "default")
@@ -206,6 +208,19 @@ class Bench:
         found |= measure.measure_engine(engine) | {"end_to_end_ms": latency}
         engine.close()
         return found
+
+    def _layers(self) -> Iterator[tuple[str, Callable[[], Any]]]:
+        import gpu_layers  # it needs torch, which the parent does without
+
+        def measured(model: ModelSpec, info: Any) -> Any:
+            return {"rows": gpu_layers.layers(model, info, self.device, self._least_ms)}
+
+        for name, width, height in gpu_layers.SHOWN if not self.parsed.rehearse else (("fast", *self.sizes[0]),):
+            model, info = find_model(name, 2), measure.stream_info(width, height)
+            yield gpu_layers.row_key(model, info), functools.partial(measured, model, info)
+
+    def _least_ms(self, work: Callable[[], Any]) -> float:
+        return min(measure.device_times(work, self.device))
 
     def _compiled(self) -> Iterator[tuple[str, Callable[[], Any]]]:
         for cell in self._cells():

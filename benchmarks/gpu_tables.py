@@ -25,6 +25,8 @@ def short(cell: Any) -> str:
     for word in ("error", "skipped"):
         if word in cell:
             return f"{word}: {str(cell[word])[:200]}"
+    if "rows" in cell:
+        return f"{len(cell['rows'])} operations, {sum(row['ms'] for row in cell['rows']):.3f} ms in all"
     if "stages_ms" in cell:
         times = " ".join(f"{name} {time['p50']:.3f}" for name, time in cell["stages_ms"].items())
         return f"{times} ms, {cell['overlapped_fps']:.0f} fps, overlap {cell['overlap']:.2f}"

@@ -49,7 +49,7 @@ def test_without_a_gpu_one_line_says_why(tmp_path: Path) -> None:
 
 
 def test_a_rehearsal_measures_and_goes_on_where_it_was(tmp_path: Path) -> None:
-    sections = [word for one in ("limits", "tensorrt", "conformance", "rows") for word in ("--only", one)]
+    sections = [word for one in ("limits", "tensorrt", "conformance", "rows", "layers") for word in ("--only", one)]
     done = gpu(tmp_path, "--rehearse", *sections)
     assert done.returncode == 0, done.stderr
     result = tmp_path / "gpu-rehearsal.json"
@@ -67,6 +67,9 @@ def test_a_rehearsal_measures_and_goes_on_where_it_was(tmp_path: Path) -> None:
         assert row["overlapped_fps"] > 0
         assert set(row["floor_ms"]) == {"upload", "download", "memory", "arithmetic"}
         assert key in done.stdout
+    (layers,) = data["layers"].values()
+    assert [row["name"].split()[0] for row in layers["rows"]].count("Conv2d") == 9
+    assert all(row["ms"] > 0 and row["read"] > 0 and row["written"] > 0 for row in layers["rows"])
     assert "TensorRT" in done.stdout
     assert "overlap at least 0.9" in done.stdout
 
@@ -79,6 +82,17 @@ def test_a_rehearsal_measures_and_goes_on_where_it_was(tmp_path: Path) -> None:
     rows: dict[str, Any] = json.loads(result.read_text())["rows"]
     assert set(rows) == set(kept)
     assert {key: row for key, row in rows.items() if key != lost} == {k: r for k, r in kept.items() if k != lost}
+
+
+def test_the_page_of_floors_is_in_step_with_the_results() -> None:
+    """GPU.md is written from the networks and the committed results; its floors follow from bytes and arithmetic."""
+    words = [sys.executable, str(SCRIPT.with_name("gpu_layers.py")), "--check"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    text = SCRIPT.with_name("GPU.md").read_text()
+    # 1920 x 1080 x 16 channels of two bytes, read and written, over 4.8 TB/s
+    least = 2 * 1920 * 1080 * 16 * 2 / 4800 / 1e6
+    assert any(line.startswith("| ReLU") and f" {least:.4f} " in line for line in text.splitlines())
 
 
 def test_when_the_time_is_over_it_says_how_to_go_on(tmp_path: Path) -> None:
