@@ -1,9 +1,11 @@
 """Train the whole ladder, as far as the time allows: each preset, scale and tune, the recurrent ones, teacher first.
 
-    python benchmarks/train_ladder.py --data DIR... --clips DIR --out runs [--minutes 9] [--parallel 6] [--only NAME...]
+    python benchmarks/train_ladder.py --data DIR... --clips DIR --out runs [--unlabelled DIR...] [--minutes 9]
+        [--parallel 6] [--only NAME...]
 
 Each network is a `stream-sr train` of its own, some at a time; what starts from another waits for it. After the minutes
-every run writes its state and stops; the same command goes on from there. DIR of --clips holds folders made by
+every run writes its state and stops; the same command goes on from there. Pictures of --unlabelled are shown to those
+that have a teacher, which says what they should become. DIR of --clips holds folders made by
 `stream-sr clips`: camera-x1 to camera-x4 and clean-x4; what needs a missing one is left out, and said. ``make
 train-gpu`` is this with the folders of ``data/``.
 """
@@ -17,9 +19,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from stream_sr.train.loop import CHECKPOINT
+from stream_sr.train.plots import read_log
 from stream_sr.train.recipe import load_recipe
 
 PRESETS = ("quality", "balanced", "fast", "tiny")  # the largest teaches the others
@@ -38,6 +39,7 @@ class Job:
     data: tuple[str, ...]
     after: tuple[str, ...] = ()
     teacher: str | None = None
+    unlabelled: tuple[str, ...] = ()
 
     def command(self, out: Path) -> list[str]:
         words = [
@@ -59,27 +61,28 @@ class Job:
             words += ["--from", str(out / self.after[0] / CHECKPOINT)]
         if self.teacher and (out / self.teacher / CHECKPOINT).exists():
             words += ["--teacher", str(out / self.teacher / CHECKPOINT)]
+            words += [word for folder in self.unlabelled for word in ("--unlabelled", folder)]
         return words
 
     def done(self, out: Path) -> int:
-        """Iterations done."""
-        path = out / self.name / CHECKPOINT
-        return int(torch.load(path, weights_only=True, map_location="cpu")["iteration"]) if path.exists() else 0
+        """Iterations done, as its log has them; a stop between two validations is not in it."""
+        path = out / self.name / "log.jsonl"
+        return int(read_log(path)[-1]["iteration"]) if path.exists() else 0
 
     @property
     def iterations(self) -> int:
         return load_recipe(self.recipe, scale=self.scale, tune=self.tune).iterations
 
 
-def jobs(pictures: Sequence[Path], clips: Path) -> list[Job]:
+def jobs(pictures: Sequence[Path], clips: Path, unlabelled: Sequence[Path] = ()) -> list[Job]:
     """All runs, in an order in which each comes after what it needs."""
-    stills = tuple(str(folder) for folder in pictures)
+    stills, more = tuple(str(folder) for folder in pictures), tuple(str(folder) for folder in unlabelled)
     found: list[Job] = []
     for preset in PRESETS:
         for scale in SCALES:
             after = (f"{preset}-x2",) if scale != 2 else ()
             teacher = f"quality-x{scale}" if preset != "quality" else None
-            found.append(Job(f"{preset}-x{scale}", preset, scale, "clean", stills, after, teacher))
+            found.append(Job(f"{preset}-x{scale}", preset, scale, "clean", stills, after, teacher, more))
         for scale in (1, *SCALES):
             start = f"{preset}-x{2 if scale == 1 else scale}"
             data = (str(clips / f"camera-x{scale}"),)
@@ -99,12 +102,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, action="append", required=True, metavar="DIR")
     parser.add_argument("--clips", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--unlabelled", type=Path, action="append", default=[], metavar="DIR")
     parser.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR")
     parser.add_argument("--minutes", type=float, default=9.0)
     parser.add_argument("--parallel", type=int, default=6)
     parser.add_argument("--only", nargs="+", metavar="NAME", help="such as fast-x2 fast-camera-x2")
     parsed = parser.parse_args()
-    todo = [job for job in jobs(parsed.data, parsed.clips) if not parsed.only or job.name in parsed.only]
+    todo = [
+        job for job in jobs(parsed.data, parsed.clips, parsed.unlabelled) if not parsed.only or job.name in parsed.only
+    ]
     for job in [job for job in todo if not all(Path(folder).is_dir() for folder in job.data)]:
         print(f"{job.name}: left out, there is no {' '.join(job.data)}; `stream-sr clips` makes it")
         todo.remove(job)
@@ -136,8 +142,12 @@ def main() -> int:
         time.sleep(1)
     for process in running.values():
         process.send_signal(signal.SIGINT)
-    for process in running.values():
-        process.wait(STOP_SECONDS)
+    for name, process in running.items():
+        try:
+            process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            print(f"{name}: did not stop in {STOP_SECONDS} s, its last checkpoint counts", file=sys.stderr)
     for job in todo:
         print(f"{job.name:24} {job.done(parsed.out):>8,} of {job.iterations:>8,}")
     return 1 if failed else 0

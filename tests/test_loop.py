@@ -121,6 +121,9 @@ def test_a_checkpoint_is_neither_overwritten_nor_missed_nor_mistaken(folder: Pat
     other = replace(RECIPE, network=RECIPE.network | {"d": 6})
     with pytest.raises(ConfigError, match="trained with network"):
         run(folder, tmp_path, other, resume=True)
+    fewer = replace(RECIPE, iterations=1)
+    with pytest.raises(ConfigError, match="nothing is left to train"):
+        run(folder, tmp_path, fewer, resume=True)
     assert (tmp_path / CHECKPOINT).read_bytes() == before
 
 

@@ -90,6 +90,11 @@ def train(
         _check_same(state["recipe"], recipe, checkpoint)
         step.load(state)
         best, first, best_psnr = state["best"], state["iteration"], state["best_psnr"]
+        if first >= recipe.iterations:
+            raise ConfigError(
+                f"{checkpoint} has had {first:,} iterations, {recipe.iterations:,} were asked for: nothing is left to "
+                "train; give more with --iterations, or start anew with another --out"
+            )
         rounded = state.get("rounded", False)
         patches.random.bit_generator.state = json.loads(state["random"])
         if more and state.get("random_unlabelled"):

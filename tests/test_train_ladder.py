@@ -1,0 +1,54 @@
+"""benchmarks/train_ladder.py: every run comes after what it needs, and is given it."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import stream_sr
+from stream_sr.train.loop import CHECKPOINT
+
+SCRIPT = Path(stream_sr.__file__).parent.parent / "benchmarks" / "train_ladder.py"
+
+
+@pytest.fixture(scope="module")
+def ladder() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("train_ladder", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["train_ladder"] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_each_run_comes_after_what_it_needs(ladder: ModuleType) -> None:
+    names = [job.name for job in ladder.jobs([Path("stills")], Path("clips"))]
+    assert len(set(names)) == len(names)
+    for place, job in enumerate(ladder.jobs([Path("stills")], Path("clips"))):
+        assert job.iterations > 0
+        assert set(job.after) | ({job.teacher} if job.teacher else set()) <= set(names[:place])
+
+
+def test_a_run_goes_on_where_it_was_and_learns_from_the_largest(ladder: ModuleType, tmp_path: Path) -> None:
+    by_name = {job.name: job for job in ladder.jobs([Path("stills")], Path("clips"), [Path("frames")])}
+    job = by_name["fast-x3"]
+    assert not ladder.ready(job, tmp_path, by_name)
+    words = job.command(tmp_path)
+    assert words[words.index("--from") + 1] == str(tmp_path / "fast-x2" / CHECKPOINT)
+    assert "--teacher" not in words
+    assert "--unlabelled" not in words
+    for name in ("fast-x2", "quality-x3", "fast-x3"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / CHECKPOINT).touch()
+        (tmp_path / name / "log.jsonl").write_text(f'{{"iteration": {by_name[name].iterations}}}\n')
+    assert ladder.ready(job, tmp_path, by_name)
+    assert job.done(tmp_path) == job.iterations
+    words = job.command(tmp_path)
+    assert "--resume" in words
+    assert words[words.index("--teacher") + 1] == str(tmp_path / "quality-x3" / CHECKPOINT)
+    assert words[words.index("--unlabelled") + 1] == "frames"
