@@ -15,7 +15,7 @@ from stream_sr import machine
 from stream_sr.engine import EngineOptions
 from stream_sr.errors import StreamSRError
 from stream_sr.evaluate_clips import evaluate_clip, format_clips
-from stream_sr.model import find_model
+from stream_sr.model import find_model, list_models
 
 FILMS = ("vid4_calendar.mkv", "vid4_city.mkv", "vid4_foliage.mkv", "vid4_walk.mkv")
 RESULT = Path(__file__).parent / "results" / "films.json"
@@ -24,14 +24,16 @@ RESULT = Path(__file__).parent / "results" / "films.json"
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--model", action="append", metavar="NAME", help="may be repeated (default: fast, recurrent)")
+    parser.add_argument("--model", action="append", metavar="NAME", help="may be repeated (default: all of this scale)")
     parser.add_argument("--scale", type=int, default=4)
     parser.add_argument("--frames", type=int, help="of the beginning of each film (default: all)")
     parser.add_argument("--out", type=Path, default=RESULT, metavar="FILE")
     parsed = parser.parse_args()
     rows: list[dict[str, Any]] = []
     try:
-        for name in parsed.model or ["fast", "recurrent"]:
+        for name in parsed.model or [
+            one.name for one in list_models() if (one.scale, one.tune) == (parsed.scale, "clean")
+        ]:
             model = find_model(name, parsed.scale)
             found = [evaluate_clip(model, parsed.data / film, EngineOptions(), frames=parsed.frames) for film in FILMS]
             print(format_clips(found), flush=True)

@@ -36,10 +36,13 @@ def change(before: npt.NDArray[np.float32], now: npt.NDArray[np.float32]) -> flo
 
 
 def _grid(luma: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-    """Means over cells, each taken from some of its rows and columns: 0.1 ms at 1080p."""
-    height, width = luma.shape
-    rows, columns = max(1, height // SIDE), max(1, width // SIDE)
-    thin = luma[: rows * SIDE : max(1, rows // 4), : columns * SIDE : max(1, columns // 4)].astype(np.float32)
-    h, w = (max(1, side // SIDE) for side in thin.shape)
-    thin = thin[: thin.shape[0] // h * h, : thin.shape[1] // w * w]
-    return thin.reshape(thin.shape[0] // h, h, thin.shape[1] // w, w).mean((1, 3))
+    """Means over cells that cover the whole picture, each of some of its rows and columns."""
+    rows, columns = (_samples(side) for side in luma.shape)
+    thin = luma[np.ix_(rows, columns)].astype(np.float32)
+    return thin.reshape(SIDE, len(rows) // SIDE, SIDE, len(columns) // SIDE).mean((1, 3))
+
+
+def _samples(side: int) -> npt.NDArray[np.intp]:
+    """Indices along a side, spread evenly: up to four of a cell; where there are fewer pixels than cells some twice."""
+    count = SIDE * min(4, max(1, side // SIDE))
+    return np.arange(count) * side // count

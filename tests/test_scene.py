@@ -50,3 +50,11 @@ def test_any_size(size: tuple[int, int]) -> None:
     cuts = SceneCut()
     black, white = np.full(size, 16, np.uint8), np.full(size, 235, np.uint8)
     assert [cuts.is_cut(one) for one in (black, black, white)] == [True, False, False]  # a flash is no cut
+
+
+def test_the_whole_of_a_small_picture_is_looked_at() -> None:
+    cuts, still = SceneCut(), plane(scene(1, 60, 62))
+    other = still.copy()
+    other[32:] = plane(scene(7, 60, 62))[:28]
+    assert cuts.is_cut(still)
+    assert cuts.is_cut(other)
