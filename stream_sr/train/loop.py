@@ -53,8 +53,9 @@ def train(
     recipe says ``from_scale``). ``teacher`` is the checkpoint of a larger network to learn from as well,
     ``unlabelled`` are folders of pictures that only it is asked about (they are enlarged as they are). ``stop()`` is
     asked after every iteration: when true, the state is written and the run can go on with ``resume``, to the same
-    weights as an uninterrupted one on the same machine without a GPU (on one, sums may come in another order). ``report`` is handed each validation's figures. Raises
-    ConfigError for a missing or unwanted checkpoint or one of another network, SourceOpenError for bad folders.
+    weights as an uninterrupted one on the same processor (on a GPU sums may come in another order). ``report`` is
+    handed each validation's figures. Raises ConfigError for a missing or unwanted checkpoint or one of another
+    network, SourceOpenError for bad folders.
     """
     if threads is not None:
         if threads < 1:
