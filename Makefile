@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DEMO_SECONDS ?= 20
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test check quality train-gpu readme clean soak fuzz live
+.PHONY: demo test check quality train-gpu readme clean soak overload fuzz live
 
 demo: $(VENV)/.demo
 	$(BIN)/stream-sr demo --seconds $(DEMO_SECONDS) --out out
@@ -50,6 +50,9 @@ soak: $(VENV)/.test
 	$(BIN)/python benchmarks/soak.py --minutes 30
 	$(BIN)/python benchmarks/soak.py --minutes 30 --cameras 4 --size 320x180@15 --out benchmarks/results/soak4.json
 	$(BIN)/python benchmarks/viewers.py --seconds 300
+
+overload: $(VENV)/.test
+	$(BIN)/python benchmarks/overload.py --seconds 300
 
 fuzz: $(VENV)/.test
 	$(BIN)/python benchmarks/fuzz.py --seconds 600 --inputs 100000

@@ -93,7 +93,8 @@ def live(data: Mapping[str, Any]) -> str:
     """The live restream: what came, what went, how late, and whether memory stayed."""
     head = ["model", "picture", "fps", "dropped", "capture to output", "glass to glass", "memory"]
     lines = [f"| {' | '.join(head)} |", "| --- |" + " --- |" * (len(head) - 1)]
-    for row in data["rows"]:
+    rows = [row for row in data["rows"] if row.get("reader", "ours") == "ours"]
+    for row in rows:
         source, output, memory = row["source"], row["output"], row["memory_mib"]
         lost = sum(row["dropped"].values())
         cells = [
@@ -109,6 +110,52 @@ def live(data: Mapping[str, Any]) -> str:
     note = f"Camera, filter and viewer are processes of one machine and speak RTSP; {data['seconds']:g} s each; the"
     note += " latency is p50 / p99 in ms, glass to glass as read from the clock in the picture; memory is the"
     note += " filter's, in the second and the last quarter of the time."
+    parts = [*lines, "", note]
+    if len(rows) < len(data["rows"]):
+        parts += ["", "The same chain, with the readers of others in the place of ours:", "", *_readers(data["rows"])]
+    return "\n".join([*parts, *_origin(data)])
+
+
+def _readers(rows: list[dict[str, Any]]) -> list[str]:
+    """Where the time goes, by reader."""
+    head = ["reader", "model", "camera to capture", "capture to result", "result to viewer", "glass to glass"]
+    lines = [f"| {' | '.join(head)} |", "| --- |" + " --- |" * (len(head) - 1)]
+    for row in rows:
+        cells = [row["reader"], row["model"], *(_milliseconds(block) for block in row["chain_ms"].values())]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def overload(data: Mapping[str, Any]) -> str:
+    """A model that is too big: how old the pictures get, and what is dropped."""
+    head = ["max. latency", "one inference", "capture to output", "in", "out", "dropped", "memory"]
+    lines = [f"| {' | '.join(head)} |", "| --- |" + " --- |" * (len(head) - 1)]
+    for row in data["rows"]:
+        memory = row["memory_mib"]
+        dropped = ", ".join(f"{reason} {count}" for reason, count in row["dropped"].items()) or "none"
+        cells = [
+            f"{row['max_latency_ms']:g}", f"{row['stages_ms']['infer']['p50']:.0f}", _milliseconds(row["latency_ms"]),
+            f"{row['frames_in']}", f"{row['frames_out']}", dropped,
+            f"{memory['second_quarter']:.0f}, later {memory['last_quarter']:.0f} MiB",
+        ]  # fmt: skip
+        lines.append(f"| {' | '.join(cells)} |")
+    row = data["rows"][0]
+    note = f"{row['model']} x{row['scale']} on {row['source']['width']}x{row['source']['height']}, live, "
+    note += f"{data['seconds']:g} s each; ms, p50 / p99."
+    return "\n".join([*lines, "", note, *_origin(data)])
+
+
+def soak(data: Mapping[str, Any]) -> str:
+    """What half an hour with faults leaves behind: first against last minutes."""
+    lines = ["| | first | last |", "| --- | --- | --- |"]
+    rows = [("memory, MiB", data["memory_mib"]), ("descriptors", data["descriptors"]), ("threads", data["threads"])]
+    rows += [(f"p99 of camera {number + 1}, ms", pair) for number, pair in enumerate(data["latency_p99_ms"])]
+    lines += [f"| {name} | {before:g} | {after:g} |" for name, (before, after) in rows]
+    faults = ", ".join(f"{count} times {kind}" for kind, count in sorted(data["faults"].items()))
+    cameras = "one camera" if data["cameras"] == 1 else f"{data['cameras']} cameras"
+    note = f"`stream-sr serve` with {cameras} of {data['size']}, {data['model']}, for {data['minutes']:g} minutes; "
+    note += f"cameras that went away or changed: {faults}. Medians of the first and the last {data['window_seconds']} "
+    note += "seconds; p99 glass to glass, outside faults."
     return "\n".join([*lines, "", note, *_origin(data)])
 
 
@@ -208,8 +255,7 @@ def _origin(data: Mapping[str, Any]) -> list[str]:
 
 RENDERERS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "quality": quality, "overlap": overlap, "live": live, "ladder": ladder, "cameras": cameras, "films": films,
-    "page": page,
-    "viewers": viewers,
+    "page": page, "viewers": viewers, "overload": overload, "soak": soak, "soak4": soak,
 }  # fmt: skip
 
 

@@ -11,7 +11,7 @@ import logging
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -111,33 +111,32 @@ def _read(path: Path) -> dict[str, int]:
         raise SourceOpenError("the viewer process left no measurement; see its line above") from error
 
 
-def _report(report: dict[str, Any], marks: Marks, seen: dict[int, int], viewed: bool) -> dict[str, Any]:
-    """``chain``: camera (glass to capture), filter (capture to result), out (result to the viewer's decoder), total."""
+def chain(marks: Marks, seen: Mapping[int, int]) -> dict[str, dict[str, float]]:
+    """p50, p95, p99 in ms of the camera (glass to capture), the filter (capture to result), out (result to the viewer's
+    decoder) and glass to glass.
+
+    ``seen`` is when the viewer had decoded each sequence number. A stage that nobody saw has the count 0.
+    """
     stats = Stats()
     for sequence, decoded_ns in seen.items():
-        done_ns = marks.sequences.get(sequence)
-        if done_ns is not None:
-            stats.stage("out", max(0, decoded_ns - done_ns))
-    chain = {name: marks.stats.summary()["stages_ms"].get(name, {"count": 0}) for name in ("camera", "filter")}
-    if viewed:
-        chain["out"] = stats.summary()["stages_ms"].get("out", {"count": 0})
-        chain["glass to glass"] = _glass(marks, seen)
-    if not chain["camera"]["count"]:
+        for name, begins in (("out", marks.sequences), ("glass to glass", marks.burnt)):
+            if sequence in begins:
+                stats.stage(name, max(0, decoded_ns - begins[sequence]))
+    found = marks.stats.summary()["stages_ms"] | stats.summary()["stages_ms"]
+    return {name: found.get(name, {"count": 0}) for name in ("camera", "filter", "out", "glass to glass")}
+
+
+def _report(report: dict[str, Any], marks: Marks, seen: Mapping[int, int], viewed: bool) -> dict[str, Any]:
+    found = chain(marks, seen)
+    if not viewed:
+        found = {name: found[name] for name in ("camera", "filter")}
+    if not found["camera"]["count"]:
         raise SourceOpenError(
             "no clock was seen in the pictures; give synthetic:..., or a camera that shows `stream-sr`'s test picture"
         )
     kept = ("model", "scale", "backend", "precision", "device", "frames_in", "frames_out", "dropped", "fps", "source",
             "output", "stages_ms")  # fmt: skip
-    return {key: report[key] for key in kept} | {"chain_ms": chain, "machine": machine.describe()}
-
-
-def _glass(marks: Marks, seen: dict[int, int]) -> dict[str, float]:
-    stats = Stats()
-    for sequence, decoded_ns in seen.items():
-        burnt = marks.burnt.get(sequence)
-        if burnt is not None:
-            stats.stage("glass", max(0, decoded_ns - burnt))
-    return stats.summary()["stages_ms"].get("glass", {"count": 0})
+    return {key: report[key] for key in kept} | {"chain_ms": found, "machine": machine.describe()}
 
 
 def format_latency(report: dict[str, Any]) -> str:

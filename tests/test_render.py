@@ -95,14 +95,39 @@ def test_live(render: ModuleType) -> None:
     latency = {"p50": 14.04, "p95": 20.0, "p99": 31.26, "mean": 15.0, "max": 40.0, "count": 300}
     row = {
         "model": "fsrcnn-s", "scale": 2, "backend": "openvino", "precision": "fp32", "device": "CPU", "frames_in": 1800,
-        "frames_out": 1796, "dropped": {"late": 3, "ring": 1}, "fps": 29.96, "latency_ms": latency, "stages_ms": {},
-        "source": {"width": 640, "height": 360}, "output": {"width": 1280, "height": 720},
+        "reader": "ours", "frames_out": 1796, "dropped": {"late": 3, "ring": 1}, "fps": 29.96, "latency_ms": latency,
+        "stages_ms": {}, "source": {"width": 640, "height": 360}, "output": {"width": 1280, "height": 720},
         "glass_to_glass_ms": {"count": 0}, "memory_mib": {"second_quarter": 301.2, "last_quarter": 302.0, "peak": 310},
     }  # fmt: skip
     data = {"rows": [row], "seconds": 60.0, "machine": describe(), "command": "python benchmarks/live.py"}
     expected = "640x360 to 1280x720 | 30.0 | 4 of 1800 | 14.0 / 31.3 | not measured | 301, later 302 MiB |"
     assert f"| fsrcnn-s x2, openvino fp32 | {expected}" in render.live(data)
     assert "| none |" in render.live(data | {"rows": [row | {"dropped": {}}]})
+    chain = {"camera": latency, "filter": latency, "out": {"count": 0}, "glass to glass": latency}
+    both = render.live(data | {"rows": [row | {"chain_ms": chain}, row | {"reader": "OpenCV", "chain_ms": chain}]})
+    assert "| OpenCV | fsrcnn-s | 14.0 / 31.3 | 14.0 / 31.3 | not measured | 14.0 / 31.3 |" in both
+    assert both.count("| fsrcnn-s x2, openvino fp32 |") == 1
+
+
+def test_overload_and_soak(render: ModuleType) -> None:
+    latency = {"p50": 140, "p99": 260, "count": 9}
+    row = {
+        "max_latency_ms": 500.0, "stages_ms": {"infer": {"p50": 81.4}}, "latency_ms": latency,
+        "frames_in": 9000, "frames_out": 3600, "dropped": {"slow engine": 5400}, "model": "fsrcnn", "scale": 2,
+        "memory_mib": {"second_quarter": 300.0, "last_quarter": 301.0}, "source": {"width": 1280, "height": 720},
+    }  # fmt: skip
+    origin = {"machine": describe(), "command": "python"}
+    text = render.overload({"rows": [row], "seconds": 300.0} | origin)
+    assert "| 500 | 81 | 140.0 / 260.0 | 9000 | 3600 | slow engine 5400 | 300, later 301 MiB |" in text
+    data = {
+        "memory_mib": [200.1, 201.0], "descriptors": [14.0, 14.0], "threads": [24, 24], "cameras": 2, "minutes": 30.0,
+        "latency_p99_ms": [[20.1, 21.0], [19.0, 18.0]], "faults": {"silent": 3, "killed": 2}, "window_seconds": 300,
+        "size": "320x180@15", "model": "fast",
+    }  # fmt: skip
+    text = render.soak(data | origin)
+    assert "| memory, MiB | 200.1 | 201 |" in text
+    assert "| p99 of camera 2, ms | 19 | 18 |" in text
+    assert "2 times killed, 3 times silent" in text
 
 
 def test_an_empty_block_waits_for_its_result(render: ModuleType, tmp_path: Path) -> None:
