@@ -17,7 +17,7 @@ from typing import Any
 
 from stream_sr import machine
 from stream_sr.backends import open_engine
-from stream_sr.bench import TIME_BASE, make_pictures
+from stream_sr.bench.engine import TIME_BASE, make_pictures
 from stream_sr.config import size
 from stream_sr.engine import Engine, EngineOptions
 from stream_sr.errors import StreamSRError

@@ -29,7 +29,7 @@ from PIL import Image
 from playwright.sync_api import sync_playwright
 
 from stream_sr import machine
-from stream_sr.bench import spread
+from stream_sr.bench.engine import spread
 from stream_sr.demo import free_port, wait_for_port
 
 RESULTS = Path(__file__).parent / "results"

@@ -30,7 +30,7 @@ from websockets.exceptions import WebSocketException
 from websockets.sync.client import ClientConnection, connect
 
 from stream_sr import machine
-from stream_sr.bench import spread
+from stream_sr.bench.engine import spread
 from stream_sr.demo import child, free_port, wait_for_port
 from stream_sr.sinks.web_viewer import FRAGMENT, HEADER
 

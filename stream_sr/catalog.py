@@ -45,14 +45,14 @@ def measure_speed(models: Sequence[ModelSpec], *, seconds: float = 0.5) -> None:
     The figures lie in the cache folder, under the model's digest, the machine and the library's version.
     """
     from stream_sr.backends import choose_backend
-    from stream_sr.bench import bench_engine
+    from stream_sr.bench.engine import bench_engine
     from stream_sr.engine import LIVE_FIDELITY, EngineOptions
 
     speed, here = _read_speed(), _here()
     options = EngineOptions(backend=choose_backend().name, depth=2, fidelity=LIVE_FIDELITY)
     for model in models:
         result = bench_engine(model, *MEASURED_AT, options, seconds=seconds)
-        speed[f"{model.sha256()} {here}"] = round(result["throughput_fps"], 1)
+        speed[f"{model.sha256()} {here}"] = round(result["fps"], 1)
     path = _speed_file()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from stream_sr import commands
+from stream_sr import bench_commands, commands
 from stream_sr.config import (
     DISPLAY_OPTIONS,
     ENGINE_OPTIONS,
@@ -26,11 +26,15 @@ from stream_sr.errors import ConfigError, PipelineStalled, SinkWriteError, Strea
 from stream_sr.model import TUNES
 from stream_sr.terminal import PROGRAM, StoppedEarly, configure_log, flush
 
+BENCH_COMPARE = "bench compare"  # a command of two words; a source named compare is ./compare
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the exit code. ``arguments`` are those of the process when None."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     parser = _parser()
+    if " ".join(words[:2]) == BENCH_COMPARE:
+        words[:2] = [BENCH_COMPARE]
     try:
         _answer_choices(words)
         parsed = parser.parse_args(words)
@@ -164,15 +168,34 @@ def _parser() -> argparse.ArgumentParser:
     _add(sub, *ENGINE_OPTIONS)
 
     sub = command(
-        "bench", commands.bench_command, "measure the engine, or with SOURCE the whole filter", _forms("SOURCE")
-    )
+        "bench", bench_commands.bench_command, "measure the engine, the whole filter, or a live picture",
+        "--model, --scale, --backend, --precision and --size take lists: --model tiny,fast --size 640x360,1280x720\n\n"
+        "Two results of --json are compared by `stream-sr bench compare A.json B.json`.\n\n" + _forms("SOURCE"),
+    )  # fmt: skip
+    sub.add_argument("source", metavar="SOURCE", nargs="?", help="without it the engine alone, or --mode")
+    sub.add_argument("sink", metavar="SINK", nargs="?", default="null:", help="null: (the default) or a file")
     sub.add_argument(
-        "source", metavar="SOURCE", nargs="?", help="measure the pipeline on this; without it the engine alone"
-    )
-    sub.add_argument("sink", metavar="SINK", nargs="?", default="null:")
-    sub.add_argument("--input-size", metavar="WxH", help="of the frames of the engine alone (default 640x360)")
-    sub.add_argument("--seconds", help="how long (default 5 for the engine alone, else to the end of SOURCE)")
-    _add_run_options(sub)
+        "--mode", choices=("engine", "pipeline", "live"),
+        help="pipeline: a file as fast as it goes; live: by the clock, with latency and drops; without SOURCE on a "
+        "test picture (default: what suits SOURCE)",
+    )  # fmt: skip
+    sub.add_argument("--size", dest="sizes", metavar="WxH", help="of the input, without SOURCE (default 640x360)")
+    sub.add_argument("--rounds", metavar="N", help="in turns, after a warm-up (default: engine 5, else 3)")
+    sub.add_argument("--seconds", help="of a round (default: engine 1, live 5, else to the end of SOURCE)")
+    sub.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the figures; needs the extra [plot]")
+    _add(sub, *(option for option in ENGINE_OPTIONS + SOURCE_OPTIONS + OUTPUT_OPTIONS if option.name != "size"))
+    sub.add_argument("--overwrite", action="store_true", default=None, help="replace an existing output file")
+    _add_json(sub)
+
+    sub = command(BENCH_COMPARE, bench_commands.compare_command, "two results of `bench --json`, side by side")
+    sub.add_argument("first", type=Path, metavar="A.json")
+    sub.add_argument("second", type=Path, metavar="B.json")
+    sub.add_argument(
+        "--fail-over", metavar="PERCENT",
+        help="exit with 7 where B is slower by more (fps; of live results later, p99), or lacks what A has",
+    )  # fmt: skip
+    sub.add_argument("--force", action="store_true", help="judge even between different machines or settings")
+    _add_json(sub)
 
     sub = command("models", commands.models_command, "list the models")
     sub.add_argument(

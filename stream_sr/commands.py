@@ -9,23 +9,13 @@ import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stream_sr.config import (
-    OUTPUT_OPTIONS,
-    RUN_OPTIONS,
-    SOURCE_OPTIONS,
-    Config,
-    Option,
-    make_config,
-    number,
-    size,
-    whole,
-)
+from stream_sr.config import RUN_OPTIONS, Config, Option, make_config, number, size, whole
 from stream_sr.errors import ConfigError, PipelineStalled, StreamSRError
 from stream_sr.media import redact
 from stream_sr.model import TUNES
@@ -168,40 +158,6 @@ def demo_command(parsed: argparse.Namespace) -> int:
         text = demo(parsed.out, seconds, _config(parsed), started=interrupts.attach)
     print(text)
     return EXIT_ABORTED if interrupts.count > 1 else 0
-
-
-def bench_command(parsed: argparse.Namespace) -> int:
-    from stream_sr import bench
-    from stream_sr.session import Hooks, choose_model, run
-
-    config = _config(parsed)
-    check_json(parsed.json)
-    seconds = Option("seconds", "", number(0.05, 86_400)).read(parsed.seconds or "5", "--seconds")
-    if parsed.source is None:
-        config.refuse(
-            {option.key for option in SOURCE_OPTIONS + OUTPUT_OPTIONS} | {"overwrite"},
-            "without SOURCE the engine alone runs",
-        )
-        width, height = Option("input-size", "", size).read(parsed.input_size or "640x360", "--input-size")
-        model, scale = choose_model(config)
-        result = bench.bench_engine(
-            model, width, height, config.engine_options(depth=2), scale=scale or None, seconds=seconds,
-            command=command_line(),
-        )  # fmt: skip
-        print_result(parsed.json, result, bench.format_trtexec)
-        return 0
-    if parsed.sink == "-":
-        raise ConfigError("bench prints to standard output, so the picture cannot go there; use null: or a file")
-    if parsed.input_size is not None:
-        raise ConfigError("--input-size is for the engine alone; SOURCE brings its own size")
-    if parsed.seconds is not None and config.duration is None:
-        config = replace(config, duration=seconds)
-    with Interrupts() as interrupts:
-        outcome = run(parsed.source, [parsed.sink], config, Hooks(started=interrupts.attach))
-    report = outcome.report | {"command": command_line()}
-    if parsed.json != "-":
-        print(bench.format_stages(report))
-    return _end_of_run(parsed.json, report, outcome.error, interrupts)
 
 
 def models_command(parsed: argparse.Namespace) -> int:

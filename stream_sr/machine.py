@@ -22,7 +22,7 @@ from stream_sr.media import redact
 LIBRARIES = (
     "stream-sr", "numpy", "av", "openvino", "opencv-python", "aiortsp", "websockets", "pillow", "platformdirs", "tqdm",
     "scikit-image", "torch", "onnx", "matplotlib", "tensorrt", "tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu13-libs",
-    "pycuda", "cuda-bindings",
+    "pycuda", "cuda-bindings", "onnxruntime",
 )  # fmt: skip
 FEATURES = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "amx_tile")
 ARM_FEATURES = ("asimd", "asimddp", "i8mm", "bf16", "sve")
@@ -257,6 +257,22 @@ class GpuMeter:
             told = self._nvml.nvmlDeviceGetUtilizationRates(handle, ctypes.byref(load)) == 0
             found.append({"name": name.value.decode() or "unknown", "percent": load.gpu if told else None})
         return found
+
+    def joules(self) -> float | None:
+        """What all GPUs took since the driver was loaded; None where one of them does not tell, and without any."""
+        if self._nvml is None:
+            return None
+        count, spent = ctypes.c_uint(), ctypes.c_ulonglong()
+        if self._nvml.nvmlDeviceGetCount_v2(ctypes.byref(count)) != 0 or not count.value:
+            return None
+        total = 0.0
+        for index in range(count.value):
+            handle = ctypes.c_void_p()
+            self._nvml.nvmlDeviceGetHandleByIndex_v2(ctypes.c_uint(index), ctypes.byref(handle))
+            if self._nvml.nvmlDeviceGetTotalEnergyConsumption(handle, ctypes.byref(spent)) != 0:  # before Volta
+                return None
+            total += spent.value / 1000
+        return total
 
 
 def resident_mib() -> float:

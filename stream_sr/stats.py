@@ -48,6 +48,15 @@ class Histogram:
         later.sum_ns -= before.sum_ns
         return later
 
+    def plus(self, other: Histogram) -> Histogram:
+        """What both have recorded."""
+        both = self.copy()
+        both.counts += other.counts
+        both.count += other.count
+        both.sum_ns += other.sum_ns
+        both.max_ns = max(self.max_ns, other.max_ns)
+        return both
+
     def copy(self) -> Histogram:
         """A copy that stays as it is."""
         other = Histogram()

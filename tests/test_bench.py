@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_sr.bench import bench_engine, format_stages, format_trtexec, make_pictures, spread
+from stream_sr.bench.engine import EngineSubject, bench_engine, make_pictures, spread
+from stream_sr.bench.report import format_stages, format_trtexec
 from stream_sr.engine import EngineOptions, EngineSpec
 from stream_sr.errors import ConfigError, EngineRunError
 from stream_sr.frame import Frame
@@ -50,19 +51,20 @@ class Recorder:
 @pytest.fixture(params=[1, 2, 3])
 def recorder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Recorder:
     engine = Recorder(request.param)
-    monkeypatch.setattr("stream_sr.bench.open_engine", lambda *_, **__: engine)
+    monkeypatch.setattr("stream_sr.bench.engine.open_engine", lambda *_, **__: engine)
     return engine
 
 
 def test_a_real_engine(capsys: pytest.CaptureFixture[str]) -> None:
-    result = bench_engine(None, 480, 270, BICUBIC, scale=2, frames=60, command="stream-sr bench")
+    result = bench_engine(None, 480, 270, BICUBIC, scale=2, frames=60)
     assert (result["frames"], result["backend"], result["scale"]) == (60, "bicubic", 2)
     latency = result["latency_ms"]
     order = [latency[key] for key in ("min", "p50", "p90", "p95", "p99", "max")]
     assert order[0] > 0
     assert order == sorted(order)
-    assert result["throughput_fps"] == pytest.approx(60 / result["wall_seconds"], rel=0.1)
-    assert result["command"] == "stream-sr bench"
+    assert result["fps"] == pytest.approx(60 / result["wall_seconds"], rel=0.1)
+    assert result["cpu_ms_per_frame"] > 0
+    assert set(result["cpu_percent"]) == {"process", "others"}
     json.dumps(result, allow_nan=False)
     assert capsys.readouterr().out == ""
 
@@ -79,7 +81,9 @@ def test_the_depth_is_filled_and_every_frame_is_another(recorder: Recorder) -> N
 
 def test_it_ends_after_its_time_and_when_it_is_told(recorder: Recorder) -> None:
     assert bench_engine(None, 64, 48, BICUBIC, seconds=0.02)["frames"] >= 1
-    assert bench_engine(None, 64, 48, BICUBIC, seconds=600, stop=lambda: True)["frames"] == 1
+    subject = EngineSubject(None, (64, 48), BICUBIC, seconds=600, stop=lambda: True)
+    subject.warm_up()
+    assert subject.turn().frames == 1
 
 
 @pytest.mark.parametrize("nothing", [{"frames": 0}, {"seconds": 0}])
@@ -112,7 +116,7 @@ def test_spread_is_nearest_rank(durations: list[int]) -> None:
 def test_the_print_has_trtexec_s_lines_and_nothing_that_was_not_measured(recorder: Recorder) -> None:
     result = bench_engine(None, 64, 48, BICUBIC, frames=3)
     lines = format_trtexec(result).splitlines()
-    assert f"Throughput: {result['throughput_fps']:.6g} qps" in lines
+    assert f"Throughput: {result['fps']:.6g} qps" in lines
     row = next(line for line in lines if line.startswith("Latency: "))
     ms = result["latency_ms"]
     assert row == (

@@ -367,14 +367,36 @@ def test_lists_and_help() -> None:
 
 
 def test_bench_of_engine_and_pipeline(tmp_path: Path) -> None:
-    result = stream_sr("bench", "--input-size", "64x48", "--seconds", "0.3", "--json", tmp_path / "bench.json")
+    words = ("--size", "64x48", "--seconds", "0.05", "--rounds", "2", "--json", tmp_path / "bench.json")
+    result = stream_sr("bench", *words)
     assert result.returncode == 0, result.stderr.decode()
     assert "Throughput:" in result.stdout.decode()
-    assert json.loads((tmp_path / "bench.json").read_text())["throughput_fps"] > 0
+    (row,) = json.loads((tmp_path / "bench.json").read_text())["rows"]
+    assert row["fps"] > 0
+    assert len(row["fps_rounds"]) == 2
     clip(tmp_path / "in.mp4", count=5)
-    result = stream_sr("bench", tmp_path / "in.mp4")
+    result = stream_sr("bench", tmp_path / "in.mp4", tmp_path / "out.mp4", "--rounds", "2")
     assert result.returncode == 0, result.stderr.decode()
-    assert "5 frames in, 5 out" in result.stdout.decode()
+    assert "10 frames in, 10 out" in result.stdout.decode()
+    assert_one_line(stream_sr("bench", tmp_path / "in.mp4", tmp_path / "out.mp4"), 5, "--overwrite")
+
+
+def test_bench_compare_judges_and_refuses(tmp_path: Path) -> None:
+    first, second = tmp_path / "a.json", tmp_path / "b.json"
+    words = ("--size", "64x48", "--seconds", "0.05", "--rounds", "1", "--backend", "bicubic")
+    assert stream_sr("bench", *words, "--json", first).returncode == 0
+    data = json.loads(first.read_text())
+    data["rows"][0]["fps"] /= 2
+    second.write_text(json.dumps(data))
+    result = stream_sr("bench", "compare", first, second)
+    assert result.returncode == 0, result.stderr.decode()
+    assert "0.500" in result.stdout.decode()
+    assert_one_line(stream_sr("bench", "compare", first, second, "--fail-over", "40"), 7, "bicubic x2 64x48")
+    assert stream_sr("bench", "compare", first, second, "--fail-over", "60").returncode == 0
+    data["machine"]["cpu"] = "another"
+    second.write_text(json.dumps(data))
+    assert_one_line(stream_sr("bench", "compare", first, second, "--fail-over", "40"), 2, "different machines")
+    assert stream_sr("bench", "compare", first, second, "--fail-over", "40", "--force").returncode == 7
 
 
 def test_a_defect_is_one_line_and_exit_code_1(

@@ -13,7 +13,7 @@ ROOT = Path(stream_sr.__file__).parent
 # From the bottom up; a module may import from its own group only what the rules below allow, and from lower groups.
 LAYERS: list[set[str]] = [
     {"errors", "frame", "color", "timing", "ring", "stats", "deconvolution", "quality", "barcode", "scene"},
-    {"media", "engine", "model", "threads", "machine"},
+    {"media", "engine", "model", "threads", "machine", "energy", "figure"},
     {"networks", "reference"},
     {"stages", "pipeline"},
     {"codec"},
@@ -39,7 +39,7 @@ LAYERS: list[set[str]] = [
         "serve",
         "latency",
     },
-    {"terminal", "commands"},
+    {"terminal", "commands", "bench_commands"},
     {"cli", "__main__"},
 ]
 LIBRARIES = {

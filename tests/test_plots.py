@@ -65,5 +65,5 @@ def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
 def test_without_matplotlib_the_error_says_what_to_install(tmp_path: Path, monkeypatch: Any) -> None:
     log = write_log(tmp_path / "a.jsonl", [(10, "l1", 30.0)])
     monkeypatch.setitem(__import__("sys").modules, "matplotlib.figure", None)
-    with pytest.raises(ConfigError, match=r"stream-sr\[train\]"):
+    with pytest.raises(ConfigError, match=r"stream-sr\[plot\]"):
         plot_curves(log, tmp_path / "curves.png")

@@ -1,11 +1,12 @@
-"""Training curves from a run's ``log.jsonl``. Needs matplotlib (``pip install 'stream-sr[train]'``)."""
+"""Training curves from a run's ``log.jsonl``. Needs matplotlib (``pip install 'stream-sr[plot]'``)."""
 
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from stream_sr.errors import ConfigError, SourceOpenError
+from stream_sr.errors import SourceOpenError
+from stream_sr.figure import new_figure, save_figure
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
@@ -34,11 +35,7 @@ def plot_curves(log: Path, out: Path) -> Path:
     Raises SourceOpenError as `read_log` does, ConfigError without matplotlib or for a picture that cannot be written.
     """
     rows = read_log(log)
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ConfigError(f"curves need matplotlib ({error}); pip install 'stream-sr[train]'") from error
-    figure = Figure(figsize=(10, 4), layout="constrained")
+    figure = new_figure(10, 4)
     loss, quality = figure.subplots(1, 2)
     for kind in dict.fromkeys(row["loss_kind"] for row in rows):
         part = [(row["iteration"], row["loss"]) for row in rows if row["loss_kind"] == kind]
@@ -47,12 +44,7 @@ def plot_curves(log: Path, out: Path) -> Path:
     quality.axhline(rows[-1]["best_psnr"], linestyle=":", color="grey", label=f"best {rows[-1]['best_psnr']:.3f} dB")
     _dress(loss, "loss", logarithmic=True)
     _dress(quality, "PSNR, dB")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(out, dpi=100, format="png", metadata={"Software": None})
-    except OSError as error:
-        raise ConfigError(f"{out} cannot be written: {error}; give another file") from error
-    return out
+    return save_figure(figure, out)
 
 
 def _dress(axes: Any, label: str, *, logarithmic: bool = False) -> None:

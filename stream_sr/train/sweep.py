@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from stream_sr.errors import ConfigError
+from stream_sr.figure import new_figure, save_figure
 from stream_sr.networks import collapse
 from stream_sr.train.export import count_macs, count_parameters
 from stream_sr.train.loop import CHECKPOINT, load_checkpoint, make_network, train
@@ -87,11 +88,7 @@ def format_sweep(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def plot_sweep(rows: Sequence[Mapping[str, Any]], out: Path) -> Path:
     """PSNR against multiplications per input pixel, as a PNG. Raises ConfigError without matplotlib."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ConfigError(f"plots need matplotlib ({error}); pip install 'stream-sr[train]'") from error
-    figure = Figure(figsize=(8, 5), layout="constrained")
+    figure = new_figure(8, 5)
     axes = figure.subplots()
     axes.scatter([row["macs_per_pixel"] for row in rows], [row["psnr"] for row in rows])
     for row in rows:
@@ -102,8 +99,7 @@ def plot_sweep(rows: Sequence[Mapping[str, Any]], out: Path) -> Path:
     axes.set_xlabel("multiplications per input pixel")
     axes.set_ylabel("PSNR on the validation set, dB")
     axes.grid(visible=True, alpha=0.3)
-    figure.savefig(out, dpi=100, format="png", metadata={"Software": None})
-    return out
+    return save_figure(figure, out)
 
 
 def _iterations(checkpoint: Path) -> int:

@@ -1,0 +1,113 @@
+"""Two measurements side by side: what became faster or slower, and whether they may be compared at all."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from stream_sr.bench.rounds import row_name
+from stream_sr.errors import ConfigError
+
+KEY = ("model", "scale", "width", "height", "backend", "precision")
+MACHINE = ("cpu", "cores", "memory_gib", "gpus")
+LATE = "p99"  # of the latency, which live measurements are judged by
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """What `stream-sr bench --json` wrote. Raises ConfigError."""
+    try:
+        data = json.loads(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise ConfigError(f"{path} is not JSON: {error}; `stream-sr bench --json {path.name}` writes it") from error
+    needed = {"kind", "rows", "settings", "machine"}
+    if not isinstance(data, dict) or not needed <= set(data):
+        raise ConfigError(f"{path} is no result of `stream-sr bench --json`: {', '.join(sorted(needed))} belong in it")
+    return data
+
+
+def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
+    """Rows that both have, with the ``ratio`` of their speeds, ``before`` being 1; more is better.
+
+    ``worse_percent`` is by how much the second is slower, or for live measurements later (`LATE`); negative where
+    it is better. Rows without a figure, or that the second lacks, are in ``missing``; ``machines`` and ``settings``
+    list what differs, ``libraries`` which versions do. Raises ConfigError for measurements of different kinds and
+    where no row is in both.
+    """
+    if before["kind"] != after["kind"]:
+        raise ConfigError(f"'{before['kind']}' and '{after['kind']}' measure different things; compare like with like")
+    theirs = {_key(row): row for row in after["rows"] if "fps" in row}
+    rows, missing = [], []
+    for row in (row for row in before["rows"] if "fps" in row):
+        other = theirs.pop(_key(row), None)
+        if other is None:
+            missing.append(row_name(row))
+        else:
+            rows.append(_pair(row, other, live=before["kind"] == "live"))
+    if not rows:
+        raise ConfigError("no model, size, backend and precision is in both measurements; there is nothing to compare")
+    return {
+        "kind": before["kind"], "rows": rows, "missing": missing, "added": [row_name(row) for row in theirs.values()],
+        "machines": _differences(before["machine"], after["machine"], MACHINE),
+        "settings": _differences(before["settings"], after["settings"]),
+        "libraries": _differences(before["machine"].get("libraries", {}), after["machine"].get("libraries", {})),
+    }  # fmt: skip
+
+
+def _pair(row: Mapping[str, Any], other: Mapping[str, Any], *, live: bool) -> dict[str, Any]:
+    late = [one["latency_ms"][LATE] for one in (row, other)]
+    speed = other["fps"] / row["fps"] if row["fps"] else 0.0
+    worse = late[1] / late[0] - 1 if live else 1 - speed
+    return {
+        "name": row_name(row), "fps": [row["fps"], other["fps"]], "ratio": round(speed, 4),
+        f"{LATE}_ms": late, "cpu_ms_per_frame": [row["cpu_ms_per_frame"], other["cpu_ms_per_frame"]],
+        "variation_percent": max(row.get("variation_percent", 0.0), other.get("variation_percent", 0.0)),
+        "worse_percent": round(100 * worse, 2),
+    }  # fmt: skip
+
+
+def missed(comparison: Mapping[str, Any], percent: float) -> list[str]:
+    """Names of rows that are worse by more than ``percent``, and of those that are no longer there."""
+    return [row["name"] for row in comparison["rows"] if row["worse_percent"] > percent] + list(comparison["missing"])
+
+
+def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(row[part] for part in KEY)
+
+
+def _differences(one: Mapping[str, Any], other: Mapping[str, Any], names: tuple[str, ...] = ()) -> list[str]:
+    return [
+        f"{key}: {_word(one.get(key))}, then {_word(other.get(key))}"
+        for key in names or sorted({*one, *other})
+        if one.get(key) != other.get(key)
+    ]
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, list):
+        names = [str(item.get("name", item)) if isinstance(item, dict) else str(item) for item in value]
+        return ", ".join(names) or "none"
+    return "none" if value is None else str(value)
+
+
+def format_comparison(comparison: Mapping[str, Any]) -> str:
+    """The comparison as a table; differences of machine and settings come first, for they make the rest doubtful."""
+    lines = [f"warning: different machines: {text}" for text in comparison["machines"]]
+    lines += [f"warning: different settings: {text}" for text in comparison["settings"]]
+    lines += [f"note: {text}" for text in comparison["libraries"]]
+    rows = comparison["rows"]
+    wide = max(len(row["name"]) for row in rows)
+    titles = ("fps", 9), ("then", 9), ("ratio", 8), ("+-%", 6), ("p99 ms", 9), ("then", 9), ("cpu ms", 9), ("then", 9)
+    lines.append(" " * wide + "".join(f"{title:>{width}}" for title, width in titles))
+    for row in rows:
+        late, cpu = row[f"{LATE}_ms"], row["cpu_ms_per_frame"]
+        lines.append(
+            f"{row['name']:<{wide}}{row['fps'][0]:>9.1f}{row['fps'][1]:>9.1f}{row['ratio']:>8.3f}"
+            f"{row['variation_percent']:>6.0f}{late[0]:>9.2f}{late[1]:>9.2f}{cpu[0]:>9.2f}{cpu[1]:>9.2f}"
+        )
+    lines += [f"only in the first: {text}" for text in comparison["missing"]]
+    lines += [f"only in the second: {text}" for text in comparison["added"]]
+    return "\n".join(lines)
