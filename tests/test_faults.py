@@ -24,9 +24,9 @@ from stream_sr.media import SourceOptions
 from stream_sr.sources import open_source
 from stream_sr.threads import Worker
 
-BACK_SECONDS = 3.0
+BACK_SECONDS = 3.0  # from the port that listens again to pictures at a viewer; by design 1 s and what two cores need
+READ_TIMEOUT = 0.5
 BRIGHT = 200  # the barcode of a live picture; `no signal` has none, and its text does not reach the edges
-GRACE = 4.0  # a busy machine may take so many times as long
 
 
 def camera(port: int, size: str = "320x180@30") -> list[str]:
@@ -94,7 +94,7 @@ class Filter:
         log = stack.enter_context(self.log.open("wb"))
         words = peers.stream_sr(
             "run", source, f"rtsp://@:{self.port}/sr", self.record, *sinks, "--backend", "bicubic", "--scale", "2",
-            "--read-timeout", "0.5", *more,
+            "--read-timeout", str(READ_TIMEOUT), *more,
         )  # fmt: skip
         self.process = stack.enter_context(peers.process(words, stderr=log.fileno()))
         peers.wait_for_port(self.port)
@@ -145,7 +145,7 @@ def test_a_camera_that_is_killed_and_comes_back_with_another_size(tmp_path: Path
         for size in ("256x192@25", "320x180@30", "256x192@25", "320x180@30"):
             with peers.process(camera(port, size)) as other:
                 peers.wait_for_port(port)
-                assert program.watcher.wait_live(30) < BACK_SECONDS * GRACE
+                assert program.watcher.wait_live(30) < BACK_SECONDS
                 if before == (0, 0):  # with the second engine, which is kept
                     before = program.resources()
                 program.settle(before)
@@ -167,9 +167,9 @@ def test_a_camera_that_falls_silent_and_goes_on(tmp_path: Path) -> None:
                 silent.send_signal(signal.SIGSTOP)
                 began = time.monotonic()
                 program.watcher.wait_dark()
-                assert time.monotonic() - began < 0.5 * 2 * GRACE + 2
+                assert time.monotonic() - began < READ_TIMEOUT + BACK_SECONDS
                 silent.send_signal(signal.SIGCONT)
-                assert program.watcher.wait_live(30) < BACK_SECONDS * GRACE
+                assert program.watcher.wait_live(30) < BACK_SECONDS
                 before = program.resources() if before == (0, 0) else before
             program.settle(before)
             program.end()
@@ -238,7 +238,7 @@ def test_a_camera_that_answers_wrongly_and_comes_back(tmp_path: Path, say: Calla
                 program.watcher.wait(lambda: impostor.visits >= 2, 30)
             first = stack.enter_context(peers.process(camera(port)))
             peers.wait_for_port(port)
-            assert program.watcher.wait_live(30) < BACK_SECONDS * GRACE
+            assert program.watcher.wait_live(30) < BACK_SECONDS
             before = program.resources() if before == (0, 0) else before
         program.settle(before)
         program.end()
@@ -268,7 +268,7 @@ def test_viewers_that_stop_reading_and_that_come_and_go(tmp_path: Path) -> None:
                         for count, _frame in enumerate(source.frames(), 1):
                             if count >= wanted:
                                 break
-                assert program.watcher.wait_live(30) < BACK_SECONDS * GRACE
+                assert program.watcher.wait_live(30) < BACK_SECONDS
             assert program.watcher.dark == 0
             program.settle(before)
             program.end()
@@ -332,11 +332,13 @@ def test_a_server_that_goes_away_and_comes_back(tmp_path: Path, how: str) -> Non
         server.wait()
         stack.enter_context(peers.process(listening("two.ts")))
         peers.wait_until_listening(to)
+        began = time.monotonic()
+        said(program.log, "is back after")
+        assert time.monotonic() - began < BACK_SECONDS
         grown(tmp_path / "two.ts")
         assert program.watcher.dark == 0
         program.settle(before)
         program.end()
-        said(program.log, "is back after")
 
 
 def grown(path: Path) -> None:

@@ -17,7 +17,7 @@ from stream_sr.media import Lane, Track
 from stream_sr.ring import FramePool
 from stream_sr.sources import reconnect
 from stream_sr.sources.reconnect import Backoff, ReconnectingSource
-from stream_sr.timing import MonotonicClock
+from stream_sr.timing import NS, ManualClock, MonotonicClock
 
 AUDIO = Track(0, "audio", "aac", None, 48000, 2, b"\x11\x90")
 QUICK = Backoff(first_seconds=0.001, most_seconds=0.002, refused_seconds=0.002)
@@ -239,6 +239,48 @@ def test_waits_grow_up_to_a_limit_and_are_never_the_same() -> None:
     waits = [backoff.seconds(failures, LOST, 1.0) for failures in range(40)]
     assert waits == sorted(waits)
     assert waits[0] == 0.1
-    assert waits[-1] == 2.0
-    assert backoff.seconds(9, LOST, 0.0) == 1.0
+    assert waits[-1] == 1.0
+    assert backoff.seconds(9, LOST, 0.0) == 0.5
     assert backoff.seconds(0, SourceRefused("password"), 1.0) == 30.0
+
+
+def refused(began_ns: int, back_ns: int) -> tuple[bool, int]:
+    """A try at a machine that runs without its camera: whether it succeeds, and when it ends."""
+    return began_ns >= back_ns, began_ns + NS // 1000
+
+
+def switched_off(began_ns: int, back_ns: int) -> tuple[bool, int]:
+    """A try at a machine that is off: SYNs after 0, 1 and 3 s meet nobody (RFC 6298), it is given up after 5 s."""
+    syns = [began_ns + seconds * NS for seconds in (0, 1, 3)]
+    met = next((syn for syn in syns if syn >= back_ns), None)
+    return met is not None, met if met is not None else began_ns + 5 * NS
+
+
+@pytest.mark.parametrize("fault", [refused, switched_off])
+def test_by_design_the_picture_is_back_within_three_seconds(
+    monkeypatch: pytest.MonkeyPatch, fault: Callable[[int, int], tuple[bool, int]]
+) -> None:
+    """Whenever the camera comes back, with the longest waits, on a clock that only tries and waits move."""
+    conversation, first_key = NS // 20, NS * 9 // 10  # DESCRIBE to PLAY, then a key picture within 0.9 s
+    monkeypatch.setattr("random.random", lambda: 1.0)
+    worst = 0
+    for back_ns in range(NS // 20, 16 * NS, NS * 7 // 20):
+        clock = ManualClock()
+        lost, again = Connection(1, LOST), Connection(2)
+        steps = iter([lost])
+
+        def connect(cancelled: threading.Event) -> Connection:
+            if (first := next(steps, None)) is not None:  # noqa: B023 - called within this turn
+                return first
+            there, clock.ns = fault(clock.ns, back_ns)  # noqa: B023
+            if not there:
+                raise SourceOpenError("away")
+            clock.ns += conversation + first_key  # noqa: B023
+            return again  # noqa: B023
+
+        with closing(ReconnectingSource(connect, clock=clock)) as source:
+            pictures = source.frames()
+            while not (again.closed or source.counters().get("reconnects")):
+                next(pictures)
+            worst = max(worst, clock.ns - back_ns)
+    assert NS < worst < 3 * NS

@@ -27,7 +27,7 @@ from stream_sr.timing import rescale
 REPORT_SECONDS = 5.0
 GOODBYE_SECONDS = 2.0
 CONNECT_SECONDS = 3.0  # that a further try may take
-FIRST_WAIT_SECONDS, MOST_WAIT_SECONDS = 0.1, 2.0  # between tries: doubling, up to a limit
+FIRST_WAIT_SECONDS, MOST_WAIT_SECONDS = 0.1, 1.0  # between tries: doubling, up to a limit
 
 log = logging.getLogger("stream_sr")
 

@@ -36,10 +36,15 @@ Opened = tuple[Source, Iterator[Frame]]
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
-    """How long to wait before the next try: doubling, up to a limit, and never the same for two cameras."""
+    """How long after the beginning of a try the next one begins: doubling, up to a limit, never alike for two cameras.
+
+    A camera that is back is met by the next try, after ``most_seconds`` at most, or where a try hangs on a host that
+    was off, by its next SYN (the system repeats it after 1 and 2 s). So the picture is back within 3 s where the camera
+    answers and sends a key picture within the second that is left.
+    """
 
     first_seconds: float = 0.1
-    most_seconds: float = 2.0  # what comes back is taken up within 3 s
+    most_seconds: float = 1.0
     refused_seconds: float = 30.0  # after a wrong password: cameras lock out who asks too often
 
     def seconds(self, failures: int, error: BaseException, chance: float) -> float:
@@ -300,10 +305,11 @@ class _Search:
         self._worker = Worker("reconnect", self._run)
 
     def _run(self) -> None:
-        owner, failures = self._owner, 0
+        owner, failures, clock = self._owner, 0, self._owner._clock
         try:
             self._lost.close()
             while not owner._stopping.is_set():
+                began = clock.now_ns()
                 try:
                     self._found = owner.connect_again(self)
                     return
@@ -311,7 +317,7 @@ class _Search:
                     log.debug("still away: %s", error)
                     wait = owner._backoff.seconds(failures, error, random.random())
                 failures += 1
-                owner._stopping.wait(wait)
+                clock.wait(max(0.0, wait - (clock.now_ns() - began) / NS), owner._stopping)
         finally:
             self.done.set()
 
