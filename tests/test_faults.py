@@ -18,7 +18,7 @@ import av
 import peers
 import pytest
 
-from stream_sr.errors import SourceError, SourceLost
+from stream_sr.errors import SourceError
 from stream_sr.frame import Frame
 from stream_sr.media import SourceOptions
 from stream_sr.sources import open_source
@@ -367,34 +367,3 @@ def test_a_port_that_is_taken() -> None:
     assert done.returncode == 5
     assert f"port {port} is taken" in done.stderr
     assert done.stderr.count("\n") == 1
-
-
-def test_two_packets_in_a_hundred_lost(tmp_path: Path) -> None:
-    """Through a proxy that drops datagrams: what is shown is never a mixture, and it goes on after the next key."""
-    port = peers.free_port()
-    with peers.process(camera(port)) as _:
-        peers.wait_for_port(port)
-        options = SourceOptions(rtsp_transport="udp", read_timeout=5)
-        with closing(open_source(f"rtsp://127.0.0.1:{port}/cam", options)) as source:
-            drop(source, share=0.02)
-            numbers, live = [], 0
-            with suppress(SourceLost):
-                for frame in source.frames():
-                    numbers.append(frame.number)
-                    live += is_live(frame)
-                    if len(numbers) >= 90:
-                        break
-            counters = source.counters()
-    assert len(numbers) >= 90
-    assert live == len(numbers)
-    assert counters["lost_packets"] > 0
-    assert counters["dropped_packets"] > 0
-    assert counters["corrupt_packets"] == 0
-
-
-def drop(source: object, *, share: float) -> None:
-    """Lose datagrams where they come in."""
-    chance = random.Random(7)
-    (transport,) = source._client._transports  # type: ignore[attr-defined]
-    take = transport.order.push
-    transport.order.push = lambda data, now_ns: [] if chance.random() < share else take(data, now_ns)
