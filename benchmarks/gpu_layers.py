@@ -24,7 +24,7 @@ from torch import Tensor, fx
 from stream_sr.backends.schedule import i420_bytes
 from stream_sr.backends.torch import load_network
 from stream_sr.backends.torch_frames import Form, FrameNetwork
-from stream_sr.bench import TIME_BASE
+from stream_sr.bench.engine import TIME_BASE
 from stream_sr.frame import StreamInfo
 from stream_sr.model import ModelSpec, find_model
 
