@@ -2,8 +2,8 @@
 
     python benchmarks/render.py [--check] [--readme FILE] [--results DIR]
 
-Block NAME comes from ``results/NAME.json``; while that does not exist the block must be empty. --check writes nothing
-and fails where the README is out of step.
+Block NAME comes from ``results/NAME.json`` (block gpu from each ``results/gpu-*.json``); while there is none the block
+must be empty. --check writes nothing and fails where the README is out of step.
 """
 
 import argparse
@@ -37,14 +37,16 @@ def render(text: str, results: Path) -> str:
 def _block(name: str, now: str, results: Path) -> str:
     if name not in RENDERERS:
         raise RenderError(f"no block is named '{name}'; there are {', '.join(RENDERERS)}")
-    path = results / f"{name}.json"
-    if not path.exists() and not now.strip():
+    paths = sorted(results.glob("gpu-*.json")) if name == "gpu" else [results / f"{name}.json"]
+    if not any(path.exists() for path in paths) and not now.strip():
         return now
+    if not paths:
+        raise RenderError(f"the figures of block '{name}' need a results/{name}-*.json")
     try:
-        data = json.loads(path.read_text())
+        found = [json.loads(path.read_text()) for path in paths]
     except (OSError, ValueError) as error:
         raise RenderError(f"the figures of block '{name}' need results/{name}.json: {error}") from error
-    return RENDERERS[name](data)
+    return "\n".join(RENDERERS[name](data) for data in found)
 
 
 def quality(data: Mapping[str, Any]) -> str:
@@ -245,6 +247,25 @@ def viewers(data: Mapping[str, Any]) -> str:
     return "\n".join([*lines, "", note, *_origin(data)])
 
 
+def gpu(data: Mapping[str, Any]) -> str:
+    """One GPU: each network in fp16, its stages, end to end and with frames overlapped."""
+    lines = [
+        "| fp16 | upload | compute | download | end to end p50 / p99 | fps, overlapped | fps, pageable memory |",
+        "| --- |" + " --- |" * 6,
+    ]
+    for key, row in data["rows"].items():
+        if key.endswith(" fp16") and "stages_ms" in row:
+            cells = [f"{row['stages_ms'][stage]['p50']:.3f}" for stage in ("upload", "compute", "download")]
+            late = row["end_to_end_ms"]
+            cells += [f"{late['p50']:.2f} / {late['p99']:.2f}"]
+            cells += [f"{row[name]:.0f}" for name in ("overlapped_fps", "overlapped_fps_pageable")]
+            lines.append(f"| {key.removesuffix(' fp16')} | {' | '.join(cells)} |")
+    name = data["machine"]["gpus"][0]["name"]
+    note = f"{name}: times in ms, whole frames with their chroma, in and out of the host's memory; per operation in "
+    note += "[benchmarks/GPU.md](benchmarks/GPU.md)."
+    return "\n".join([*lines, "", note, *_origin(data)])
+
+
 def _milliseconds(block: Mapping[str, float]) -> str:
     return f"{block['p50']:.1f} / {block['p99']:.1f}" if block.get("count") else "not measured"
 
@@ -256,6 +277,7 @@ def _origin(data: Mapping[str, Any]) -> list[str]:
 RENDERERS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "quality": quality, "overlap": overlap, "live": live, "ladder": ladder, "cameras": cameras, "films": films,
     "page": page, "viewers": viewers, "overload": overload, "soak": soak, "soak4": soak,
+    "gpu": gpu,
 }  # fmt: skip
 
 

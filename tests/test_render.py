@@ -152,3 +152,26 @@ def test_blocks_that_cannot_be_rendered_are_refused(render: ModuleType, results:
 def test_text_without_blocks_stays(render: ModuleType, results: Path) -> None:
     shutil.rmtree(results)
     assert render.render("# A title\n", results) == "# A title\n"
+
+
+def test_each_result_of_a_gpu_has_its_table(render: ModuleType, tmp_path: Path) -> None:
+    text = "<!-- gpu:begin -->\n<!-- gpu:end -->\n"
+    assert render.render(text, tmp_path) == text
+    times = {stage: {"p50": 0.25} for stage in ("upload", "compute", "download")}
+    rows = {
+        "torch-cuda fast x2 640x360 fp16": {
+            "stages_ms": times, "end_to_end_ms": {"p50": 0.9, "p99": 1.1}, "overlapped_fps": 3500.4,
+            "overlapped_fps_pageable": 2000.0,
+        },
+        "torch-cuda fast x2 640x360 fp32": {"stages_ms": times},
+        "tensorrt fast x2 640x360 fp16": {"skipped": "not measured"},
+    }  # fmt: skip
+    for name in ("A", "B"):
+        machine = describe() | {"gpus": [{"name": f"GPU {name}"}]}
+        data = {"command": "python benchmarks/gpu.py", "machine": machine, "rows": rows}
+        (tmp_path / f"gpu-{name}.json").write_text(json.dumps(data))
+    done = render.render(text, tmp_path)
+    line = "| torch-cuda fast x2 640x360 | 0.250 | 0.250 | 0.250 | 0.90 / 1.10 | 3500 | 2000 |"
+    assert [one for one in done.splitlines() if one.startswith(("| torch", "| tensor"))] == [line, line]
+    assert "GPU A: times" in done
+    assert "GPU B: times" in done
