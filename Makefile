@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DEMO_SECONDS ?= 20
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test check quality train-gpu readme clean soak overload fuzz live
+.PHONY: demo test check quality train-gpu readme clean soak overload fuzz live peers
 
 demo: $(VENV)/.demo
 	$(BIN)/stream-sr demo --seconds $(DEMO_SECONDS) --out out
@@ -59,6 +59,10 @@ fuzz: $(VENV)/.test
 
 live: $(VENV)/.test
 	$(BIN)/python benchmarks/live.py --seconds 60
+
+peers: $(VENV)/.test
+	$(PIP) --editable '.[peers]'
+	$(BIN)/python benchmarks/peers.py
 
 readme: $(VENV)/.test
 	$(BIN)/python benchmarks/render.py

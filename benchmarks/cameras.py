@@ -14,6 +14,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from record import RESULTS, write_result
+
 from stream_sr import machine
 from stream_sr.engine import LIVE_FIDELITY, EngineOptions
 from stream_sr.errors import StreamSRError
@@ -23,7 +25,7 @@ from stream_sr.sheets import Example, write_sheet
 
 FILMS = ("dashcam_540p.mp4", "indoor_person_432p.mp4", "table_blocks_720p.mp4")
 CRFS = (18, 23, 28, 33)
-RESULT = Path(__file__).parent / "results" / "cameras.json"
+RESULT = RESULTS / "cameras.json"
 KEYS = (
     "film", "frames", "crf", "model", "scale", "backend", "precision", "psnr_y", "ssim_y", "gradient_energy", "bicubic",
 )  # fmt: skip
@@ -81,10 +83,7 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     command = f"python benchmarks/cameras.py --data DIR --frames {parsed.frames}"
-    result = {"command": command, "machine": machine.describe(), "rows": rows}
-    parsed.out.parent.mkdir(parents=True, exist_ok=True)
-    parsed.out.write_text(json.dumps(result, indent=1) + "\n")
-    print(f"wrote {parsed.out.name}; `python benchmarks/render.py` renders the README's tables from it")
+    write_result(parsed.out, {"rows": rows}, command)
     return 0
 
 

@@ -13,6 +13,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from record import RESULTS, write_result
+
 from stream_sr import machine
 from stream_sr.engine import EngineOptions
 from stream_sr.errors import StreamSRError
@@ -21,7 +23,7 @@ from stream_sr.model import ModelSpec, list_models
 from stream_sr.train.card import record_quality
 
 SETS = ("Set5", "Set14", "B100")
-RESULT = Path(__file__).parent / "results" / "quality.json"
+RESULT = RESULTS / "quality.json"
 KEYS = ("model", "scale", "backend", "precision", "psnr_y", "ssim_y", "bicubic")
 
 
@@ -86,10 +88,7 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     command = "python benchmarks/evaluate.py --data DIR" + "".join(f" --backend {name}" for name in backends)
-    result = {"command": command, "machine": machine.describe(), "rows": rows}
-    parsed.out.parent.mkdir(parents=True, exist_ok=True)
-    parsed.out.write_text(json.dumps(result, indent=1) + "\n")
-    print(f"wrote {parsed.out.name}; `python benchmarks/render.py` renders the README's tables from it")
+    write_result(parsed.out, {"rows": rows}, command)
     return 0
 
 

@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import peers_tables
+
 from stream_sr.machine import format_line
 
 ROOT = Path(__file__).parent.parent
@@ -266,6 +268,12 @@ def gpu(data: Mapping[str, Any]) -> str:
     return "\n".join([*lines, "", note, *_origin(data)])
 
 
+def peers(data: Mapping[str, Any]) -> str:
+    """Ours beside what people use today."""
+    picture = "![PSNR against frames per second: ours lie above and right of the others](docs/peers.png)"
+    return "\n".join([*peers_tables.table(data), *_origin(data), picture, ""])
+
+
 def _milliseconds(block: Mapping[str, float]) -> str:
     return f"{block['p50']:.1f} / {block['p99']:.1f}" if block.get("count") else "not measured"
 
@@ -277,7 +285,7 @@ def _origin(data: Mapping[str, Any]) -> list[str]:
 RENDERERS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "quality": quality, "overlap": overlap, "live": live, "ladder": ladder, "cameras": cameras, "films": films,
     "page": page, "viewers": viewers, "overload": overload, "soak": soak, "soak4": soak,
-    "gpu": gpu,
+    "gpu": gpu, "peers": peers,
 }  # fmt: skip
 
 

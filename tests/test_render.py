@@ -1,6 +1,5 @@
 """The README's tables are those of the committed results."""
 
-import importlib.util
 import json
 import shutil
 import subprocess
@@ -10,6 +9,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from scripts import script
 
 from stream_sr.machine import describe
 
@@ -19,12 +19,7 @@ SCRIPT = ROOT / "benchmarks" / "render.py"
 
 @pytest.fixture(scope="module")
 def render() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("render", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script("render")
 
 
 def row(model: str, scale: int, name: str, backend: str, psnr: float) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from stream_sr.backends import open_engine
 from stream_sr.codec.encoder import Encoder
 from stream_sr.engine import EngineOptions
 from stream_sr.frame import Frame, StreamInfo
-from stream_sr.media import EncoderOptions, Lane, SinkOptions, SourceOptions
+from stream_sr.media import EncoderOptions, Lane, SinkOptions, Source, SourceOptions
 from stream_sr.pipeline import Plan, run_sequential
 from stream_sr.ring import FramePool
 from stream_sr.sinks import open_sink
@@ -41,19 +41,22 @@ class Drawn:
         self._source.close()
 
 
-def make_clip(address: str, seconds: float, path: Path, *, crf: float = 18, preset: str = "ultrafast") -> Path:
+def make_clip(address: str, seconds: float, path: Path) -> Path:
     """Encode ``seconds`` of a ``synthetic:`` address as H.264 into ``path``; the same pictures each time.
 
     Raises ConfigError for another address, SourceOpenError where photographs are wanted and not installed, and what a
     file sink raises.
     """
-    source = Drawn(address, seconds)
+    return write_clip(Drawn(address, seconds), path, crf=18)
+
+
+def write_clip(source: Source, path: Path, *, crf: float) -> Path:
+    """Encode a source as it is, by libx264 ultrafast, and close it. Raises what a source and a file sink raise."""
     engine = open_engine(None, source.info, EngineOptions(backend="bicubic"), scale=1)
-    sink = open_sink(str(path), SinkOptions(overwrite=True, source=address))
-    options = EncoderOptions(encoder="libx264", crf=crf, preset=preset)
+    options = EncoderOptions(encoder="libx264", crf=crf, preset="ultrafast")
     try:
-        plan = Plan(source, engine, [sink], make_encoder=lambda info: Encoder(info, options, live=False))
-        run_sequential(plan)
+        sink = open_sink(str(path), SinkOptions(overwrite=True))
+        run_sequential(Plan(source, engine, [sink], make_encoder=lambda info: Encoder(info, options, live=False)))
     finally:
         engine.close()
         source.close()

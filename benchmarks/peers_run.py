@@ -1,0 +1,216 @@
+"""What peers.py does: the input and the truth, the turns, quality and agreement, and the result."""
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import peers_list
+from peer import CRF, PRESET
+from peers_list import FPS, FSRCNN, Peer
+from peers_tables import marks, plot
+from processes import ProcessFailed, watch
+from record import RESULTS, ROOT, write_result
+
+from stream_sr.bench.clip import Drawn, write_clip
+from stream_sr.codec.roundtrip import read_luma
+from stream_sr.errors import StreamSRError
+from stream_sr.frame import Frame, StreamInfo
+from stream_sr.machine import command_line
+from stream_sr.media import Lane, Source
+from stream_sr.quality import psnr
+from stream_sr.ring import FramePool
+from stream_sr.sources import open_source
+from stream_sr.train.data import bicubic, to_uint8
+
+SCENE = "synthetic:photos,1280x720@30"
+INPUT_CRF = 18
+AGREEMENT_FRAMES = 3
+LEAST_FRAMES = 12
+
+
+class Halved:
+    """A source's first frames at half the size and at a steady rate; its own are kept as the truth (luma)."""
+
+    lane: Lane | None = None
+
+    def __init__(self, source: Source, limit: int) -> None:
+        self._source, self._limit = source, limit
+        self.truth: list[npt.NDArray[np.uint8]] = []
+        width, height = source.info.width // 4 * 2, source.info.height // 4 * 2
+        self.info: StreamInfo = replace(
+            source.info, width=width, height=height, time_base=1 / FPS, fps=FPS, live=False, rotation=0
+        )  # fmt: skip
+
+    def frames(self, pool: FramePool | None = None) -> Iterator[Frame]:
+        height, width = self.info.height, self.info.width
+        for number, frame in enumerate(islice(self._source.frames(), self._limit)):
+            luma, *chroma = frame.planes
+            self.truth.append(np.array(luma[: 2 * height, : 2 * width]))
+            small = [_reduce(self.truth[-1], (height, width))]
+            small += [_reduce(plane[:height, :width], (height // 2, width // 2)) for plane in chroma]
+            frame = replace(frame, pts=number, time_base=self.info.time_base, duration=1)
+            yield frame.with_planes((small[0], small[1], small[2]))
+
+    def stop(self) -> None:
+        self._source.stop()
+
+    def counters(self) -> dict[str, int]:
+        return {}
+
+    def close(self) -> None:
+        self._source.close()
+
+
+def _reduce(plane: npt.NDArray[np.uint8], size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    return to_uint8(bicubic(plane.astype(np.float64), size))
+
+
+def prepare(clip: Path | None, frames: int, folder: Path) -> tuple[Path, list[npt.NDArray[np.uint8]]]:
+    """The input file, and the luma of the truth."""
+    source: Source = open_source(str(clip)) if clip else Drawn(SCENE, float(frames / FPS))
+    halved = Halved(source, frames)
+    return write_clip(halved, folder / "input.mp4", crf=INPUT_CRF), halved.truth
+
+
+def frames_for(peer: Peer, source: Path, folder: Path, seconds: float, limit: int) -> int:
+    """How many frames take about so many seconds."""
+    out = folder / "trial.mp4"
+    one = watch(peer.command(source, out, 1)).wall_seconds
+    some = watch(peer.command(source, out, 9)).wall_seconds
+    return max(min(LEAST_FRAMES, limit), min(limit, round(seconds / max(1e-3, (some - one) / 8))))
+
+
+def take_turns(peers: Sequence[Peer], source: Path, folder: Path, seconds: float, rounds: int, limit: int) -> Any:
+    """Rows by name, and those that failed with their reason."""
+    runs: dict[str, list[dict[str, float]]] = {}
+    counts: dict[str, int] = {}
+    failed: dict[str, str] = {}
+    for peer in peers:
+        try:
+            counts[peer.name] = frames_for(peer, source, folder, seconds, limit)
+            runs[peer.name] = []
+        except ProcessFailed as error:
+            failed[peer.name] = str(error)
+    for number in range(rounds):
+        for peer in peers:
+            if peer.name not in counts:
+                continue
+            out, count = folder / f"{peer.name.replace(' ', '-')}.mp4", counts[peer.name]
+            one = watch(peer.command(source, folder / "one.mp4", 1))
+            whole = watch(peer.command(source, out, count))
+            spent = max(1e-3, whole.wall_seconds - one.wall_seconds)
+            runs[peer.name].append({
+                "fps": (count - 1) / spent, "startup_seconds": one.wall_seconds, "peak_mib": whole.peak_mib,
+                "cpu_ms_per_frame": 1000 * (whole.cpu_seconds - one.cpu_seconds) / (count - 1),
+            })  # fmt: skip
+            print(f"round {number + 1}: {peer.name}: {runs[peer.name][-1]['fps']:.1f} fps", flush=True)
+    rows = {}
+    for name, found in runs.items():
+        medians = {key: round(statistics.median(run[key] for run in found), 3) for key in found[0]}
+        speeds = [round(run["fps"], 2) for run in found]
+        rows[name] = {"name": name, "frames": counts[name], "fps_rounds": speeds} | medians
+    return rows, failed
+
+
+def quality(out: Path, truth: Sequence[npt.NDArray[np.uint8]], frames: int) -> float:
+    """Mean PSNR of luma in dB over the first frames, which all peers have."""
+    pairs = zip(islice(read_luma(out), frames), truth, strict=False)
+    return round(statistics.fmean(psnr(a, b) for a, b in pairs), 3)
+
+
+def agreement(peer: Peer, source: Path, folder: Path, reference: Sequence[npt.NDArray[np.uint8]]) -> dict[str, Any]:
+    """How far the luma of the first frames is from the reference, in levels, before encoding."""
+    found = list(peer.luma(source, folder, AGREEMENT_FRAMES))
+    apart = np.abs(np.stack(found).astype(np.int16) - np.stack(list(reference)))
+    mean = round(float((apart.astype(np.float64) ** 2).mean()) ** 0.5, 4)
+    return {
+        "most_levels": int(apart.max()), "rms_levels": mean, "within_one_level": bool(apart.max() <= 1),
+        "share_within_one_level": round(float((apart <= 1).mean()), 7),
+    }  # fmt: skip
+
+
+def measure(peers: Sequence[Peer], parsed: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """All that is written, but for the command and the machine."""
+    source, truth = prepare(parsed.clip, parsed.frames, folder)
+    rows, failed = take_turns(peers, source, folder, parsed.seconds, parsed.rounds, len(truth))
+    common = min(row["frames"] for row in rows.values())
+    alive = [peer for peer in peers if peer.name in rows]
+    for peer in alive:
+        rows[peer.name] |= peer.facts() | {
+            "psnr_y": quality(folder / f"{peer.name.replace(' ', '-')}.mp4", truth, common)
+        }  # fmt: skip
+    exact = peers_list.ours(FSRCNN, "fp32")
+    reference = list(exact.luma(source, folder, AGREEMENT_FRAMES))
+    for peer in alive:
+        if peer.model == FSRCNN:
+            rows[peer.name]["agreement"] = agreement(peer, source, folder, reference)
+    width, height = truth[0].shape[1] // 2, truth[0].shape[0] // 2
+    return {
+        "size": f"{width}x{height}", "clip": parsed.clip.name if parsed.clip else SCENE, "crf": CRF, "preset": PRESET,
+        "seconds": parsed.seconds, "rounds": parsed.rounds, "psnr_frames": common, "rows": list(rows.values()),
+        "left_out": [{"name": name, "reason": reason} for name, reason in failed.items()],
+    }  # fmt: skip
+
+
+def choose(only: str | None) -> tuple[list[Peer], list[dict[str, str]]]:
+    """Peers that can run here, and those that cannot with their reason."""
+    able, left = peers_list.peers()
+    if only is None:
+        return able, left
+    names = only.split(",")
+    if unknown := sorted(set(names) - {peer.name for peer in able}):
+        known = ", ".join(peer.name for peer in able)
+        raise SystemExit(f"error: no peer here is named {', '.join(unknown)}; there are {known}")
+    return [peer for peer in able if peer.name in names], left
+
+
+def report(result: dict[str, Any]) -> Iterable[str]:
+    for row in sorted(result["rows"], key=lambda row: -row["fps"]):
+        same = row.get("agreement", {}).get("most_levels", "")
+        yield (
+            f"{row['name']:26}{row['fps']:8.1f} fps{row['psnr_y']:8.2f} dB{row['startup_seconds']:7.2f} s"
+            f"{row['peak_mib']:7.0f} MiB  {f'apart {same}' if same != '' else ''}"
+        )
+    for mark in result["marks"]:
+        yield f"{mark['what']}: {mark['ratio']:.2f} times, asked {mark['asked']:g}"
+    for left in result["left_out"]:
+        yield f"left out: {left['name']}: {left['reason']}"
+
+
+def main(text: str) -> int:
+    parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clip", type=Path, metavar="FILE", help="the truth (default: photographs that move)")
+    parser.add_argument("--frames", type=int, default=600, metavar="N", help="of the clip, at most (held in memory)")
+    parser.add_argument("--seconds", type=float, default=8, help="of each run, about")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", metavar="NAME,...", help="of the peers")
+    parser.add_argument("--redraw", action="store_true", help="only the plot, from the figures that are there")
+    parser.add_argument("--out", type=Path, default=RESULTS / "peers.json", metavar="FILE")
+    parser.add_argument("--plot", type=Path, default=ROOT / "docs" / "peers.png", metavar="FILE")
+    parsed = parser.parse_args()
+    if not parsed.redraw:
+        peers, left = choose(parsed.only)
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                result = measure(peers, parsed, Path(folder))
+            except StreamSRError as error:
+                print(f"error: {error}", file=sys.stderr)
+                return error.exit_code
+            except ProcessFailed as error:
+                print(f"error: {error}", file=sys.stderr)
+                return 1
+        result["left_out"] = left + result["left_out"]
+        result["marks"] = marks(result["rows"])
+        print("\n".join(report(result)))
+        write_result(parsed.out, result, command_line(["python", "benchmarks/peers.py", *sys.argv[1:]]))
+    plot(json.loads(parsed.out.read_text()), parsed.plot)
+    return 0

@@ -1,0 +1,81 @@
+"""What the figures of peers.py say: the marks, the README's table, the plot."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from stream_sr.figure import new_figure, save_figure
+
+MARKS = (("opencv-dnn", 4.0), ("openvino", 3.0), ("onnxruntime", 2.0))  # how many times as fast ours is to be
+FORMS = {"": "", "exported": ", as exported", "lowered": ", lowered"}
+COLORS = {"ours": "C0", "network": "C3", "resize": "0.5"}
+
+
+def marks(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Ours with FSRCNN's weights, in each precision, over each peer in its fastest form.
+
+    ``what``, ``ratio``, ``asked``, ``reached``; ``most_levels`` is the most that either's luma is from ours
+    in fp32; the faster precisions of both are not exact.
+    """
+    found = []
+    for ours in (row for row in rows if row["family"] == "ours" and "agreement" in row):
+        for name, asked in MARKS:
+            theirs = [row for row in rows if row["family"] == "network" and row["name"].split(",")[0] == name]
+            if theirs:
+                peer = max(theirs, key=lambda row: row["fps"])
+                ratio = round(ours["fps"] / peer["fps"], 3)
+                found.append({
+                    "what": f"{ours['name']} over {peer['name']}", "ratio": ratio, "asked": asked,
+                    "reached": ratio >= asked,
+                    "most_levels": max(row["agreement"]["most_levels"] for row in (ours, peer)),
+                })  # fmt: skip
+    return found
+
+
+def table(data: Mapping[str, Any]) -> list[str]:
+    """Lines of markdown: a row for each peer, the fastest first, then the marks and who is missing."""
+    titles = ["", "fps", "PSNR", "start-up", "memory", "CPU per frame", "levels apart"]
+    lines = [f"| {' | '.join(titles)} |", "| --- |" + " --- |" * (len(titles) - 1)]
+    for row in sorted(data["rows"], key=lambda row: -row["fps"]):
+        form = "" if row["family"] == "ours" else FORMS[row["form"]]
+        weights = f" ({row['model']}{form})" if row["family"] == "network" else ""
+        name = row["name"].split(",")[0] + weights
+        apart = str(row["agreement"]["most_levels"]) if "agreement" in row else "-"
+        cells = [
+            f"**{name}**" if row["family"] == "ours" else name, f"{row['fps']:.1f}", f"{row['psnr_y']:.2f}",
+            f"{row['startup_seconds']:.2f} s", f"{row['peak_mib']:.0f} MiB", f"{row['cpu_ms_per_frame']:.1f} ms", apart,
+        ]  # fmt: skip
+        lines.append(f"| {' | '.join(cells)} |")
+    note = f"{data['size']} x2, whole programs in turns: H.264 in, H.264 out ({data['preset']}, CRF {data['crf']}); "
+    note += f"PSNR of luma in dB against the full-size truth over {data['psnr_frames']} frames of {data['clip']}; "
+    note += (
+        "start-up is a film of one frame; levels apart: the most that luma differs from ours in fp32 before encoding."
+    )
+    lines += ["", note]
+    if data["marks"]:
+        lines += ["", "With the same weights: " + "; ".join(_mark(mark) for mark in data["marks"]) + "."]
+    if data["left_out"]:
+        lines += ["", "Not here: " + "; ".join(f"{one['name']} ({one['reason']})" for one in data["left_out"]) + "."]
+    return lines
+
+
+def _mark(mark: Mapping[str, Any]) -> str:
+    return f"{mark['what']} {mark['ratio']:.1f} times"
+
+
+def plot(data: Mapping[str, Any], out: Path) -> Path:
+    """PSNR against frames per second."""
+    figure = new_figure(9, 5.5)
+    axes = figure.subplots()
+    for row in data["rows"]:
+        color = COLORS[row["family"]]
+        axes.scatter(row["fps"], row["psnr_y"], s=70, color=color, marker="o" if row["family"] == "ours" else "s")
+        axes.annotate(
+            row["name"], (row["fps"], row["psnr_y"]), xytext=(6, 5), textcoords="offset points", fontsize=8, color=color
+        )
+    axes.set_xscale("log")
+    axes.set_xlabel(f"frames per second, whole program, {data['size']} x2")
+    axes.set_ylabel("PSNR of luma, dB")
+    axes.margins(x=0.18, y=0.1)
+    axes.grid(visible=True, which="both", alpha=0.3)
+    return save_figure(figure, out)
