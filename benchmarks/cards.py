@@ -55,21 +55,23 @@ def commands(model: ModelSpec, recipe: Recipe, iterations: int) -> list[str]:
         train += f" --from runs/{run_of(clean)}/checkpoint.pt"
     folder = f"engines/{model.onnx.parent.name}"
     default = " --default" if model.default else ""
+    quantize = f"stream-sr quantize {folder} {data}"
     script = "cameras" if model.tune == "camera" else "evaluate"
     return [
         *made,
         train,
         f"stream-sr export {run}/checkpoint.pt {folder} --overwrite{default}",
+        quantize,
         f"python benchmarks/{script}.py --data data/{'video' if script == 'cameras' else 'eval --record'}",
     ]
 
 
 def evaluations(model: ModelSpec, results: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """The rows of this very ONNX file, by set, or by film and CRF."""
-    digest = model.sha256()
+    """The rows of these very ONNX files, by set, or by film and CRF."""
+    digests = model.digests()
     found: dict[str, list[dict[str, Any]]] = {}
     for result in results:
-        for row in (row for row in result["rows"] if row["onnx_sha256"] == digest):
+        for row in (row for row in result["rows"] if row["onnx_sha256"] in digests):
             crf = "" if row.get("crf") is None else f" CRF {row['crf']:g}"
             found.setdefault(row.get("set") or f"{row['film']}{crf}", []).append(row | {"machine": result["machine"]})
     return found

@@ -4,7 +4,8 @@ Those that are tuned for clean pictures and enlarge; cameras.py and films.py mea
 
     python benchmarks/evaluate.py --data DIR [--backend openvino/fp32 --backend torch ...] [--record] [--fresh]
 
-DIR holds the three folders of pictures. --record also writes the PSNR of the first backend into each model.toml.
+DIR holds the three folders of pictures. --record also writes the PSNR of the first backend, and that of int8, into each
+model.toml.
 """
 
 import argparse
@@ -24,6 +25,7 @@ from stream_sr.train.card import record_quality
 
 SETS = ("Set5", "Set14", "B100")
 RESULT = RESULTS / "quality.json"
+INT8 = "int8"
 KEYS = ("model", "scale", "backend", "precision", "psnr_y", "ssim_y", "bicubic")
 
 
@@ -33,7 +35,7 @@ def measure(model: ModelSpec, data: Path, backend: str) -> list[dict[str, Any]]:
     for name in SETS:
         engine, _, precision = backend.partition("/")
         result = evaluate(model, data / name, EngineOptions(backend=engine, precision=precision or "auto"))
-        row = {key: result[key] for key in KEYS} | {"set": name, "onnx_sha256": model.sha256()}
+        row = {key: result[key] for key in KEYS} | {"set": name, "onnx_sha256": _digest(model, precision)}
         theirs = row["bicubic"]["psnr_y"]
         print(
             f"{model.name:>10} x{model.scale} {backend:>8} {row['precision']}  {name:<5}  {row['psnr_y']:.3f} dB"
@@ -41,6 +43,16 @@ def measure(model: ModelSpec, data: Path, backend: str) -> list[dict[str, Any]]:
         )  # fmt: skip
         rows.append(row)
     return rows
+
+
+def _digest(model: ModelSpec, precision: str) -> str:
+    """Of the file that is computed in this precision."""
+    return (model.in_eight_bits() if precision == INT8 else model).sha256()
+
+
+def _has(model: ModelSpec, backend: str) -> bool:
+    """Whether the model can be computed so: in eight bits it may not be there."""
+    return not backend.endswith(f"/{INT8}") or (model.int8 is not None and model.int8.onnx.is_file())
 
 
 def _of(rows: list[dict[str, Any]], backend: str) -> list[dict[str, Any]]:
@@ -74,16 +86,21 @@ def main() -> int:
     parser.add_argument("--fresh", action="store_true", help="measure again what has not changed since the last run")
     parser.add_argument("--record", action="store_true", help="write the PSNR into each model.toml")
     parsed = parser.parse_args()
-    backends = parsed.backend or ["openvino/fp32", "torch", "openvino/bf16"]
+    backends = parsed.backend or ["openvino/fp32", "torch", "openvino/bf16", f"openvino/{INT8}"]
     rows, before = [], [] if parsed.fresh else known(parsed.out)
     try:
         for model in measured():
-            digest = model.sha256()
-            old = [row for row in before if row["onnx_sha256"] == digest]
-            found = [_of(old, backend) or measure(model, parsed.data, backend) for backend in backends]
-            rows += [row for part in found for row in part]
+            found = {}
+            for backend in (name for name in backends if _has(model, name)):
+                digest = _digest(model, backend.partition("/")[2])
+                old = [row for row in before if row["onnx_sha256"] == digest]
+                found[backend] = _of(old, backend) or measure(model, parsed.data, backend)
+                rows += found[backend]
             if parsed.record:
-                record_quality(model.onnx.parent, {row["set"]: row["psnr_y"] for row in found[0]})
+                for name, table in ((backends[0], "psnr_y"), (f"openvino/{INT8}", f"{INT8}.psnr_y")):
+                    if name in found:
+                        psnr_y = {row["set"]: row["psnr_y"] for row in found[name]}
+                        record_quality(model.onnx.parent, psnr_y, table=table)
     except StreamSRError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

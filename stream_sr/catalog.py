@@ -18,10 +18,11 @@ MEASURED_AT = (640, 360)
 
 
 def models_table(models: Sequence[ModelSpec]) -> list[dict[str, Any]]:
-    """One entry per model: ``name scale tune class parameters macs_per_pixel psnr_y fps default``.
+    """One entry per model: ``name scale tune class parameters macs_per_pixel psnr_y int8 fps default``.
 
     ``macs_per_pixel`` are multiplications per input pixel; ``psnr_y`` is in dB per set, empty where not measured;
-    ``fps`` is what `measure_speed` found on this machine, None where it was not asked.
+    ``int8`` is what its eight-bit form loses (``loss``, dB) and reaches (``psnr_y``), None where it has none; ``fps``
+    is what `measure_speed` found on this machine, None where it was not asked.
     """
     speed, here = _read_speed(), _here()
     return [
@@ -29,9 +30,16 @@ def models_table(models: Sequence[ModelSpec]) -> list[dict[str, Any]]:
             "name": model.name, "scale": model.scale, "tune": model.tune, "class": size_class(model.parameters),
             "fps": speed.get(f"{model.sha256()} {here}") if speed else None, "parameters": model.parameters,
             "macs_per_pixel": model.macs_per_pixel, "psnr_y": dict(model.psnr_y), "default": model.default,
+            "int8": _int8(model),
         }
         for model in models
     ]  # fmt: skip
+
+
+def _int8(model: ModelSpec) -> dict[str, Any] | None:
+    if model.int8 is None or not model.int8.onnx.is_file():
+        return None
+    return {"loss": model.int8.loss, "psnr_y": dict(model.int8.psnr_y)}
 
 
 def size_class(parameters: int) -> str:
@@ -82,23 +90,26 @@ def _here() -> str:
 
 
 def format_models(table: Sequence[Mapping[str, Any]]) -> str:
-    """What `models_table` returned, as plain text of at most 80 columns; the default is marked by a star."""
+    """What `models_table` returned, as plain text of at most 80 columns.
+
+    The default is marked by a star, and what is there in eight bits by an 8.
+    """
     if not table:
         return "No models. Train one with `stream-sr train`, or give a FILE.onnx with --model."
     measured = [name for name in SETS if any(name in row["psnr_y"] for row in table)]
     wide = max(len("model"), *(len(row["name"]) for row in table))
     timed = any(row["fps"] is not None for row in table)
-    head = f"  {'model':{wide}}  scale  tune    class   params   MACs" + ("    fps" if timed else "")
+    head = f"   {'model':{wide}}  scale  tune    class   params   MACs" + ("    fps" if timed else "")
     lines = [head + "".join(f"  {name:>5}" for name in measured)]
     lines += [_row(row, wide, measured, timed) for row in table]
-    notes = ["* default", "MACs per input pixel"]
-    notes.append(f"fps at {MEASURED_AT[0]}x{MEASURED_AT[1]} here" if timed else "--measure adds fps")
+    notes = ["* default", "8 int8 too", "MACs per input pixel"]
+    notes.append(f"fps at {MEASURED_AT[0]}x{MEASURED_AT[1]}" if timed else "--measure adds fps")
     notes += ["PSNR of luma in dB"] if measured else []
     return "\n".join([*lines, "; ".join(notes)])
 
 
 def _row(row: Mapping[str, Any], wide: int, measured: Sequence[str], timed: bool) -> str:
-    mark = "*" if row["default"] else " "
+    mark = ("*" if row["default"] else " ") + ("8" if row["int8"] else " ")
     cells = [f"{mark} {row['name']:{wide}}", f"{'x' + str(row['scale']):>5}", f"{row['tune']:<6}", f"{row['class']:>5}"]
     cells += [f"{_thousands(row['parameters']):>7}", f"{_thousands(row['macs_per_pixel']):>5}"]
     cells += [f"{'-' if row['fps'] is None else format(row['fps'], '.1f'):>5}"] if timed else []

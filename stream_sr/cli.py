@@ -268,6 +268,14 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--default", action="store_true", help="make it the model that is used when none is named")
     sub.add_argument("--overwrite", action="store_true")
 
+    sub = command(
+        "quantize", commands.quantize_command, "give a model folder an eight-bit form for OpenVINO; needs [train]"
+    )
+    sub.add_argument("folder", type=Path, metavar="DIR", help="gets model.int8.onnx beside its model.onnx")
+    sub.add_argument(
+        "--data", type=Path, action="append", required=True, metavar="DIR", help="pictures or clips; may be repeated"
+    )
+
     sub = command("evaluate", commands.evaluate_command, "PSNR, SSIM and steadiness of a model on pictures or films")
     sub.add_argument("paths", type=Path, nargs="+", metavar="PATH", help="a folder of pictures, or films")
     sub.add_argument(

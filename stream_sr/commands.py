@@ -228,7 +228,7 @@ def doctor_command(parsed: argparse.Namespace) -> int:
 
 
 def train_command(parsed: argparse.Namespace) -> int:
-    _need_torch()
+    _need_training("torch", "onnx")
     from tqdm import tqdm
 
     from stream_sr.train.loop import train
@@ -315,7 +315,7 @@ def clips_command(parsed: argparse.Namespace) -> int:
 
 
 def export_command(parsed: argparse.Namespace) -> int:
-    _need_torch()
+    _need_training("torch", "onnx")
     from stream_sr.train.export import export_checkpoint
 
     if (parsed.folder / "model.onnx").exists() and not parsed.overwrite:
@@ -325,10 +325,23 @@ def export_command(parsed: argparse.Namespace) -> int:
     return 0
 
 
-def _need_torch() -> None:
+def quantize_command(parsed: argparse.Namespace) -> int:
+    _need_training("onnx", "onnxruntime", "nncf")
+    from stream_sr.model import LOSS_LIMIT
+    from stream_sr.train.quantize import quantize_model
+
+    model = quantize_model(parsed.folder, parsed.data)
+    assert model.int8 is not None
+    found = f"{model.name} x{model.scale}, {model.int8.loss:.3f} dB lost, {model.int8.fidelity:.1f} dB from fp32"
+    kept = model.int8.onnx.is_file()
+    print(f"{model.int8.onnx}: {found}" + ("" if kept else f"; not kept, the limit is {LOSS_LIMIT:g} dB"))
+    return 0
+
+
+def _need_training(*names: str) -> None:
     from importlib.util import find_spec
 
-    missing = [name for name in ("torch", "onnx") if find_spec(name) is None]
+    missing = [name for name in names if find_spec(name) is None]
     if missing:
         raise ConfigError(f"{' and '.join(missing)} not installed; training needs `pip install 'stream-sr[train]'`")
 

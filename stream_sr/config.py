@@ -19,7 +19,7 @@ from stream_sr.media import EncoderOptions, SinkOptions, SourceOptions
 from stream_sr.model import TUNES
 
 BACKENDS = ("auto", "tensorrt", "openvino", "torch-cuda", "torch", "bicubic")
-PRECISIONS = ("auto", "fp32", "fp16", "bf16")
+PRECISIONS = ("auto", "fp32", "fp16", "bf16", "int8")
 
 
 def size(text: str) -> tuple[int, int]:
@@ -104,7 +104,7 @@ ENGINE_OPTIONS = (
     Option("scale", "enlargement (default 2)", whole(1, 4), "1|2|3|4"),
     Option("tune", "weights for clean pictures or for cameras (default: camera if the input is live)", choices=TUNES),
     Option("backend", "what computes (default auto)", choices=BACKENDS),
-    Option("precision", "of the computation (default auto)", choices=PRECISIONS),
+    Option("precision", "of the computation (default auto); int8 is for OpenVINO", choices=PRECISIONS),
     Option("device", "number of the GPU (default 0)", whole(0, 63), "N"),
     Option("threads", "CPU threads of the engine (default: all cores)", whole(1, 1024), "N"),
 )

@@ -42,6 +42,8 @@ LIBRARIES = (  # distribution, module, what for, command
     ("torch", "torch", "reference backend, training", TORCH),
     ("onnx", "onnx", "reference backend, export", TORCH),
     ("matplotlib", "matplotlib", "training curves", TRAIN),
+    ("nncf", "nncf", "eight bits", TRAIN),
+    ("onnxruntime", "onnxruntime", "eight bits", TRAIN),
     ("tensorrt", "tensorrt", "engines for NVIDIA GPUs", TENSORRT),
     ("tensorrt-rtx-cu13-bindings", "tensorrt_rtx_bindings", "engines for RTX GPUs", RTX),
     ("pycuda", "pycuda.driver", "memory and streams of the GPU", TENSORRT),
@@ -239,7 +241,13 @@ def _model(model: ModelSpec, code: int, answer: str, complaint: str) -> Finding:
     digest = f"sha256 {model.sha256()[:12]}"
     if code == 0 and answer == "u8 to u8":
         default = ", default" if model.default else ""
-        return Finding("models", name, OK, f"{model.parameters:,} parameters, {digest}{default}")
+        try:
+            eight = f", int8 loses {model.int8.loss:.2f} dB" if model.in_eight_bits() and model.int8 else ""
+        except ModelError as error:
+            if model.int8 is not None and model.int8.made_from != model.sha256():
+                return Finding("models", name, BROKEN, str(error), "stream-sr quantize")
+            eight = ""
+        return Finding("models", name, OK, f"{model.parameters:,} parameters, {digest}{default}{eight}")
     if code == 0:
         reason = f"the graph goes from {answer}; a model takes and gives one uint8 plane"
     elif "No module named" in complaint or "shared object" in complaint:

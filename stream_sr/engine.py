@@ -17,7 +17,7 @@ class EngineOptions:
     """How an engine is opened."""
 
     backend: str = "auto"  # auto, bicubic, openvino, torch, tensorrt
-    precision: str = "auto"  # auto, fp32, fp16, bf16
+    precision: str = "auto"  # auto, fp32, fp16, bf16, int8
     device: int = 0  # GPU number
     threads: int | None = None  # CPU threads; None: all cores
     depth: int = 1  # frames in flight: 1 for the lowest latency, 2 for throughput

@@ -22,10 +22,11 @@ from stream_sr.media import redact
 LIBRARIES = (
     "stream-sr", "numpy", "av", "openvino", "opencv-python", "aiortsp", "websockets", "pillow", "platformdirs", "tqdm",
     "scikit-image", "torch", "onnx", "matplotlib", "tensorrt", "tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu13-libs",
-    "pycuda", "cuda-bindings", "onnxruntime",
+    "pycuda", "cuda-bindings", "onnxruntime", "nncf",
 )  # fmt: skip
 FEATURES = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "amx_tile")
 ARM_FEATURES = ("asimd", "asimddp", "i8mm", "bf16", "sve")
+VNNI = frozenset({"avx_vnni", "avx512_vnni", "amx_int8"})
 NVML = "libnvidia-ml.so.1"
 LIBCUDA = "libcuda.so.1"
 COMPUTE_CAPABILITY = (75, 76)  # CUdevice_attribute: major and minor
@@ -82,6 +83,11 @@ def cpu_features(info: dict[str, str] | None = None) -> list[str]:
     flags = set(info.get("flags", info.get("Features", "")).split())
     wanted = FEATURES if "flags" in info else ARM_FEATURES
     return [name for name in wanted if name in flags]
+
+
+def has_vnni() -> bool:
+    """Whether the processor multiplies and sums bytes in one instruction, without which eight bits gain nothing."""
+    return not VNNI.isdisjoint(cpu_features())
 
 
 def cores() -> int:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,19 @@ from stream_sr.errors import ModelError
 PRESETS = ("tiny", "fast", "balanced", "quality")
 TUNES = ("clean", "camera")  # what a network was trained on: bicubic reductions, or what cameras and codecs leave
 STATE_IN, STATE_OUT = "state_in.", "state_out."  # what a recurrent graph's inputs and outputs of one state begin with
+INT8_FILE = "model.int8.onnx"
+LOSS_LIMIT = 0.05  # dB that eight bits may lose for ``auto`` to take them, and for a model to be shipped in them
+
+
+@dataclass(frozen=True, slots=True)
+class Quantized:
+    """A model in eight bits: the same graph with QuantizeLinear and DequantizeLinear, and what it loses."""
+
+    onnx: Path  # need not exist: one that loses too much is not kept
+    made_from: str  # SHA-256 of the ONNX file that was quantised
+    loss: float  # dB to fp32, on pictures that nothing was measured on
+    fidelity: float  # PSNR in dB to fp32 on `quality.texture`: what a machine that computes it rightly reaches
+    psnr_y: Mapping[str, float] = field(default_factory=dict)  # per set, dB
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +49,33 @@ class ModelSpec:
     psnr_y: Mapping[str, float] = field(default_factory=dict)  # per set, dB
     default: bool = False
     tune: str = "clean"
+    int8: Quantized | None = None
 
     def sha256(self) -> str:
         """Of the ONNX file."""
         return hashlib.sha256(self.onnx.read_bytes()).hexdigest()
+
+    def in_eight_bits(self) -> ModelSpec:
+        """The model whose file is ``model.int8.onnx``. Raises ModelError where there is none, or it is another's."""
+        make = f"`stream-sr quantize {self.onnx.parent} --data DIR`"
+        if self.int8 is None:
+            hint = f"{make} makes it, or use another --precision" if self.network else "use another --precision"
+            raise ModelError(f"model '{self.name}' x{self.scale} has no {INT8_FILE}; {hint}")
+        if self.int8.made_from != self.sha256():
+            raise ModelError(f"{self.int8.onnx} was made from another {self.onnx.name}; {make} makes it again")
+        if not self.int8.onnx.is_file():
+            raise ModelError(
+                f"model '{self.name}' x{self.scale} is not kept in eight bits, where it lost {self.int8.loss:.2f} dB; "
+                "use another --precision"
+            )
+        return replace(self, onnx=self.int8.onnx, int8=None)
+
+    def digests(self) -> set[str]:
+        """SHA-256 of each of its ONNX files that is there."""
+        files = {self.sha256()}
+        if self.int8 is not None and self.int8.onnx.is_file():
+            files.add(hashlib.sha256(self.int8.onnx.read_bytes()).hexdigest())
+        return files
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,10 +126,19 @@ def read_model(path: Path) -> ModelSpec:
         return ModelSpec(
             tune=tune, name=raw["name"], scale=raw["scale"], onnx=onnx, network=raw["network"],
             parameters=raw["parameters"], macs_per_pixel=raw["macs_per_pixel"],
-            psnr_y=raw.get("psnr_y", {}), default=raw.get("default", False),
+            psnr_y=raw.get("psnr_y", {}), default=raw.get("default", False), int8=_quantized(path, raw.get("int8")),
         )  # fmt: skip
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, KeyError) as error:
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, KeyError, TypeError) as error:
         raise ModelError(f"{path} cannot be used: {error!r}; export the model again") from error
+
+
+def _quantized(path: Path, table: Mapping[str, Any] | None) -> Quantized | None:
+    if table is None:
+        return None
+    return Quantized(
+        path.with_name(INT8_FILE), table["onnx_sha256"], float(table["loss"]), float(table["fidelity"]),
+        table.get("psnr_y", {}),
+    )  # fmt: skip
 
 
 def default_model(*, folder: Path | None = None) -> ModelSpec:

@@ -7,6 +7,8 @@ import numpy.typing as npt
 
 Plane = npt.NDArray[np.uint8]
 
+FIDELITY_SIZE = (96, 160)  # height and width of the texture that one precision is compared with another on
+
 
 def rgb_to_luma(rgb: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
     """BT.601 limited-range luma of RGB ``[H, W, 3]`` uint8: ``[H, W]`` float, 16 to 235 (MATLAB's rgb2ycbcr)."""

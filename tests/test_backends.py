@@ -22,11 +22,12 @@ from stream_sr.backends import (
     open_engine,
     openvino,
     openvino_graph,
+    openvino_precision,
     output,
 )
 from stream_sr.color import ColorInfo, Siting, chroma_kernel
-from stream_sr.engine import LIVE_FIDELITY, Engine, EngineOptions
-from stream_sr.errors import ConfigError, EngineBuildError, EngineRunError, EngineUnavailable, ModelError
+from stream_sr.engine import Engine, EngineOptions
+from stream_sr.errors import ConfigError, EngineRunError, EngineUnavailable, ModelError
 from stream_sr.frame import Frame, Plane, StreamInfo, chroma_shape, read_only
 from stream_sr.model import ModelSpec, find_model
 from stream_sr.networks import build_network
@@ -104,7 +105,7 @@ def info_of(frame: Frame) -> StreamInfo:
 
 
 def opened(case: Case, model: ModelSpec, frame: Frame, *, depth: int = 1) -> Engine:
-    if case.precision == "bf16" and not openvino.cpu()[1]:
+    if case.precision == "bf16" and not openvino_precision.cpu().bf16:
         pytest.skip("this CPU has no bf16")
     options = EngineOptions(backend=case.backend, precision=case.precision, threads=case.threads, depth=depth)
     return open_engine(model, info_of(frame), options, scale=model.scale)
@@ -342,7 +343,7 @@ def test_the_same_frame_gives_the_same_bits(case: Case, models: dict[int, ModelS
     frame = picture(64, 48)
     results = []
     for threads, depth in ((1, 1), (2, 1), (2, 2)):
-        if case.precision == "bf16" and not openvino.cpu()[1]:
+        if case.precision == "bf16" and not openvino_precision.cpu().bf16:
             pytest.skip("this CPU has no bf16")
         options = EngineOptions(backend=case.backend, precision=case.precision, threads=threads, depth=depth)
         engine = open_engine(models[2], info_of(frame), options)
@@ -370,7 +371,7 @@ def test_unknown_choices_list_what_there_is(models: dict[int, ModelSpec]) -> Non
     info = info_of(picture(16, 10))
     with pytest.raises(ConfigError, match="no backend 'cuda'; there are auto, openvino"):
         open_engine(models[2], info, EngineOptions(backend="cuda"))
-    with pytest.raises(ConfigError, match="openvino has no precision 'fp16'; it has auto, fp32, bf16"):
+    with pytest.raises(ConfigError, match="openvino has no precision 'fp16'; it has auto, fp32, bf16, int8"):
         open_engine(models[2], info, EngineOptions(backend="openvino", precision="fp16"))
     with pytest.raises(ModelError, match="trained for x2, x3"):
         open_engine(models[2], info, EngineOptions(), scale=3)
@@ -399,35 +400,6 @@ def test_an_absent_library_is_named(name: str, models: dict[int, ModelSpec], mon
     assert not adapter.availability().usable
     with pytest.raises(EngineUnavailable, match="pip install"):
         open_engine(models[2], info_of(picture(16, 10)), EngineOptions(backend=name))
-
-
-# precision
-
-
-def test_bf16_is_taken_only_where_it_is_close(models: dict[int, ModelSpec], monkeypatch: pytest.MonkeyPatch) -> None:
-    graph = openvino_graph.read_graph(models[2])
-    monkeypatch.setattr(openvino, "cpu", lambda: ("a CPU", True))
-    for quality, asked, expected, noted in (
-        (60.0, "auto", "bf16", False),
-        (49.9, "auto", "fp32", True),
-        (50.1, "auto", "bf16", False),
-        (49.9, "bf16", "bf16", True),
-        (10.0, "fp32", "fp32", False),
-    ):
-        monkeypatch.setattr(openvino, "compare_bf16", lambda _, quality=quality: quality)
-        precision, notes = openvino.choose_precision(graph, asked, LIVE_FIDELITY)
-        assert (precision, bool(notes)) == (expected, noted)
-    monkeypatch.setattr(openvino, "compare_bf16", lambda _: 20.0)
-    with pytest.raises(EngineBuildError, match=r"20\.0 dB"):
-        openvino.choose_precision(graph, "bf16", LIVE_FIDELITY)
-
-
-def test_a_cpu_without_bf16(models: dict[int, ModelSpec], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(openvino, "cpu", lambda: ("an old CPU", False))
-    info = info_of(picture(16, 10))
-    with pytest.raises(EngineUnavailable, match="an old CPU has no bf16"):
-        open_engine(models[2], info, EngineOptions(backend="openvino", precision="bf16"))
-    assert openvino.choose_precision(openvino_graph.read_graph(models[2]), "auto", LIVE_FIDELITY) == ("fp32", ())
 
 
 # the model files

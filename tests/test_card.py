@@ -1,5 +1,6 @@
 """A model's card says what was done, with the figures of the run and the measurement, and nothing of a machine."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ from test_plots import write_log
 
 from stream_sr.errors import ConfigError, ModelError
 from stream_sr.machine import describe
-from stream_sr.model import ModelSpec
+from stream_sr.model import ModelSpec, Quantized
 from stream_sr.train.card import record_quality, write_card
 from stream_sr.train.recipe import load_recipe
 
@@ -86,6 +87,26 @@ def test_quality_is_written_into_the_model_and_nothing_else_is_touched(tmp_path:
     assert (tmp_path / "model.toml").read_text() == expected
     record_quality(tmp_path, {"Set5": 1.0})
     assert (tmp_path / "model.toml").read_text() == TOML.replace("1.0", "1.00")
+
+
+def test_the_quality_in_eight_bits_is_a_table_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").touch()
+    text = TOML + '\n[int8]\nonnx_sha256 = "a"\nloss = 0.03\nfidelity = 47.0\n\n[int8.psnr_y]\n'
+    (tmp_path / "model.toml").write_text(text)
+    model = record_quality(tmp_path, {"Set5": 36.987}, table="int8.psnr_y")
+    assert model.int8 is not None
+    assert dict(model.int8.psnr_y) == {"Set5": 36.99}
+    assert (tmp_path / "model.toml").read_text() == text + "Set5 = 36.99\n"
+
+
+def test_a_card_tells_of_eight_bits(model: ModelSpec, tmp_path: Path) -> None:
+    lost = Quantized(tmp_path / "model.int8.onnx", "a", 0.7, 35.0)
+    text = " ".join(card_text(replace(model, int8=lost), []).split())
+    assert "In eight bits it would lose too much: 0.700 dB" in text
+    lost.onnx.touch()
+    text = " ".join(card_text(replace(model, int8=lost), []).split())
+    assert "`model.int8.onnx` is the same network in eight bits" in text
+    assert "it loses 0.700 dB" in text
 
 
 def test_a_model_without_the_table_is_refused(tmp_path: Path) -> None:

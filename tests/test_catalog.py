@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from stream_sr.catalog import format_models, measure_speed, models_table, size_class
-from stream_sr.model import ModelSpec, find_model, list_models
+from stream_sr.model import ModelSpec, Quantized, find_model, list_models
 
 MODELS = [
     ModelSpec("big", 2, Path("a"), parameters=12809, macs_per_pixel=12464, psnr_y={"Set5": 37.0, "Set14": 32.63}),
@@ -24,9 +24,15 @@ def test_the_table_is_for_scripts() -> None:
     table = models_table(MODELS)
     assert table[0] == {
         "name": "big", "scale": 2, "tune": "clean", "class": "<15K", "parameters": 12809, "macs_per_pixel": 12464,
-        "psnr_y": {"Set5": 37.0, "Set14": 32.63}, "fps": None, "default": False,
+        "psnr_y": {"Set5": 37.0, "Set14": 32.63}, "fps": None, "default": False, "int8": None,
     }  # fmt: skip
     json.dumps(table)
+    there = Quantized(Path(__file__), "a", 0.03, 47.0, {"Set5": 36.9})
+    (row,) = models_table([replace(MODELS[0], int8=there)])
+    assert row["int8"] == {"loss": 0.03, "psnr_y": {"Set5": 36.9}}
+    assert format_models([row]).splitlines()[1].startswith(" 8 big")
+    (row,) = models_table([replace(MODELS[0], int8=replace(there, onnx=Path("not kept")))])
+    assert row["int8"] is None
 
 
 def test_the_print_marks_the_default_and_leaves_out_sets_that_nobody_was_measured_on() -> None:

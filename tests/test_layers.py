@@ -45,7 +45,14 @@ LAYERS: list[set[str]] = [
 LIBRARIES = {
     "av": {"codec", "sources", "sinks", "backends", "doctor"},
     "cv2": {"temporal", "sources/camera", "sinks/window", "sinks/viewer"},
-    "openvino": {"backends/openvino", "backends/openvino_graph"},
+    "openvino": {
+        "backends/openvino",
+        "backends/openvino_graph",
+        "backends/openvino_precision",
+        "backends/openvino_quantized",
+    },
+    "nncf": {"train"},
+    "onnxruntime": {"train"},
     "torch": {"networks", "train", "backends/torch", "backends/torch_cuda", "backends/torch_frames"},
     "onnx": {"train", "reference", "backends/torch", "backends/tensorrt"},
     "pycuda": {"backends/tensorrt"},

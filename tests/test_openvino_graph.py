@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from stream_sr.backends import openvino, openvino_graph
+from stream_sr.backends import openvino_graph
 from stream_sr.backends.openvino_graph import LUMA, UPSCALED, Graph, compile_graph, read_graph, rewrite
 from stream_sr.errors import ModelError
 from stream_sr.model import ModelSpec
@@ -39,7 +39,7 @@ def make(folder: Path, network: dict[str, object], scale: int) -> tuple[ModelSpe
 def run(graph: Graph, pictures: list[npt.NDArray[np.uint8]]) -> list[npt.NDArray[np.uint8]]:
     height, width = pictures[0].shape
     request = compile_graph(graph.sized(height, width), precision="fp32", threads=1, streams=1).create_infer_request()
-    states = openvino.States(request, graph.states)
+    states = openvino_graph.States(request, graph.states)
     results = []
     for picture in pictures:
         request.get_tensor(LUMA).data[0, 0] = picture

@@ -17,7 +17,7 @@ from media_files import write_video
 from websockets import Origin
 from websockets.sync.client import connect
 
-from stream_sr.backends import openvino
+from stream_sr.backends import openvino_precision
 from stream_sr.codec.encoder import Encoder
 from stream_sr.config import Config
 from stream_sr.demo import free_port
@@ -37,7 +37,7 @@ def test_threaded_and_sequential_files_are_the_same_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str, precision: str
 ) -> None:
     """Decoder, network, encoder and muxer as shipped, with sound; two frames in flight in the one, one in the other."""
-    if precision == "bf16" and not openvino.cpu()[1]:
+    if precision == "bf16" and not openvino_precision.cpu().bf16:
         pytest.skip("this CPU has no bf16")
     monkeypatch.setenv("STREAM_SR_CACHE", str(tmp_path / "cache"))
     write_video(tmp_path / "in.mkv", width=128, height=96, count=40, audio_seconds=1.6)

@@ -9,7 +9,8 @@ from media_files import write_video
 from PIL import Image
 
 from stream_sr import cli
-from stream_sr.model import read_model
+from stream_sr.backends import openvino_precision
+from stream_sr.model import INT8_FILE, read_model
 
 RECIPE = """
 [network]
@@ -75,6 +76,22 @@ def test_from_pictures_to_a_model_that_is_tuned_for_cameras(work: Path, capsys: 
         assert sheet.height > 3 * 90
 
 
+@pytest.mark.parametrize("data", ["pictures", "clips"])
+def test_a_model_in_eight_bits(work: Path, data: str, capsys: pytest.CaptureFixture[str]) -> None:
+    run("train", "small.toml", "--data", "pictures", "--threads", "1")
+    run("export", "runs/small-x2/checkpoint.pt", "model")
+    run("clips", "clips", "--data", "pictures", "--video", "film.mp4", "--length", "2", "--validate", "held")
+    capsys.readouterr()
+    run("quantize", "model", "--data", data)
+    assert f"model/{INT8_FILE}: small x2, " in capsys.readouterr().out
+    model = read_model(work / "model" / "model.toml")
+    assert model.int8 is not None
+    assert model.int8.onnx.is_file()
+    if openvino_precision.cpu().int8:
+        run("evaluate", "pictures", "--model", "model/model.onnx", "--precision", "int8", "--json", "int8.json")
+        assert json.loads((work / "int8.json").read_text())["precision"] == "int8"
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -89,6 +106,7 @@ def test_from_pictures_to_a_model_that_is_tuned_for_cameras(work: Path, capsys: 
         (["train", "small.toml", "--data", "pictures", "--sweep", "width=2", "--unlabelled", "x"], "--unlabelled"),
         (["train", "small.toml", "--data", "pictures", "--tune", "camera"], "camera x2 starts from x2 of the same"),
         (["train", "small.toml", "--data", "pictures", "--sweep", "width"], "expected NAME=NUMBER"),
+        (["quantize", "nowhere", "--data", "pictures"], "model.toml cannot be used"),
         (["evaluate", "film.mp4", "pictures", "--model", "fsrcnn"], "give one kind at a time"),
         (["evaluate", "pictures", "--crf", "20", "--model", "fsrcnn"], "are for films"),
         (["evaluate", "film.mp4", "--crf", "60", "--model", "fsrcnn"], "--crf: '60' is not a number from 0 to 51"),

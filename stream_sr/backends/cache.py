@@ -191,7 +191,7 @@ def prune(*, everything: bool = False) -> list[Entry]:
     Those are damaged files, engines of other ONNX files than the shipped ones, and of another version of a backend's
     library than the installed. Partial files of dead processes, and what belonged to an engine that is gone, go too.
     """
-    models = {model.sha256() for model in list_models()}
+    models = set[str]().union(*(model.digests() for model in list_models()))
     removed = []
     for entry in engine_entries():
         if everything or entry.key is None or entry.key.onnx_sha256 not in models or not _is_current(entry.key):

@@ -9,13 +9,10 @@ import io
 import logging
 import threading
 from collections import deque
-from functools import lru_cache
 from importlib import metadata
 from importlib.util import find_spec
 from typing import Any
 from weakref import WeakValueDictionary
-
-import numpy as np
 
 from stream_sr.backends import cache
 from stream_sr.backends.openvino_graph import (
@@ -23,28 +20,24 @@ from stream_sr.backends.openvino_graph import (
     REWRITE,
     UPSCALED,
     Graph,
+    States,
     chroma_graph,
     compile_graph,
     core,
     first_line,
-    read_graph,
-    rewrite,
     settings,
 )
+from stream_sr.backends.openvino_precision import Chosen, choose, cpu
 from stream_sr.backends.output import Availability, InFlight, Output, Result, cpu_threads, make_output
 from stream_sr.engine import Engine, EngineOptions, EngineSpec, Pending
-from stream_sr.errors import EngineBuildError, EngineRunError, EngineUnavailable
+from stream_sr.errors import EngineRunError, EngineUnavailable
 from stream_sr.frame import Frame, StreamInfo, chroma_shape
-from stream_sr.model import STATE_IN, STATE_OUT, BuildKey, ModelSpec
-from stream_sr.quality import psnr, texture
+from stream_sr.model import BuildKey, ModelSpec
 from stream_sr.ring import Allocate, Slot
 from stream_sr.scene import SceneCut
 
-PRECISIONS = ("fp32", "bf16")
+PRECISIONS = ("fp32", "bf16", "int8")
 INSTALL = "pip install openvino"
-BF16_BROKEN = 30.0  # dB, below which nobody gets it
-CHECK_FRAMES = 8  # of a recurrent network
-CHECK = (96, 160)  # of the frame that bf16 is checked on
 log = logging.getLogger("stream_sr")
 
 
@@ -54,17 +47,10 @@ def availability() -> Availability:
         return Availability(False, reason="openvino not installed", mend=INSTALL)
     version = metadata.version("openvino")
     try:
-        name, bf16 = cpu()
+        found = str(cpu())
     except Exception as error:  # a broken wheel raises ImportError, OSError or RuntimeError
         return Availability(False, version, f"openvino does not load: {error}", f"{INSTALL} --force-reinstall")
-    return Availability(True, version, f"on {name}, {'with' if bf16 else 'without'} bf16")
-
-
-@lru_cache(maxsize=1)
-def cpu() -> tuple[str, bool]:
-    """The processor's name and whether it computes in bf16 (avx512_bf16 or amx)."""
-    name = " ".join(str(core().get_property("CPU", "FULL_DEVICE_NAME")).split())
-    return name, "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return Availability(True, version, f"on {found}")
 
 
 def open_model(model: ModelSpec, info: StreamInfo, options: EngineOptions) -> Engine:
@@ -72,17 +58,13 @@ def open_model(model: ModelSpec, info: StreamInfo, options: EngineOptions) -> En
     found = availability()
     if not found.usable:
         raise EngineUnavailable(f"backend openvino: {found.reason}; {found.mend}")
-    if options.precision == "bf16" and not cpu()[1]:
-        raise EngineUnavailable(f"{cpu()[0]} has no bf16 (avx512_bf16 or amx); use --precision fp32 or auto")
-    graph, head = rewrite(read_graph(model))
-    scale = graph.scale
-    precision, notes = choose_precision(graph, options.precision, options.fidelity)
+    chosen = choose(model, options.precision, options.fidelity)
+    graph, scale = chosen.graph, chosen.graph.scale
     threads = cpu_threads(options)
     depth = 1 if graph.states else options.depth  # a recurrent network needs the frame before
     streams = min(depth, threads)
     luma = _compile_cached(
-        graph, (info.height, info.width), precision=precision, threads=threads, streams=streams,
-        onnx_sha256=model.sha256(), head=head, keep=options.keep,
+        chosen, (info.height, info.width), threads=threads, streams=streams, keep=options.keep
     )  # fmt: skip
     chroma = compile_graph(
         chroma_graph(chroma_shape(info.width, info.height), scale, info.color.siting),
@@ -90,68 +72,23 @@ def open_model(model: ModelSpec, info: StreamInfo, options: EngineOptions) -> En
     )  # fmt: skip
     spec = EngineSpec(
         backend="openvino", model=model.name, scale=scale, width=info.width, height=info.height,
-        precision=precision, device=f"CPU: {cpu()[0]}, {threads} threads", head=head, notes=notes,
+        precision=chosen.precision, device=f"CPU: {cpu().name}, {threads} threads", head=chosen.head,
+        notes=chosen.notes,
     )  # fmt: skip
     return OpenVINOEngine(spec, luma, chroma, depth, graph.states)
 
 
-def choose_precision(graph: Graph, asked: str, fidelity: float) -> tuple[str, tuple[str, ...]]:
-    """fp32 or bf16, and what the user has to know about it. bf16 is compared with fp32 on a generated picture.
-
-    ``auto`` takes bf16 where the CPU has it and the comparison gives ``fidelity`` dB. Raises EngineBuildError
-    where bf16 was asked for and gives nonsense.
-    """
-    if asked == "fp32" or (asked == "auto" and not cpu()[1]):
-        return "fp32", ()
-    quality = compare_bf16(graph)
-    if asked == "auto":
-        if quality >= fidelity:
-            return "bf16", ()
-        return "fp32", (f"bf16 is {quality:.1f} dB from fp32 with this model, under {fidelity:g}: computing in fp32",)
-    if quality < BF16_BROKEN:
-        raise EngineBuildError(f"bf16 is only {quality:.1f} dB from fp32 with {graph.name}; use --precision fp32")
-    note = f"bf16 is {quality:.1f} dB from fp32 with this model, under the {fidelity:g} that auto asks for"
-    return "bf16", (note,) if quality < fidelity else ()
-
-
-def compare_bf16(graph: Graph) -> float:
-    """PSNR in dB of bf16 against fp32 on `texture`; inf when equal."""
-    import openvino
-
-    picture = openvino.Tensor(texture(*CHECK)[None, None].copy())
-    results = []
-    for precision in PRECISIONS:
-        compiled = compile_graph(graph.sized(*CHECK), precision=precision, threads=1, streams=1)
-        request = compiled.create_infer_request()
-        request.set_tensor(LUMA, picture)
-        states = States(request, graph.states)
-        for _ in range(CHECK_FRAMES if graph.states else 1):
-            states.turn()
-            request.infer()
-        results.append(request.get_tensor(UPSCALED).data[0, 0].copy())
-    return psnr(results[0], results[1])
-
-
-def _compile_cached(
-    graph: Graph,
-    size: tuple[int, int],
-    *,
-    precision: str,
-    threads: int,
-    streams: int,
-    onnx_sha256: str,
-    head: str,
-    keep: bool,
-) -> Any:
+def _compile_cached(chosen: Chosen, size: tuple[int, int], *, threads: int, streams: int, keep: bool) -> Any:
     key = BuildKey(
-        onnx_sha256=onnx_sha256, backend="openvino", backend_version=cache_version(), device=cpu()[0],
+        onnx_sha256=chosen.onnx_sha256, backend="openvino", backend_version=cache_version(), device=cpu().name,
         compute_capability=" ".join(sorted(core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))), driver="",
-        precision=precision, profile=f"{size[1]}x{size[0]}, {threads} threads, {streams} streams", head=head,
+        precision=chosen.precision, profile=f"{size[1]}x{size[0]}, {threads} threads, {streams} streams",
+        head=chosen.head,
     )  # fmt: skip
     with _sharing:
         if (shared := _shared.get(key)) is not None:
             return shared
-        compiled = _load_or_compile(key, graph, size, precision, threads, streams, keep)
+        compiled = _load_or_compile(key, chosen.graph, size, threads, streams, keep)
         _shared[key] = compiled
         return compiled
 
@@ -162,16 +99,14 @@ _shared: WeakValueDictionary[BuildKey, Any] = WeakValueDictionary()
 _sharing = threading.Lock()
 
 
-def _load_or_compile(
-    key: BuildKey, graph: Graph, size: tuple[int, int], precision: str, threads: int, streams: int, keep: bool
-) -> Any:
+def _load_or_compile(key: BuildKey, graph: Graph, size: tuple[int, int], threads: int, streams: int, keep: bool) -> Any:
     blob = cache.load(key)
     if blob is not None:
         try:
-            return core().import_model(io.BytesIO(blob), "CPU", settings(precision, threads, streams))
+            return core().import_model(io.BytesIO(blob), "CPU", settings(key.precision, threads, streams))
         except RuntimeError as error:
             cache.discard(key, f"OpenVINO refuses it: {first_line(error)}")
-    compiled = compile_graph(graph.sized(*size), precision=precision, threads=threads, streams=streams)
+    compiled = compile_graph(graph.sized(*size), precision=key.precision, threads=threads, streams=streams)
     if keep:
         exported = compiled.export_model()
         cache.store(key, exported if isinstance(exported, bytes) else exported.getvalue())
@@ -185,31 +120,6 @@ def cache_version() -> str:
     import openvino
 
     return f"{openvino.get_version()} rewrite {REWRITE}"
-
-
-class States:
-    """What a recurrent network carries from frame to frame: two sets of memory that take turns."""
-
-    def __init__(self, request: Any, names: tuple[str, ...]) -> None:
-        import openvino
-
-        self.request, self.names = request, names
-        self.memory = [
-            {name: openvino.Tensor(np.zeros(request.get_tensor(STATE_IN + name).shape, np.float32)) for name in names}
-            for _ in range(2)
-        ]
-
-    def turn(self) -> None:
-        """Bind for the next frame: what was written last is read."""
-        self.memory.reverse()
-        for name in self.names:
-            self.request.set_tensor(STATE_IN + name, self.memory[0][name])
-            self.request.set_tensor(STATE_OUT + name, self.memory[1][name])
-
-    def reset(self) -> None:
-        """The next frame finds the states empty."""
-        for tensor in self.memory[1].values():
-            tensor.data[:] = 0
 
 
 class _Request:

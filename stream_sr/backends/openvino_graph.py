@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from stream_sr import deconvolution
+from stream_sr.backends.openvino_quantized import merge_quantizers, quantize_weight, weight_of
 from stream_sr.color import chroma_kernel
 from stream_sr.errors import EngineBuildError, ModelError
 from stream_sr.model import STATE_IN, STATE_OUT, ModelSpec
@@ -23,8 +24,8 @@ LOWERED = "convolution + depth-to-space"
 REWRITE = 3  # counts the changes to the rewriting here; part of the cache's key
 LUMA, UPSCALED = "luma", "upscaled"  # names of the planes, whatever the file calls them
 TRIAL = (48, 64)  # height and width of the trial that tells a graph's scale
-HINTS = {"fp32": "f32", "bf16": "bf16"}
-HOMOGENEOUS = ("Convolution", "ConvolutionBackpropData", "PRelu", "Relu", "Add", "SpaceToDepth")
+HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}  # of what is not in eight bits
+HOMOGENEOUS = ("Convolution", "ConvolutionBackpropData", "PRelu", "Relu", "Add", "SpaceToDepth", "FakeQuantize")
 POINTWISE = ("Add", "Multiply", "Clamp", "Round", "Convert", "Minimum", "Maximum")
 
 
@@ -166,6 +167,7 @@ def rewrite(graph: Graph) -> tuple[Graph, str]:
 
     model = graph.model.clone()
     names = [port.get_any_name() for port in model.outputs]
+    merge_quantizers(model)
     folding = Manager()
     folding.register_pass(ConstantFolding())  # the reader computes the shape of each bias in the graph
     folding.run_passes(model)
@@ -192,7 +194,7 @@ def _lower(node: Any) -> bool:
 
     form = node.get_attributes()
     stride, padding = form["strides"], list(form["pads_begin"])
-    constant = node.input_value(1).get_node()
+    constant, largest = weight_of(node)
     if _kind(constant) != "Constant" or stride[0] != stride[1] or set(form["dilations"]) != {1}:
         return False
     weight = np.asarray(constant.get_data(), np.float32)
@@ -202,8 +204,13 @@ def _lower(node: Any) -> bool:
     if weight.shape[-2] != kernel or padding[0] != padding[1] or not all(exact) or form["auto_pad"] != "explicit":
         return False
     dense = deconvolution.lower_deconvolution(weight, s, padding[0])
+    if largest is None:
+        kernels = ops.constant(dense)
+    else:  # those of one output channel, in every phase
+        per_channel = np.broadcast_to(largest, (1, weight.shape[1], 1, 1)).reshape(-1)
+        kernels = quantize_weight(dense, per_channel.repeat(s * s))
     reach = [dense.shape[-1] // 2] * 2
-    convolution = ops.convolution(node.input_value(0), ops.constant(dense), [1, 1], reach, reach, [1, 1])
+    convolution = ops.convolution(node.input_value(0), kernels, [1, 1], reach, reach, [1, 1])
     _take_over(node, ops.depth_to_space(convolution, "depth_first", s))
     return True
 
@@ -278,11 +285,11 @@ def _work_in_levels(model: Any) -> None:
                 waiting.append(node)
     if any(_kind(node) not in HOMOGENEOUS for node in between.values()):
         return
-    for node in between.values():
-        for n, value in enumerate(node.input_values() if _kind(node) == "Add" else []):
+    for node in between.values():  # biases, and the ranges of quantised values
+        for n, value in enumerate(node.input_values() if _kind(node) in ("Add", "FakeQuantize") else []):
             if _kind(value.get_node()) == "Constant":
-                bias = np.asarray(value.get_node().get_data(), np.float32) / np.float32(_factor(first))
-                node.input(n).replace_source_output(ops.constant(bias).output(0))
+                levels = np.asarray(value.get_node().get_data(), np.float32) / np.float32(_factor(first))
+                node.input(n).replace_source_output(ops.constant(levels).output(0))
     for one in scalings:
         _take_over(one, one.input_value(0).get_node())
 
@@ -314,3 +321,28 @@ def chroma_graph(shape: tuple[int, int], scale: int, siting: int) -> Any:
     x = ops.convolution(padded, ops.constant(chroma_kernel(scale, siting)), [1, 1], [0, 0], [0, 0], [1, 1])
     x = ops.convert(ops.round(ops.clamp(x, 0, 255), "half_to_even"), "u8")
     return openvino.Model([ops.depth_to_space(x, "depth_first", scale)], [planes])
+
+
+class States:
+    """What a recurrent network carries from frame to frame: two sets of memory that take turns."""
+
+    def __init__(self, request: Any, names: tuple[str, ...]) -> None:
+        import openvino
+
+        self.request, self.names = request, names
+        self.memory = [
+            {name: openvino.Tensor(np.zeros(request.get_tensor(STATE_IN + name).shape, np.float32)) for name in names}
+            for _ in range(2)
+        ]
+
+    def turn(self) -> None:
+        """Bind for the next frame: what was written last is read."""
+        self.memory.reverse()
+        for name in self.names:
+            self.request.set_tensor(STATE_IN + name, self.memory[0][name])
+            self.request.set_tensor(STATE_OUT + name, self.memory[1][name])
+
+    def reset(self) -> None:
+        """The next frame finds the states empty."""
+        for tensor in self.memory[1].values():
+            tensor.data[:] = 0

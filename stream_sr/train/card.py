@@ -8,7 +8,7 @@ from typing import Any
 
 from stream_sr.errors import ConfigError, ModelError
 from stream_sr.machine import format_line
-from stream_sr.model import ModelSpec, read_model
+from stream_sr.model import INT8_FILE, ModelSpec, Quantized, read_model
 from stream_sr.train.plots import read_log, summary
 from stream_sr.train.recipe import Recipe
 
@@ -53,20 +53,21 @@ def write_card(
     return card
 
 
-def record_quality(folder: Path, psnr_y: Mapping[str, float]) -> ModelSpec:
+def record_quality(folder: Path, psnr_y: Mapping[str, float], *, table: str = "psnr_y") -> ModelSpec:
     """Write the measured ``psnr_y`` (set to dB) into ``folder/model.toml``, nothing else changed; returns the model.
 
-    Raises ModelError for a file that has no ``[psnr_y]``, or that cannot be read afterwards.
+    Raises ModelError for a file that has no such ``table``, or that cannot be read afterwards.
     """
     path = folder / "model.toml"
-    table = "".join(f"{name} = {value:.2f}\n" for name, value in psnr_y.items())
+    figures = "".join(f"{name} = {value:.2f}\n" for name, value in psnr_y.items())
     try:
         text = path.read_text()
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error}; export the model again") from error
-    changed, count = re.subn(r"(?m)^\[psnr_y\]\n(?:[^\[\n].*\n)*", lambda _: f"[psnr_y]\n{table}", text)
+    title = re.escape(f"[{table}]")
+    changed, count = re.subn(rf"(?m)^{title}\n(?:[^\[\n].*\n)*", lambda _: f"[{table}]\n{figures}", text)
     if count != 1:
-        raise ModelError(f"{path} has {count} tables [psnr_y], it must have one; export the model again")
+        raise ModelError(f"{path} has {count} tables [{table}], it must have one; export the model again")
     path.write_text(changed)
     return read_model(path)
 
@@ -103,6 +104,7 @@ def _card(
             "",
             *_figures(evaluations),
             "",
+            *([*_wrap(_eight_bits(model.int8)), ""] if model.int8 else []),
             "## Training",
             "",
             *_training(recipe, run),
@@ -133,6 +135,16 @@ def _figures(evaluations: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[str
         )
     machines = {format_line(result["machine"]): None for _, result in rows}
     return [*lines, "", *(f"Measured on {line}." for line in machines)]
+
+
+def _eight_bits(int8: Quantized) -> str:
+    lost = f"{int8.loss:.3f} dB on the pictures that chose the weights, {int8.fidelity:.1f} dB from fp32 on a texture"
+    if int8.onnx.is_file():
+        return (
+            f"`{INT8_FILE}` is the same network in eight bits (NNCF, after training, the channels made equal; "
+            f"QuantizeLinear and DequantizeLinear), for OpenVINO on processors with VNNI: it loses {lost}."
+        )
+    return f"In eight bits it would lose too much: {lost}. So there is no `{INT8_FILE}`."
 
 
 def _training(recipe: Recipe, run: Mapping[str, Any]) -> list[str]:

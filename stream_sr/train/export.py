@@ -21,7 +21,7 @@ from torch import Tensor, fx, nn
 
 from stream_sr import reference
 from stream_sr.errors import ModelError
-from stream_sr.model import STATE_IN, STATE_OUT, ModelSpec, read_model
+from stream_sr.model import INT8_FILE, STATE_IN, STATE_OUT, ModelSpec, read_model
 from stream_sr.networks import Deconvolution, LumaGraph, RecurrentLumaGraph, RecurrentSR, restore_network
 
 OPSET = 18
@@ -68,6 +68,7 @@ def write_model(
         "parameters": count_parameters(module), "macs_per_pixel": count_macs(module),
     }  # fmt: skip
     tables = {"network": network, "psnr_y": psnr_y or {}, "training": training or {}}
+    (folder / INT8_FILE).unlink(missing_ok=True)  # it was made from what is replaced
     _replace(folder / "model.toml", _toml(top, tables).encode())
     return read_model(folder / "model.toml")
 
