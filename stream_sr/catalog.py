@@ -102,7 +102,7 @@ def format_models(table: Sequence[Mapping[str, Any]]) -> str:
     head = f"   {'model':{wide}}  scale  tune    class   params   MACs" + ("    fps" if timed else "")
     lines = [head + "".join(f"  {name:>5}" for name in measured)]
     lines += [_row(row, wide, measured, timed) for row in table]
-    notes = ["* default", "8 int8 too", "MACs per input pixel"]
+    notes = ["* default", "8 int8", "MACs per input pixel"]
     notes.append(f"fps at {MEASURED_AT[0]}x{MEASURED_AT[1]}" if timed else "--measure adds fps")
     notes += ["PSNR of luma in dB"] if measured else []
     return "\n".join([*lines, "; ".join(notes)])
