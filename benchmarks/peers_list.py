@@ -19,7 +19,7 @@ from peer import CRF, PRESET
 from processes import watch
 
 from stream_sr import machine
-from stream_sr.backends import openvino
+from stream_sr.backends import openvino_precision
 from stream_sr.codec.roundtrip import read_luma
 from stream_sr.model import PRESETS, find_model, list_models
 
@@ -54,7 +54,7 @@ class Peer:
 def peers() -> tuple[list[Peer], list[dict[str, str]]]:
     """Those that can run here, and the others with their reason."""
     able = [ours(name, "auto") for name in (*PRESETS, FSRCNN) if any(m.name == name for m in list_models())]
-    if openvino.cpu()[1]:
+    if openvino_precision.cpu().bf16:
         able.append(ours(FSRCNN, "bf16"))
     able += [script("opencv-dnn", "exported"), script("opencv-dnn", "lowered"), script("opencv-resize")]
     left: list[dict[str, str]] = []

@@ -80,6 +80,24 @@ def _apart(rows: list[dict[str, Any]], shipped: list[dict[str, Any]], other: tup
     return f"{other[0]} ({other[1]}) is at most {max(apart):.3f} dB away."
 
 
+def precision(data: Mapping[str, Any]) -> str:
+    """What each precision costs, the network alone."""
+    lines = ["| model | precision | ms | core-ms | |", "| --- | --- | --- | --- | --- |"]
+    for row in data["rows"]:
+        ratio = f"{row['times_as_fast']:.2f} times as fast as {row['against']}" if "against" in row else ""
+        cells = [
+            f"{row['model']} x{row['scale']}",
+            row["precision"],
+            f"{row['ms']:.1f}",
+            f"{row['core_ms']:.1f}",
+            ratio,
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    threads = "1 thread" if data["threads"] == 1 else f"{data['threads']} threads"
+    note = f"The network alone, one luma plane of {data['size']}, OpenVINO, {threads}; the precisions in turns."
+    return "\n".join([*lines, "", note, *_origin(data)])
+
+
 def overlap(data: Mapping[str, Any]) -> str:
     """What each stage costs alone, and what the threads make of it together."""
     lines = ["| decode | infer | encode | sum | cores / sum | reached | share |", "| --- |" + " --- |" * 6]
@@ -283,7 +301,7 @@ def _origin(data: Mapping[str, Any]) -> list[str]:
 
 
 RENDERERS: dict[str, Callable[[Mapping[str, Any]], str]] = {
-    "quality": quality, "overlap": overlap, "live": live, "ladder": ladder, "cameras": cameras, "films": films,
+    "quality": quality, "precision": precision, "overlap": overlap, "live": live, "ladder": ladder, "cameras": cameras, "films": films,
     "page": page, "viewers": viewers, "overload": overload, "soak": soak, "soak4": soak,
     "gpu": gpu, "peers": peers,
 }  # fmt: skip

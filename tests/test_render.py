@@ -86,6 +86,15 @@ def test_overlap(render: ModuleType) -> None:
     assert "| 1.0 ms | 24.0 ms | 5.0 ms | 30.0 ms | 66.7 fps | 60.0 fps | 0.90 |" in text
 
 
+def test_precision(render: ModuleType) -> None:
+    fp32 = {"model": "fast", "scale": 2, "precision": "fp32", "ms": 31.1, "core_ms": 31.0}
+    bf16 = fp32 | {"precision": "bf16", "core_ms": 17.0, "against": "fp32", "mark": 1.6, "times_as_fast": 1.824}
+    data = {"rows": [fp32, bf16], "size": "640x360", "threads": 1, "machine": describe(), "command": "x"}
+    text = render.precision(data)
+    assert "| fast x2 | bf16 | 31.1 | 17.0 | 1.82 times as fast as fp32 |" in text
+    assert "1 thread;" in text
+
+
 def test_live(render: ModuleType) -> None:
     latency = {"p50": 14.04, "p95": 20.0, "p99": 31.26, "mean": 15.0, "max": 40.0, "count": 300}
     row = {
