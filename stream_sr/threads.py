@@ -27,6 +27,8 @@ class Worker:
             self._target()
         except BaseException as error:
             self.error = error
+        finally:
+            del self._target  # it may hold its owner, who holds us
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait for the end; whether it came."""

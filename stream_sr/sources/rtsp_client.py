@@ -340,6 +340,17 @@ class Client:
             await connection.shut()
         if not self._timed_out:  # else a look-up of the host's name may hang, and waiting for it would too
             await asyncio.get_running_loop().shutdown_default_executor()
+        self._forget()
+
+    def _forget(self) -> None:
+        """Let go of what refers back to us, and of pictures: else they wait for the collector, for minutes or hours."""
+        if self._connection is not None:
+            self._connection.forget()
+        for transport in self._transports:
+            transport.forget()
+        self._connection, self._key, self._timer, self._alive, self._first_key = None, None, None, None, None
+        self._transports = []
+        self.failure = SourceLost(f"{self.name} was closed")  # without the frames that the old one came through
 
     # From the thread that reads.
 

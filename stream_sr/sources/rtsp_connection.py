@@ -128,6 +128,13 @@ class Connection(RTSPConnection):  # type: ignore[misc]
         """A server asks something of its client: we have nothing to offer."""
         self.send_response(request, 551, "Option not supported")
 
+    def forget(self) -> None:
+        """After `shut`: let go of everybody, for none of them is freed while they hold each other."""
+        self.lost = lambda: None
+        self.channels.clear()
+        self._wire = None
+        self._rest = b""
+
     async def shut(self) -> None:
         """Close now, whatever is not sent yet."""
         if self._wire is not None:
@@ -171,6 +178,10 @@ class Transport(TCPTransport):  # type: ignore[misc]
         self.rtp_idx, self.rtcp_idx = channels
         self.take_rtp, self.take_rtcp = rtp, rtcp
         connection.channels |= {self.rtcp_idx: self.rtcp, self.rtp_idx: self.rtp}
+
+    def forget(self) -> None:
+        """After `close`: as `Connection.forget`."""
+        self.take_rtp = self.take_rtcp = _nobody
 
     def rtp(self, data: bytes) -> None:
         """A packet came."""
@@ -234,6 +245,11 @@ class Datagrams(RTPTransport):  # type: ignore[misc]
         for end in self._ends:
             end.close()
 
+    def forget(self) -> None:
+        """After `close`: as `Connection.forget`."""
+        self.take_rtp = self.take_rtcp = _nobody
+        self._ends.clear()
+
     def _rtp(self, data: bytes, host: str) -> None:
         if self._server is not None and host != self._server[0]:
             return
@@ -265,6 +281,10 @@ class _Receiver(asyncio.DatagramProtocol):
 
     def datagram_received(self, data: bytes, addr: tuple[Any, ...]) -> None:
         self._take(data, addr[0])
+
+
+def _nobody(data: bytes) -> None:
+    """Takes the packets of a stream that was closed."""
 
 
 def _count(transport: Any, data: bytes) -> None:
