@@ -2,9 +2,9 @@
 
     python benchmarks/precision.py [--model fast ...] [--size 640x360] [--threads 1] [--rounds 15]
 
-Luma x2 through OpenVINO, chroma and everything else left out. The precisions take turns within each round, and a ratio is
-the median of the rounds' ratios, so that what disturbs one disturbs all. With one thread (the default) core milliseconds
-tell more than the clock does where other work is running. Takes a few seconds.
+Luma x2 through OpenVINO, chroma and everything else left out. The precisions take turns within each round, and a ratio
+is the median of the rounds' ratios, so that what disturbs one disturbs all. With one thread (the default) core
+milliseconds tell more than the clock does where other work is running. Takes a few seconds.
 """
 
 import argparse

@@ -301,9 +301,9 @@ def _origin(data: Mapping[str, Any]) -> list[str]:
 
 
 RENDERERS: dict[str, Callable[[Mapping[str, Any]], str]] = {
-    "quality": quality, "precision": precision, "overlap": overlap, "live": live, "ladder": ladder, "cameras": cameras, "films": films,
+    "quality": quality, "overlap": overlap, "live": live, "ladder": ladder, "cameras": cameras, "films": films,
     "page": page, "viewers": viewers, "overload": overload, "soak": soak, "soak4": soak,
-    "gpu": gpu, "peers": peers,
+    "gpu": gpu, "peers": peers, "precision": precision,
 }  # fmt: skip
 
 
