@@ -61,7 +61,7 @@ def open_source(
     *,
     cancelled: threading.Event | None = None,
 ) -> Source:
-    """Open an input by its address (`ADDRESSES`). Opening a camera over RTSP ends soon after ``cancelled`` was set.
+    """Open an input by its address (`ADDRESSES`). Opening one in the network ends soon after ``cancelled`` was set.
 
     Raises ConfigError for an address that is none and for an option that was set but does not apply to it;
     SourceOpenError when the input cannot be opened.
@@ -88,9 +88,9 @@ def open_source(
         from stream_sr.sources.synthetic import SyntheticSource, parse_scene
 
         return SyntheticSource(parse_scene(address), options)
-    from stream_sr.sources.av import AvSource
+    from stream_sr.sources.av import open_av
 
-    return AvSource(address, options)
+    return open_av(address, options, cancelled)
 
 
 def open_lasting_source(
@@ -130,10 +130,10 @@ def _open_rtsp(address: str, options: SourceOptions, cancelled: threading.Event 
     try:
         return open_rtsp(address, options, cancelled=cancelled)
     except LowDelayUnsupported as reason:
-        from stream_sr.sources.av import AvSource
+        from stream_sr.sources.av import open_av
 
         logger.warning("%s is read through FFmpeg, about one frame later: %s", redact(address), reason)
-        return AvSource(address, options)
+        return open_av(address, options, cancelled)
 
 
 def applicable(address: str) -> frozenset[str]:

@@ -6,7 +6,6 @@ pictures are not turned: the rotation goes into `StreamInfo` and on to the outpu
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
 import os
@@ -17,28 +16,26 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
-from urllib.parse import urlsplit
 
 import av
 from av.container import InputContainer
 
 from stream_sr.codec.decode import PictureReader
 from stream_sr.codec.deinterlace import Deinterlacer
-from stream_sr.codec.extent import is_truncated, lacks_index
-from stream_sr.codec.nvdec import decoder_in_use, open_with_decoder
-from stream_sr.codec.sockets import open_sockets, peer_port, shut_down
+from stream_sr.codec.extent import is_truncated
+from stream_sr.codec.nvdec import decoder_in_use
+from stream_sr.codec.sockets import open_sockets, shut_down
 from stream_sr.errors import DecodeError, SourceError, SourceLost, SourceOpenError
 from stream_sr.frame import Frame, StreamInfo
 from stream_sr.media import Lane, SourceOptions, Track, redact
 from stream_sr.ring import FramePool
+from stream_sr.sources.opening import SILENT, open_container, open_freely, port_of
 from stream_sr.timing import rescale
 
 logger = logging.getLogger(__name__)
 
-PORTS = {"rtsp": 554, "rtsps": 322, "http": 80, "https": 443, "rtmp": 1935, "rtmps": 443}
 LIVE_SCHEMES = {"rtsp", "rtsps", "rtmp", "rtmps", "srt", "udp", "rtp", "tcp"}
 TEXT_CODECS = {"ansi", "bintext", "xbin", "idf"}  # FFmpeg paints a text file as a terminal would
-SILENT = (av.error.ExitError, av.error.TimeoutError)  # what a timeout looks like
 FAILURES_IN_A_ROW = 50
 TRAILING_SECONDS = 2  # how far other tracks may lie behind the video in a file
 
@@ -50,6 +47,18 @@ class Stamp:
     pts: int  # in the stream's time base
     duration: int
     captured_ns: int
+
+
+def open_av(address: str, options: SourceOptions, cancelled: threading.Event | None = None) -> AvSource:
+    """An `AvSource`; opening a URL ends soon after Ctrl-C, or after ``cancelled`` was set (see `open_freely`)."""
+    if "://" not in address:
+        return AvSource(address, options)
+    name = redact(address)
+    try:
+        port = port_of(address)
+    except ValueError as error:
+        raise SourceOpenError(f"{name} is no address: {error}") from error
+    return open_freely(name, port, lambda: AvSource(address, options), cancelled)
 
 
 class AvSource:
@@ -82,7 +91,7 @@ class AvSource:
             raise
 
     def _open(self) -> None:
-        self._container, self._sockets = _open_container(self._address, self._options, self._name)
+        self._container, self._sockets = open_container(self._address, self._options, self._name)
         try:
             self._stream = _video_stream(self._container, self._name)
             self._prepare(self._options)
@@ -395,48 +404,6 @@ def _with_durations(pictures: Iterator[tuple[av.VideoFrame, Stamp]]) -> Iterator
         raise
     if held is not None:
         yield held
-
-
-def _open_container(address: str, options: SourceOptions, name: str) -> tuple[InputContainer, dict[int, str]]:
-    """The open container, and the sockets that it opened (descriptor to identity)."""
-    remote = "://" in address
-    settings: dict[str, str] = {}
-    timeout: tuple[float, float] | None = None
-    if remote:
-        timeout = (options.read_timeout, options.read_timeout)
-        if address.startswith("rtsp"):
-            settings = {"rtsp_transport": options.rtsp_transport, "analyzeduration": "0", "probesize": "32"}
-    before = open_sockets() if remote else {}
-    try:
-        port = (urlsplit(address).port or PORTS.get(address.partition("://")[0])) if remote else None
-        # "file:" keeps FFmpeg from reading a name with a colon as a protocol.
-        place = address if remote else f"file:{address}"
-        container = open_with_decoder(
-            options.decoder, lambda hardware: av.open(place, "r", options=settings, timeout=timeout, hwaccel=hardware)
-        )
-    except (av.FFmpegError, OSError, ValueError) as error:
-        raise SourceOpenError(_why_not(address, name, error)) from error
-    after = open_sockets() if remote else {}
-    mine = {fd: link for fd, link in after.items() if before.get(fd) != link and peer_port(fd) == port}
-    return container, mine
-
-
-def _why_not(address: str, name: str, error: Exception) -> str:
-    reason = getattr(error, "strerror", None) or type(error).__name__
-    if isinstance(error, FileNotFoundError):
-        return f"no such file: {name}"
-    if "://" in address:
-        if isinstance(error, SILENT):
-            return f"{name} does not answer"
-        return f"cannot open {name}: {reason}"
-    with contextlib.suppress(OSError):
-        if not os.path.isfile(address):
-            return f"{name} is neither a file nor a folder, and what comes from it is not a video"
-        if os.path.getsize(address) == 0:
-            return f"{name} is empty"
-        if lacks_index(address):
-            return f"{name} has no index (moov): it is truncated, or its recording was never finished"
-    return f"{name} is not a video that can be read ({reason})"
 
 
 def _video_stream(container: InputContainer, name: str) -> Any:
