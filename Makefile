@@ -50,6 +50,7 @@ soak: $(VENV)/.test
 	$(BIN)/python benchmarks/soak.py --minutes 30
 	$(BIN)/python benchmarks/soak.py --minutes 30 --cameras 4 --size 320x180@15 --out benchmarks/results/soak4.json
 	$(BIN)/python benchmarks/viewers.py --seconds 300
+	$(BIN)/python benchmarks/memory.py --minutes 10
 
 overload: $(VENV)/.test
 	$(BIN)/python benchmarks/overload.py --seconds 300

@@ -292,6 +292,24 @@ def peers(data: Mapping[str, Any]) -> str:
     return "\n".join([*peers_tables.table(data), *_origin(data), picture, ""])
 
 
+def overhead(data: Mapping[str, Any]) -> str:
+    """What is left of the CPU time when libraries have had theirs."""
+    cpu = data["cpu_ms_per_frame"]
+    text = f"Of {cpu['all']:.1f} ms of CPU time a frame ({data['size']} x{data['scale']}, {data['model']} in "
+    text += f"{data['precision']}, file to file) {cpu['ours']:.2f} ms, {100 * data['share']:.1f} %, go neither into "
+    text += "decoding, the network, interpolation nor encoding: Python, queues, copies, the container."
+    return "\n".join([text, *_origin(data)])
+
+
+def memory(data: Mapping[str, Any]) -> str:
+    """The peak of a long run to 4K, and whether it grew."""
+    source, output = data["source"], data["output"]
+    text = f"{source['width']}x{source['height']} to {output['width']}x{output['height']}, {data['model']} in "
+    text += f"{data['precision']}, {data['seconds'] / 60:g} minutes: at most {data['peak_mib']:.0f} MiB; "
+    text += f"{data['second_quarter_mib']:.0f} MiB in the second quarter, {data['last_quarter_mib']:.0f} in the last."
+    return "\n".join([text, *_origin(data)])
+
+
 def _milliseconds(block: Mapping[str, float]) -> str:
     return f"{block['p50']:.1f} / {block['p99']:.1f}" if block.get("count") else "not measured"
 
@@ -303,7 +321,8 @@ def _origin(data: Mapping[str, Any]) -> list[str]:
 RENDERERS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "quality": quality, "overlap": overlap, "live": live, "ladder": ladder, "cameras": cameras, "films": films,
     "page": page, "viewers": viewers, "overload": overload, "soak": soak, "soak4": soak,
-    "gpu": gpu, "peers": peers, "precision": precision,
+    "gpu": gpu, "peers": peers, "precision": precision, "overhead": overhead,
+    "memory": memory,
 }  # fmt: skip
 
 

@@ -134,6 +134,17 @@ def test_overload_and_soak(render: ModuleType) -> None:
     assert "2 times killed, 3 times silent" in text
 
 
+def test_overhead_and_memory(render: ModuleType) -> None:
+    origin = {"command": "c", "machine": describe(), "model": "fast", "scale": 2, "precision": "int8"}
+    cpu = {"all": 20.0, "ours": 0.5}
+    text = render.overhead(origin | {"cpu_ms_per_frame": cpu, "size": "640x360", "share": 0.025})
+    assert text.startswith("Of 20.0 ms of CPU time a frame (640x360 x2, fast in int8, file to file) 0.50 ms, 2.5 %, go")
+    sizes = {"source": {"width": 1920, "height": 1080}, "output": {"width": 3840, "height": 2160}}
+    grown = {"seconds": 600.0, "peak_mib": 700.4, "second_quarter_mib": 650.0, "last_quarter_mib": 651.0}
+    text = render.memory(origin | sizes | grown)
+    assert "1920x1080 to 3840x2160, fast in int8, 10 minutes: at most 700 MiB; 650 MiB in" in text
+
+
 def test_an_empty_block_waits_for_its_result(render: ModuleType, tmp_path: Path) -> None:
     text = "<!-- overlap:begin -->\n<!-- overlap:end -->"
     assert render.render(text, tmp_path) == text
