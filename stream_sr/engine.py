@@ -39,6 +39,7 @@ class EngineSpec:
     head: str = ""  # "deconvolution" or "convolution + depth-to-space"
     notes: tuple[str, ...] = field(default_factory=tuple)  # fallbacks taken, each with its reason
     fit: tuple[int, int] | None = None  # output resampled to this width and height
+    steady: bool = False  # the same picture gives the same result: no states, and no other engine about to take over
 
     @property
     def output_size(self) -> tuple[int, int]:

@@ -115,6 +115,9 @@ def _of_pipelines(pipelines: list[tuple[str, Pipeline]]) -> Iterable[Metric]:
         "frames_out": CounterMetricFamily(
             "stream_sr_frames_out", "Frames handed to an output.", labels=["camera", "output"]
         ),
+        "repeated": CounterMetricFamily(
+            "stream_sr_frames_repeated", "Frames that were the one before and not computed again.", labels=["camera"]
+        ),
         "dropped": CounterMetricFamily(
             "stream_sr_frames_dropped", "Frames lost on the way to the first output.", labels=["camera", "reason"]
         ),
@@ -140,6 +143,7 @@ def _of_pipelines(pipelines: list[tuple[str, Pipeline]]) -> Iterable[Metric]:
         summary = pipeline.stats.summary()
         source = pipeline.plan.source.counters()
         counters["frames_in"].add_metric([name], summary["frames_in"])
+        counters["repeated"].add_metric([name], summary["repeated"])
         for reason, count in summary["dropped"].items():
             counters["dropped"].add_metric([name, reason], count)
         for kind, count in source.items():

@@ -51,6 +51,11 @@ class ModelSpec:
     tune: str = "clean"
     int8: Quantized | None = None
 
+    @property
+    def may_remember(self) -> bool:
+        """Whether results can depend on earlier pictures, as a recurrent network's do; nobody knows of a bare file."""
+        return self.network.get("kind", "RecurrentSR") == "RecurrentSR"
+
     def sha256(self) -> str:
         """Of the ONNX file."""
         return hashlib.sha256(self.onnx.read_bytes()).hexdigest()

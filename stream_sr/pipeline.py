@@ -169,9 +169,10 @@ class Pipeline:
         """Memory for captured frames and for results: what rings, engine, producer and consumers can hold at most."""
         plan, depth = self.plan, self.plan.engine.depth
         frames = LIVE_FRAMES if plan.source.info.live else FILE_FRAMES
-        results = branches * (frames + 2) + depth + 2
-        # + 5: what the producer writes, the consumer reads, and a source that reconnects keeps (the last and the first)
-        counts = (frames + depth + 5 + (results if plan.pairs else 0), results)
+        results = branches * (frames + 2) + depth + 3  # + 1: the last, which a repeated picture shows again
+        # + 6: what the producer writes, the consumer reads, a source that reconnects keeps (the last and the first),
+        # and the last that was computed, to compare with
+        counts = (frames + depth + 6 + (results if plan.pairs else 0), results)
         sizes = ((plan.source.info.width, plan.source.info.height), plan.engine.spec.output_size)
         before, after = (
             FramePool(width, height, count, allocate=plan.engine.allocate, poison=plan.poison)

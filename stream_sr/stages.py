@@ -10,7 +10,7 @@ import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from stream_sr import barcode
 from stream_sr.engine import Engine, Pending
@@ -45,50 +45,91 @@ def upscale(
 
     ``lease`` gives the memory of each result; without it every result owns its own. At depth 1 a frame is handed on
     before the next is asked for; at depth n it leaves when n - 1 later ones were submitted. Records the stage
-    ``infer``, from submission to result. ``seen`` is shown each pair of input and result, both
-    borrowed. With ``pairs`` each result holds its input as `Frame.source`. Raises EngineRunError.
-    """
-    flying: deque[tuple[Frame, Slot | None, Pending, int]] = deque()
+    ``infer``, from submission to result. ``seen`` is shown each pair of input and result, both borrowed. With ``pairs``
+    each result holds its input as `Frame.source`. Raises EngineRunError.
 
-    def give_back(frame: Frame, slot: Slot | None) -> None:
-        frame.release()
-        if slot is not None:
-            slot.release()
+    A picture that is the one before, sample by sample, is not computed again where the engine is steady: its result is
+    the pixels of the last one, held once more. Counted as ``repeated``. For that one input and one result are kept.
+    """
+    flying: deque[_Flight] = deque()
+    last: Frame | None = None  # input that was submitted last, held
+    made: Frame | None = None  # result that landed last, held
 
     def land() -> Frame:
-        frame, slot, pending, began = flying.popleft()
+        nonlocal made
+        flight = flying.popleft()
         try:
-            result = pending.wait()
-            stats.stage("infer", clock.now_ns() - began)
-            seen(frame, result)
+            if flight.pending is None:
+                assert made is not None
+                result = flight.frame.with_planes(made.planes, made.slot).retain()
+            else:
+                result = flight.pending.wait()
+                stats.stage("infer", clock.now_ns() - flight.began_ns)
+            flight.slot = None  # now the result's
+            try:
+                seen(flight.frame, result)
+            except BaseException:
+                result.release()
+                raise
         except BaseException:
-            give_back(frame, slot)
+            flight.release()
             raise
+        made = _exchange(made, result)
         if pairs:
-            return replace(result, source=frame)  # the hold on the input goes on with it
-        frame.release()
+            return replace(result, source=flight.frame)  # the hold on the input goes on with it
+        flight.frame.release()
         return result
 
     try:
         for frame in frames:
-            slot = None
+            flight = _Flight(frame)
             try:
-                slot = lease() if lease else None
-                began = clock.now_ns()
-                pending = engine.submit(frame, slot)
+                if last is not None and engine.spec.steady and frame.shows_the_same(last):
+                    stats.count("repeated")
+                else:
+                    flight.slot = lease() if lease else None
+                    flight.began_ns = clock.now_ns()
+                    flight.pending = engine.submit(frame, flight.slot)
+                    last = _exchange(last, frame)
             except BaseException:
-                give_back(frame, slot)
+                flight.release()
                 raise
-            flying.append((frame, slot, pending, began))
+            flying.append(flight)
             if len(flying) >= engine.depth:
                 yield land()
         while flying:
             yield land()
     finally:
-        for frame, slot, pending, _ in flying:
-            with contextlib.suppress(EngineError):
-                pending.wait()  # the engine may still write into the slot
-            give_back(frame, slot)
+        for flight in flying:
+            if flight.pending is not None:
+                with contextlib.suppress(EngineError):
+                    flight.pending.wait()  # the engine may still write into the slot
+            flight.release()
+        for kept in (last, made):
+            if kept is not None:
+                kept.release()
+
+
+@dataclass(slots=True)
+class _Flight:
+    """A frame on its way through the engine. Without ``pending``: its result is that of the one before."""
+
+    frame: Frame
+    slot: Slot | None = None
+    pending: Pending | None = None
+    began_ns: int = 0
+
+    def release(self) -> None:
+        self.frame.release()
+        if self.slot is not None:
+            self.slot.release()
+
+
+def _exchange(old: Frame | None, new: Frame) -> Frame:
+    """Hold ``new`` instead of ``old``."""
+    if old is not None:
+        old.release()
+    return new.retain()
 
 
 def pace(frames: Iterable[Frame], pacer: Pacer, *, clock: Clock, stop: threading.Event) -> Iterator[Frame]:

@@ -186,7 +186,8 @@ class Stats:
         """``frames_in``, ``frames_out``, ``dropped``, ``fps``, ``latency_ms``, ``stages_ms`` and the other counters.
 
         The first four and the latency are about the first output; ``outputs`` has frames and drops of each,
-        ``lost_in_source`` what never came in. After `finish` frames_in is frames_out and the drops together.
+        ``lost_in_source`` what never came in, ``repeated`` what was the picture before and not computed again. After
+        `finish` frames_in is frames_out and the drops together.
         """
         with self._lock:
             seconds = (self._last_ns - self._first_ns) / 1e9
@@ -194,6 +195,7 @@ class Stats:
             return {
                 "frames_in": self._counts["frames_in"],
                 "frames_out": frames,
+                "repeated": self._counts["repeated"],
                 "dropped": dict(self._dropped),
                 "lost_in_source": dict(self._source),
                 "outputs": {
@@ -203,4 +205,4 @@ class Stats:
                 "fps": round((frames - 1) / seconds, 3) if seconds > 0 else 0.0,
                 "latency_ms": self._latency.summary(),
                 "stages_ms": {name: histogram.summary() for name, histogram in self._stages.items()},
-            } | {name: value for name, value in self._counts.items() if name != "frames_in"}
+            } | {name: value for name, value in self._counts.items() if name not in ("frames_in", "repeated")}

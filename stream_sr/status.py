@@ -62,6 +62,7 @@ def describe(sizes: str, fps: float, summary: dict[str, Any]) -> str:
     total = sum(dropped.values())
     reasons = ", ".join(f"{reason} {count}" for reason, count in dropped.items())
     parts.append(f"dropped {total} ({reasons})" if total else "dropped 0")
+    parts += [f"repeated {summary['repeated']}"] if summary["repeated"] else []
     parts += [f"{name.replace('_', ' ')} {count}" for name, count in summary["lost_in_source"].items()]
     return "  ".join(parts)
 

@@ -51,6 +51,7 @@ class Telemetry:
             "latency_ms": self._recent(stats.latency()),
             "frames_in": summary["frames_in"],
             "frames_out": summary["frames_out"],
+            "repeated": summary["repeated"],
             "dropped": summary["dropped"],
             "lost_in_source": summary["lost_in_source"],
             "outputs": _named(summary["outputs"]),

@@ -65,8 +65,9 @@ class DoublingEngine:
 
     allocate: Allocate | None = None
 
-    def __init__(self, *, depth: int = 1, fail_at: int | None = None) -> None:
-        self.spec = EngineSpec("double", "double", 2, WIDTH, HEIGHT, "uint8", "none")
+    def __init__(self, *, depth: int = 1, fail_at: int | None = None, steady: bool = False) -> None:
+        self.spec = EngineSpec("double", "double", 2, WIDTH, HEIGHT, "uint8", "none", steady=steady)
+        self.computed: list[int] = []  # numbers of the frames
         self.depth = depth
         self.most_flying = self._flying = 0
         self._fail_at = fail_at
@@ -76,6 +77,7 @@ class DoublingEngine:
             raise EngineRunError("wrong size")
         if frame.number == self._fail_at:
             raise EngineRunError("the double was told to fail")
+        self.computed.append(frame.number)
         self._flying += 1
         self.most_flying = max(self.most_flying, self._flying)
         return _Doubling(self, frame, slot)

@@ -37,7 +37,7 @@ def open_scale(scale: int, info: StreamInfo, options: EngineOptions) -> Engine:
         raise EngineUnavailable(f"backend bicubic needs PyAV; {INSTALL}")
     spec = EngineSpec(
         backend="bicubic", model="bicubic", scale=scale, width=info.width, height=info.height,
-        precision="uint8", device="CPU",
+        precision="uint8", device="CPU", steady=True,
     )  # fmt: skip
     return BicubicEngine(spec, info.color.siting, options.depth)
 

@@ -73,7 +73,7 @@ def open_model(model: ModelSpec, info: StreamInfo, options: EngineOptions) -> En
     spec = EngineSpec(
         backend="openvino", model=model.name, scale=scale, width=info.width, height=info.height,
         precision=chosen.precision, device=f"CPU: {cpu().name}, {threads} threads", head=chosen.head,
-        notes=chosen.notes,
+        notes=chosen.notes, steady=not graph.states,
     )  # fmt: skip
     return OpenVINOEngine(spec, luma, chroma, depth, graph.states)
 

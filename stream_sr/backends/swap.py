@@ -62,6 +62,8 @@ class SwapEngine:
             unused, self._offered = self._offered, engine
             if self._closed:
                 unused, self._offered = engine, None
+            else:
+                self.spec = replace(self.spec, steady=False)  # a picture that stands still must not keep it waiting
         if unused is not None:
             unused.close()
 
@@ -123,7 +125,8 @@ class SwapEngine:
         log.info("%s", note)
         with self._lock:
             self._notes = (*self._notes, note)
-            self.spec = replace(engine.spec, notes=(*engine.spec.notes, *self._notes))
+            steady = engine.spec.steady and self._offered is None
+            self.spec = replace(engine.spec, notes=(*engine.spec.notes, *self._notes), steady=steady)
 
     def _start(self, frame: Frame, slot: Slot | None) -> _Flight:
         try:

@@ -46,6 +46,7 @@ def open_model(model: ModelSpec, info: StreamInfo, options: EngineOptions) -> En
     spec = EngineSpec(
         backend="torch", model=model.name, scale=model.scale, width=info.width, height=info.height,
         precision="fp32", device=f"CPU, {threads} threads", head="deconvolution",
+        steady=not model.may_remember,
     )  # fmt: skip
     return TorchEngine(spec, load_network(model), chroma_kernel(model.scale, info.color.siting), options.depth)
 

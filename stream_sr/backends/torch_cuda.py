@@ -123,6 +123,7 @@ def open_form(
     spec = EngineSpec(
         backend="torch-cuda", model=model.name, scale=model.scale, width=info.width, height=info.height,
         precision=precision, device=f"GPU {options.device}: {gpu.name}", head=str(form),
+        steady=not model.may_remember,
     )  # fmt: skip
     depth = 1 if options.depth == 1 else max(options.depth, THROUGHPUT_DEPTH)
     return OverlappedEngine(spec, depth, driver, TorchProgram(driver, frames), graphs=graphs)

@@ -178,6 +178,7 @@ def load_engine(wish: Wish, precision: str, head: str, blob: bytes, *, graphs: b
     spec = EngineSpec(
         backend="tensorrt", model=wish.model.name, scale=picture.scale, width=picture.width, height=picture.height,
         precision=precision, device=f"GPU {options.device}: {open_device(options.device).name}", head=head,
+        steady=not wish.model.may_remember,
     )  # fmt: skip
     try:
         program = TensorRTProgram(driver, blob, picture, cache.companion(wish.key(precision, head), ".runtime"))
