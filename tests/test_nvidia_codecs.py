@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import pytest
 from media_files import write_video
 
 from stream_sr import machine
+from stream_sr.codec import encoder
 from stream_sr.codec.encoder import Encoder, check_options, choose_encoder
+from stream_sr.codec.h264 import split_annexb
 from stream_sr.codec.nvenc import nvenc_context
 from stream_sr.errors import ConfigError, SinkOpenError, SourceOpenError
-from stream_sr.frame import StreamInfo
-from stream_sr.media import EncoderOptions, SourceOptions
+from stream_sr.frame import Frame, StreamInfo, empty_planes, read_only
+from stream_sr.media import EncodedStream, EncoderOptions, SinkOptions, SourceOptions
+from stream_sr.sinks.publish import PublishSink
+from stream_sr.sinks.rtsp_server import RtspServerSink
 from stream_sr.sources.av import AvSource
 
 INFO = StreamInfo(64, 48, Fraction(1, 1000), Fraction(25))
@@ -85,3 +93,47 @@ def test_a_decoder_that_fails_falls_back_only_for_auto(
         AvSource(str(film), SourceOptions(decoder="cuda"))
     with pytest.raises(SourceOpenError, match="no such file"):
         AvSource(str(tmp_path / "gone.mp4"), SourceOptions())
+
+
+@no_gpu
+@pytest.mark.parametrize("name", ["h264_nvenc", "hevc_nvenc"])
+def test_an_rtsp_output_is_encoded_as_asked_or_not_at_all(tmp_path: Path, name: str) -> None:
+    """In a real process: the choice reaches served pictures as it reaches files, and fails in one line."""
+    words = ["run", "synthetic:128x96@30", "rtsp://@:0/x", "--backend", "bicubic", "--encoder", name]
+    done = subprocess.run(
+        [sys.executable, "-m", "stream_sr", *words], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 5
+    said = (
+        rf"stream-sr: error: the encoder {name} refused 256x192 with the defaults: [\w ]+; --encoder auto takes one.*"
+    )
+    assert re.fullmatch(said, done.stderr.splitlines()[-1])
+
+
+def test_what_rtsp_does_not_carry_is_refused() -> None:
+    stream = EncodedStream("hevc", b"", INFO)
+    for sink in (RtspServerSink("rtsp://@:0/x"), PublishSink("rtsp://127.0.0.1/x", SinkOptions())):
+        with pytest.raises(SinkOpenError, match="not hevc; choose --encoder libx264 or h264_nvenc"):
+            sink.open(stream)
+        sink.close()
+
+
+def test_parameter_sets_stand_before_every_key_picture_that_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As NVENC gives them with a global header: in the extradata alone, where no viewer of RTSP would see them."""
+    make = encoder._context
+
+    def without_sets(*words: Any) -> Any:
+        context = make(*words)
+        context.options = context.options | {"x264-params": "repeat-headers=0"}
+        return context
+
+    monkeypatch.setattr(encoder, "_context", without_sets)
+    coder = Encoder(INFO, EncoderOptions(encoder="libx264"), live=True)
+    planes = read_only(empty_planes(INFO.width, INFO.height))
+    frames = [Frame(planes, pts=40 * number, time_base=INFO.time_base, number=number) for number in range(3)]
+    packets = [packet for frame in frames for packet in coder.encode(frame, key=frame.number == 2)]
+    coder.close()
+    assert [packet.key for packet in packets] == [True, False, True]
+    for packet in packets:
+        kinds = [nal[0] & 31 for nal in split_annexb(packet.data)]
+        assert [kind for kind in kinds if kind != 6] == ([7, 8, 5] if packet.key else [1])  # 6: x264's text on itself

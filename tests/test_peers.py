@@ -1,5 +1,6 @@
-"""Against real peers that are not ours: GstRtspServer as camera and as server, ffmpeg, GStreamer, OpenCV as viewers."""
+"""Against real peers not ours: GstRtspServer as camera and server; ffmpeg, GStreamer, OpenCV, aiortsp as viewers."""
 
+import asyncio
 import json
 import subprocess
 import sys
@@ -13,7 +14,9 @@ from typing import Any
 import av
 import peers
 import pytest
+from aiortsp.rtsp.reader import RTSPReader
 
+from stream_sr.codec.rtp import Depacketiser
 from stream_sr.media import SourceOptions
 from stream_sr.sources import open_source
 from stream_sr.sources.rtsp import RtspSource
@@ -128,6 +131,30 @@ def test_viewed_by_opencv(served: str) -> None:
         "print([capture.read()[1].shape for _ in range(5)])"
     )
     assert run(sys.executable, "-c", code, served).count("(360, 640, 3)") == 5
+
+
+@pytest.mark.parametrize("scheme", ["rtspt", "rtsp"])
+def test_viewed_by_aiortsp(served: str, scheme: str) -> None:
+    """aiortsp's own reader (our source has its own), over TCP and UDP: the packets make pictures, none missing."""
+    wanted = 15
+
+    async def read() -> list[bytes]:
+        units: list[bytes] = []
+        depacketiser = Depacketiser()
+        async with asyncio.timeout(30), RTSPReader(served.replace("rtsp", scheme, 1), timeout=10) as reader:
+            async for packet in reader.iter_packets():
+                units += [unit.data for unit in depacketiser.push(bytes(packet), 0)]
+                if len(units) >= wanted:
+                    break
+            runner = reader._runner
+        await asyncio.wait([runner])
+        assert depacketiser.lost_packets == depacketiser.skipped_units == 0
+        return units
+
+    units = asyncio.run(read())
+    decoder: Any = av.CodecContext.create("h264", "r")
+    pictures = [picture for unit in units for picture in decoder.decode(av.Packet(unit))] + decoder.decode(None)
+    assert [(picture.width, picture.height) for picture in pictures] == [(640, 360)] * len(units)
 
 
 @pytest.mark.parametrize("transport", ["tcp", "udp"])

@@ -66,7 +66,8 @@ class Encoder:
             self._context.open()
         except (FFmpegError, ValueError) as error:
             raise SinkOpenError(
-                f"the encoder {self.name} refused {self.info.width}x{self.info.height} with {_words(options)}: {error}"
+                f"the encoder {self.name} refused {self.info.width}x{self.info.height} with {_words(options)}: "
+                + (getattr(error, "strerror", None) or str(error))
                 + ("; --encoder auto takes one that works" if self.name in CODECS else "")
             ) from error
         # PyAV's frame is filled again and again: x264 copies the picture before `encode` returns.

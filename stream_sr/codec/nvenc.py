@@ -64,5 +64,5 @@ def why_not(name: str, info: StreamInfo) -> str:
         context = nvenc_context(name, info, EncoderOptions(), live=True, gop=30, most=8_000_000)
         context.open()
     except (FFmpegError, ValueError, OSError) as error:
-        return str(error)
+        return getattr(error, "strerror", None) or str(error)
     return ""

@@ -79,7 +79,7 @@ class RtspServerSink:
     def open(self, stream: EncodedStream) -> None:
         """Start to serve. See `media.PacketSink`."""
         if stream.codec != "h264":
-            raise SinkOpenError(f"{self.name} serves H.264, not {stream.codec}; choose --encoder libx264")
+            raise SinkOpenError(f"{self.name} serves H.264, not {stream.codec}; choose --encoder libx264 or h264_nvenc")
         self.check()
         assert self._listener is not None
         self._sound = LaneSound(self.name, stream.lane)
