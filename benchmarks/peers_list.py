@@ -1,6 +1,7 @@
 """Who takes part in peers.py on this machine, and who does not and why."""
 
 import atexit
+import json
 import shutil
 import subprocess
 import sys
@@ -41,8 +42,11 @@ class Peer:
     form: str = ""  # of the network's head, or the precision
     keep: Callable[[Path, Path, int], Iterator[Plane]] | None = None
 
-    def facts(self) -> dict[str, str]:
-        return {"family": self.family, "model": self.model, "form": self.form}
+    def facts(self, out: Path) -> dict[str, str]:
+        """What it is; of ours also the precision that it took, as it has reported beside ``out``."""
+        found = {"family": self.family, "model": self.model, "form": self.form}
+        report = out.with_suffix(".json")
+        return found | ({"precision": json.loads(report.read_text())["precision"]} if report.exists() else {})
 
     def luma(self, source: Path, folder: Path, frames: int) -> Iterator[Plane]:
         """What it computes, before it is encoded."""
@@ -93,7 +97,7 @@ def ours(model: str, precision: str) -> Peer:
         return [
             sys.executable, "-m", "stream_sr", "run", str(source), str(out), "--model", model, "--scale", "2",
             "--precision", precision, "--crf", crf, "--encoder-preset", PRESET, "--overwrite",
-            "--duration", f"{float((frames - Fraction(1, 2)) / FPS):.4f}",
+            "--duration", f"{float((frames - Fraction(1, 2)) / FPS):.4f}", "--json", str(out.with_suffix(".json")),
         ]  # fmt: skip
 
     def keep(source: Path, folder: Path, frames: int) -> Iterator[Plane]:

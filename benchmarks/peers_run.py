@@ -104,7 +104,7 @@ def take_turns(peers: Sequence[Peer], source: Path, folder: Path, seconds: float
         for peer in peers:
             if peer.name not in counts:
                 continue
-            out, count = folder / f"{peer.name.replace(' ', '-')}.mp4", counts[peer.name]
+            out, count = out_of(peer, folder), counts[peer.name]
             one = watch(peer.command(source, folder / "one.mp4", 1))
             whole = watch(peer.command(source, out, count))
             spent = max(1e-3, whole.wall_seconds - one.wall_seconds)
@@ -119,6 +119,10 @@ def take_turns(peers: Sequence[Peer], source: Path, folder: Path, seconds: float
         speeds = [round(run["fps"], 2) for run in found]
         rows[name] = {"name": name, "frames": counts[name], "fps_rounds": speeds} | medians
     return rows, failed
+
+
+def out_of(peer: Peer, folder: Path) -> Path:
+    return folder / f"{peer.name.replace(' ', '-')}.mp4"
 
 
 def quality(out: Path, truth: Sequence[npt.NDArray[np.uint8]], frames: int) -> float:
@@ -145,9 +149,8 @@ def measure(peers: Sequence[Peer], parsed: argparse.Namespace, folder: Path) -> 
     common = min(row["frames"] for row in rows.values())
     alive = [peer for peer in peers if peer.name in rows]
     for peer in alive:
-        rows[peer.name] |= peer.facts() | {
-            "psnr_y": quality(folder / f"{peer.name.replace(' ', '-')}.mp4", truth, common)
-        }  # fmt: skip
+        out = out_of(peer, folder)
+        rows[peer.name] |= peer.facts(out) | {"psnr_y": quality(out, truth, common)}
     exact = peers_list.ours(FSRCNN, "fp32")
     reference = list(exact.luma(source, folder, AGREEMENT_FRAMES))
     for peer in alive:

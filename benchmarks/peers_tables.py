@@ -39,7 +39,7 @@ def table(data: Mapping[str, Any]) -> list[str]:
     for row in sorted(data["rows"], key=lambda row: -row["fps"]):
         form = "" if row["family"] == "ours" else FORMS[row["form"]]
         weights = f" ({row['model']}{form})" if row["family"] == "network" else ""
-        name = row["name"].split(",")[0] + weights
+        name = row["name"].split(",")[0] + weights + (f", {row['precision']}" if row["form"] == "auto" else "")
         apart = str(row["agreement"]["most_levels"]) if "agreement" in row else "-"
         cells = [
             f"**{name}**" if row["family"] == "ours" else name, f"{row['fps']:.1f}", f"{row['psnr_y']:.2f}",
@@ -70,12 +70,14 @@ def plot(data: Mapping[str, Any], out: Path) -> Path:
     for row in data["rows"]:
         color = COLORS[row["family"]]
         axes.scatter(row["fps"], row["psnr_y"], s=70, color=color, marker="o" if row["family"] == "ours" else "s")
+        place = (row["fps"], row["psnr_y"])  # the same weights give the same PSNR: slanted names pass one another
         axes.annotate(
-            row["name"], (row["fps"], row["psnr_y"]), xytext=(6, 5), textcoords="offset points", fontsize=8, color=color
+            row["name"], place, xytext=(4, 5), textcoords="offset points", fontsize=8, color=color, rotation=35
         )
     axes.set_xscale("log")
     axes.set_xlabel(f"frames per second, whole program, {data['size']} x2")
     axes.set_ylabel("PSNR of luma, dB")
-    axes.margins(x=0.18, y=0.1)
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.margins(x=0.15, y=0.25)
     axes.grid(visible=True, which="both", alpha=0.3)
     return save_figure(figure, out)

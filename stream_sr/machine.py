@@ -266,7 +266,7 @@ class GpuMeter:
 
     def joules(self) -> float | None:
         """What all GPUs took since the driver was loaded; None where one of them does not tell, and without any."""
-        if self._nvml is None:
+        if self._nvml is None or not hasattr(self._nvml, "nvmlDeviceGetTotalEnergyConsumption"):
             return None
         count, spent = ctypes.c_uint(), ctypes.c_ulonglong()
         if self._nvml.nvmlDeviceGetCount_v2(ctypes.byref(count)) != 0 or not count.value:

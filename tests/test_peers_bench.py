@@ -95,7 +95,7 @@ def row(name: str, family: str, fps: float, **more: Any) -> dict[str, Any]:
 def test_marks_take_the_fastest_form_and_the_table_has_everybody(tmp_path: Path) -> None:
     same, apart = ({"most_levels": most} for most in (1, 4))
     rows = [
-        row("stream-sr fsrcnn", "ours", 50, agreement=same, form="auto"),
+        row("stream-sr fsrcnn", "ours", 50, agreement=same, form="auto", precision="fp32"),
         row("stream-sr fsrcnn bf16", "ours", 90, agreement=apart, form="bf16"),
         row("opencv-dnn, exported", "network", 2, agreement=same, form="exported"),
         row("opencv-dnn, lowered", "network", 20, agreement=same, form="lowered"),
@@ -114,6 +114,7 @@ def test_marks_take_the_fastest_form_and_the_table_has_everybody(tmp_path: Path)
     assert text.startswith("|  | fps |")
     assert "| ffmpeg scale lanczos | 300.0 | 30.00 | 0.50 s | 100 MiB | 20.0 ms | - |" in text
     assert "| opencv-dnn (fsrcnn, lowered) | 20.0 |" in text
+    assert "| **stream-sr fsrcnn, fp32** | 50.0 |" in text
     assert "stream-sr fsrcnn bf16 over opencv-dnn, lowered 4.5 times" in text
     assert "Not here: torch (not installed)." in text
     pytest.importorskip("matplotlib")
@@ -129,4 +130,5 @@ def test_a_short_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [one["name"] for one in result["rows"]] == ["stream-sr tiny", "opencv-resize"]
     assert result["left_out"] == [{"name": "broken", "reason": "oh (exit code 1)"}]
     assert result["psnr_frames"] == 4
+    assert result["rows"][0]["precision"] in ("fp32", "bf16", "int8")
     assert all(one["psnr_y"] > 15 and one["peak_mib"] > 20 and one["startup_seconds"] > 0 for one in result["rows"])

@@ -27,7 +27,7 @@ def format_result(result: Mapping[str, Any]) -> str:
         lines = [format_stages(rows[0]), format_load(rows[0])]
     lines += [f"warning: {text}" for text in result["warnings"]]
     if result["stopped"]:
-        lines.append("stopped before the end; these are the rounds that were complete")
+        lines.append("stopped before the end: this is what was measured until then")
     return "\n".join([*lines, f"Machine: {format_line(result['machine'])}"])
 
 
