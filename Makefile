@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DEMO_SECONDS ?= 20
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test check quality train-gpu readme clean soak overload fuzz live peers
+.PHONY: demo test check quality train-gpu readme clean soak overload fuzz live webcam peers
 
 demo: $(VENV)/.demo
 	$(BIN)/stream-sr demo --seconds $(DEMO_SECONDS) --out out
@@ -57,6 +57,10 @@ overload: $(VENV)/.test
 
 fuzz: $(VENV)/.test
 	$(BIN)/python benchmarks/fuzz.py --seconds 600 --inputs 100000
+
+# A real /dev/video0 without a camera, in QEMU; as root on Debian, about a minute.
+webcam: $(VENV)/.test
+	tests/webcam/run.sh $(BIN)/python
 
 live: $(VENV)/.test
 	$(BIN)/python benchmarks/live.py --seconds 60
