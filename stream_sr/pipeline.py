@@ -213,7 +213,8 @@ class Pipeline:
                 if frame.discontinuity:  # it may be another stream, with other colours
                     color = guess_unknown(frame.color, width=frame.width, height=frame.height)
                 stats.stage("decode", now - (frame.captured_ns if live else began))
-                if not ring.put((replace(frame, color=color), now)):
+                known = frame if frame.color == color else replace(frame, color=color)
+                if not ring.put((known, now)):
                     break
                 began = clock.now_ns()
             else:

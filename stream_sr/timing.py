@@ -44,10 +44,10 @@ class ManualClock:
 
 def rescale(value: int, old: Fraction, new: Fraction) -> int:
     """``value`` in units of ``old`` seconds as units of ``new``, to nearest, halves away from zero (av_rescale_q)."""
-    exact = value * old / new
-    doubled = 2 * abs(exact.numerator) + exact.denominator
-    rounded = doubled // (2 * exact.denominator)
-    return rounded if exact >= 0 else -rounded
+    above = value * old.numerator * new.denominator  # whole numbers: fractions would be reduced at every step
+    below = old.denominator * new.numerator
+    rounded = (2 * abs(above) + below) // (2 * below)
+    return rounded if above >= 0 else -rounded
 
 
 def to_ns(pts: int, time_base: Fraction) -> int:

@@ -73,9 +73,22 @@ def test_load_of_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     assert machine.GpuMeter().percent() == [{"name": "GPU 1", "percent": 37}, {"name": "GPU 2", "percent": None}]
 
 
+def test_joules_of_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Counting(Driver):
+        def nvmlDeviceGetTotalEnergyConsumption(self, handle: Any, spent: Any) -> int:
+            spent._obj.value = 1500 * handle.value  # millijoules
+            return 0
+
+    monkeypatch.setattr("ctypes.CDLL", lambda name: Counting())
+    assert machine.GpuMeter().joules() == 4.5
+    monkeypatch.setattr("ctypes.CDLL", lambda name: Driver())
+    assert machine.GpuMeter().joules() is None
+
+
 def test_without_a_driver_there_are_no_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "NVML", "libnothing-of-that-name.so")
     assert machine.GpuMeter().percent() == []
+    assert machine.GpuMeter().joules() is None
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
@@ -109,6 +109,7 @@ class AvSource:
         self._base = stream.time_base or Fraction(1, 90_000)
         rate = stream.average_rate or stream.guessed_rate
         self._fps = Fraction(rate) if rate else None
+        self._step = round(1 / self._fps / self._base) if self._fps else 0  # of one picture, in the time base
         passed = [s for s in self._container.streams if s.type in ("audio", "subtitle") and s.codec_context is not None]
         tracks = tuple(_track(i, s) for i, s in enumerate(passed))
         self._tracks = {s.index: i for i, s in enumerate(passed)}
@@ -371,18 +372,17 @@ class AvSource:
         old = self._previous
         base = picture.time_base or self._base
         duration = rescale(picture.duration or 0, base, self._base)
-        step = round(1 / self._fps / self._base) if self._fps else 0
         if picture.pts is not None:
             pts = rescale(picture.pts, base, self._base)
         elif old is None:
             pts = math.floor(self._origin / self._base)
         else:
-            pts = old.pts + (old.duration or step or 1)
+            pts = old.pts + (old.duration or self._step or 1)
         if old is not None and pts <= old.pts:
             self._counts["repaired_pts"] += 1
             pts = old.pts + 1
         captured = picture.opaque if isinstance(picture.opaque, int) else time.monotonic_ns()
-        self._previous = Stamp(pts, duration or (0 if picture.pts is not None else step), captured)
+        self._previous = Stamp(pts, duration or (0 if picture.pts is not None else self._step), captured)
         return self._previous
 
 
@@ -396,7 +396,7 @@ def _with_durations(pictures: Iterator[tuple[av.VideoFrame, Stamp]]) -> Iterator
         for item in pictures:
             if held is not None:
                 picture, stamp = held
-                yield picture, replace(stamp, duration=item[1].pts - stamp.pts)
+                yield picture, Stamp(stamp.pts, item[1].pts - stamp.pts, stamp.captured_ns)
             held = item
     except SourceError:
         if held is not None:
