@@ -156,7 +156,7 @@ def overload(data: Mapping[str, Any]) -> str:
         memory = row["memory_mib"]
         dropped = ", ".join(f"{reason} {count}" for reason, count in row["dropped"].items()) or "none"
         cells = [
-            f"{row['max_latency_ms']:g}", f"{row['stages_ms']['infer']['p50']:.0f}", _milliseconds(row["latency_ms"]),
+            f"{row['max_latency_ms']:g}", _milliseconds(row["stages_ms"]["infer"]), _milliseconds(row["latency_ms"]),
             f"{row['frames_in']}", f"{row['frames_out']}", dropped,
             f"{memory['second_quarter']:.0f}, later {memory['last_quarter']:.0f} MiB",
         ]  # fmt: skip
