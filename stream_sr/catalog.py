@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from stream_sr import machine
-from stream_sr.backends import cache
+from stream_sr.backends import cache, remembered
 from stream_sr.errors import ConfigError
 from stream_sr.model import ModelSpec, list_models
 
 SETS = ("Set5", "Set14", "B100")
 CLASSES = (5_000, 15_000, 60_000, 150_000)  # parameters, the limits of the literature's classes
 MEASURED_AT = (640, 360)
+SPEED = "speed"  # kind of what is remembered
 
 
 def models_table(models: Sequence[ModelSpec]) -> list[dict[str, Any]]:
@@ -24,7 +23,7 @@ def models_table(models: Sequence[ModelSpec]) -> list[dict[str, Any]]:
     ``int8`` is what its eight-bit form loses (``loss``, dB) and reaches (``psnr_y``), None where it has none; ``fps``
     is what `measure_speed` found on this machine, None where it was not asked.
     """
-    speed, here = _read_speed(), _here()
+    speed, here = remembered.recall(SPEED), _here()
     return [
         {
             "name": model.name, "scale": model.scale, "tune": model.tune, "class": size_class(model.parameters),
@@ -56,30 +55,16 @@ def measure_speed(models: Sequence[ModelSpec], *, seconds: float = 0.5) -> None:
     from stream_sr.bench.engine import bench_engine
     from stream_sr.engine import LIVE_FIDELITY, EngineOptions
 
-    speed, here = _read_speed(), _here()
+    speed, here = dict[str, float](), _here()
     options = EngineOptions(backend=choose_backend().name, depth=2, fidelity=LIVE_FIDELITY)
     for model in models:
         result = bench_engine(model, *MEASURED_AT, options, seconds=seconds)
         speed[f"{model.sha256()} {here}"] = round(result["fps"], 1)
-    path = _speed_file()
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(speed, indent=1))
-        partial.replace(path)
+        remembered.remember(SPEED, speed)
     except OSError as error:
-        raise ConfigError(f"the figures cannot be kept in {path}: {error}; set STREAM_SR_CACHE") from error
-
-
-def _speed_file() -> Path:
-    return cache.cache_folder().parent / "speed.json"
-
-
-def _read_speed() -> dict[str, float]:
-    try:
-        return dict(json.loads(_speed_file().read_text()))
-    except (OSError, ValueError, TypeError):
-        return {}
+        place = remembered.path_of(SPEED)
+        raise ConfigError(f"the figures cannot be kept in {place}: {error}; set STREAM_SR_CACHE") from error
 
 
 def _here() -> str:

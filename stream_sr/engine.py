@@ -23,6 +23,7 @@ class EngineOptions:
     depth: int = 1  # frames in flight: 1 for the lowest latency, 2 for throughput
     fidelity: float = QUALITY_FIDELITY  # how near to fp32 a faster precision must stay for ``auto`` to take it, dB
     keep: bool = True  # whether the compiled engine goes into the cache
+    tune: bool = False  # on the CPU: threads, streams and depth by measuring, about a second, once on a machine
 
 
 @dataclass(frozen=True, slots=True)

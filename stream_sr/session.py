@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -34,6 +34,8 @@ from stream_sr.telemetry import Telemetry
 
 log = logging.getLogger("stream_sr")
 
+LONG_FRAMES = 1000  # of a file: its engine is tuned before it begins
+USUAL_FPS = 30.0  # of a stream that does not say
 ENCODER_OPTIONS = {"encoder", "crf", "bitrate", "encoder_preset", "gop", "audio"}
 
 
@@ -78,11 +80,12 @@ def _reaching(scales: Sequence[int], config: Config, info: StreamInfo | None) ->
 def open_fitted_engine(config: Config, info: StreamInfo, *, live: bool) -> Engine:
     """The engine that the options ask for, for this stream; with ``--size`` its results are resampled to fit.
 
-    ``live``: one frame in flight, for the latency; otherwise two, for the throughput. And a live picture begins at
-    once: where TensorRT's engine has to be built first, another computes meanwhile.
+    ``live``: one frame in flight, for the latency; otherwise two, or what was measured, for the throughput. And a live
+    picture begins at once: where TensorRT's engine has to be built first, another computes meanwhile.
     """
     model, scale = choose_model(config, info)
     options = config.engine_options(depth=1 if live else 2, live=live)
+    options = replace(options, tune=live or _is_long(config, info))
 
     def fit(engine: Engine) -> Engine:
         if config.size is not None:
@@ -96,6 +99,14 @@ def open_fitted_engine(config: Config, info: StreamInfo, *, live: bool) -> Engin
 
     starting = open_at_once(model, info, options, finish=make_ready) if live else None
     return starting or fit(open_engine(model, info, options, scale=scale))
+
+
+def _is_long(config: Config, info: StreamInfo) -> bool:
+    """Whether a file is worth a measurement of a second before it begins."""
+    fps = float(info.fps or USUAL_FPS)
+    lengths = [info.frame_count, None if info.duration_seconds is None else info.duration_seconds * fps]
+    lengths.append(None if config.duration is None else config.duration * fps)
+    return min((length for length in lengths if length is not None), default=LONG_FRAMES) >= LONG_FRAMES
 
 
 @dataclass(frozen=True)

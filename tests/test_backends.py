@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -25,6 +25,7 @@ from stream_sr.backends import (
     openvino_precision,
     output,
 )
+from stream_sr.backends.tuning import Form, Runner
 from stream_sr.color import ColorInfo, Siting, chroma_kernel
 from stream_sr.engine import Engine, EngineOptions
 from stream_sr.errors import ConfigError, EngineRunError, EngineUnavailable, ModelError
@@ -523,6 +524,31 @@ def _only_trials(sized: object) -> object:
 def test_threads_are_those_this_process_may_use() -> None:
     assert output.cpu_threads(EngineOptions()) >= 1
     assert output.cpu_threads(EngineOptions(threads=3)) == 3
+
+
+def test_an_engine_is_tuned_only_where_that_is_wanted(
+    models: dict[int, ModelSpec], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[int, int]] = []
+
+    def tuned(key: str, forms: list[Form], make: Callable[[Form], Runner]) -> tuple[Form, str]:
+        make(forms[1]).start()()
+        asked.append((len(key), len(forms)))
+        return forms[1], "measured"
+
+    monkeypatch.setattr(openvino, "tune", tuned)
+    monkeypatch.setattr(openvino, "cpu_threads", lambda options: options.threads or 2)
+    frame = picture(64, 48)
+    results = []
+    for tune, threads in ((False, None), (True, 2), (True, None)):
+        options = EngineOptions(backend="openvino", precision="fp32", threads=threads, depth=2, tune=tune, keep=False)
+        engine = open_engine(models[2], info_of(frame), options)
+        assert engine.depth == 2
+        results.append(engine.submit(frame).wait().planes[0])
+        assert ("measured" in engine.spec.notes) == (tune and threads is None)
+        engine.close()
+    assert asked == [(32, 3)]
+    assert all((result == results[0]).all() for result in results)
 
 
 def test_streams_of_one_process_share_what_is_compiled() -> None:

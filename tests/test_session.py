@@ -18,6 +18,7 @@ from media_files import write_video
 from websockets import Origin
 from websockets.sync.client import connect
 
+from stream_sr import session
 from stream_sr.backends import openvino_precision
 from stream_sr.codec.encoder import Encoder
 from stream_sr.config import Config
@@ -147,3 +148,19 @@ def test_a_live_stream_takes_the_weights_that_are_tuned_for_cameras() -> None:
     assert tune(Config(model="fsrcnn"), camera) == "clean"  # there is no other
     with pytest.raises(ModelError, match="is not tuned for camera, only for clean"):
         choose_model(Config(model="fsrcnn", tune="camera"), film)
+
+
+@pytest.mark.parametrize(
+    ("info", "options", "wanted"),
+    [
+        ({"frame_count": 999}, {}, False),
+        ({"frame_count": 1000}, {}, True),
+        ({"frame_count": 1000}, {"duration": 3.0}, False),
+        ({"duration_seconds": 10.0}, {}, False),
+        ({"duration_seconds": 100.0}, {"duration": 90.0}, True),
+        ({}, {}, True),  # a pipe
+    ],
+)
+def test_only_a_long_file_is_worth_a_measurement(info: dict[str, Any], options: dict[str, Any], wanted: bool) -> None:
+    stream = StreamInfo(64, 48, Fraction(1, 25), Fraction(25), **info)
+    assert session._is_long(Config(**options), stream) == wanted

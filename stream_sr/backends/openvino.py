@@ -9,6 +9,7 @@ import io
 import logging
 import threading
 from collections import deque
+from collections.abc import Callable
 from importlib import metadata
 from importlib.util import find_spec
 from typing import Any
@@ -29,15 +30,18 @@ from stream_sr.backends.openvino_graph import (
 )
 from stream_sr.backends.openvino_precision import Chosen, choose, cpu
 from stream_sr.backends.output import Availability, InFlight, Output, Result, cpu_threads, make_output
+from stream_sr.backends.tuning import Form, choices, tune
 from stream_sr.engine import Engine, EngineOptions, EngineSpec, Pending
 from stream_sr.errors import EngineRunError, EngineUnavailable
 from stream_sr.frame import Frame, StreamInfo, chroma_shape
 from stream_sr.model import BuildKey, ModelSpec
+from stream_sr.quality import texture
 from stream_sr.ring import Allocate, Slot
 from stream_sr.scene import SceneCut
 
 PRECISIONS = ("fp32", "bf16", "int8")
 INSTALL = "pip install openvino"
+TRIAL_PIXELS, TRIAL_ROWS = 640 * 360, 64  # of what is measured to choose threads, streams and depth
 log = logging.getLogger("stream_sr")
 
 
@@ -60,37 +64,67 @@ def open_model(model: ModelSpec, info: StreamInfo, options: EngineOptions) -> En
         raise EngineUnavailable(f"backend openvino: {found.reason}; {found.mend}")
     chosen = choose(model, options.precision, options.fidelity)
     graph, scale = chosen.graph, chosen.graph.scale
-    threads = cpu_threads(options)
-    depth = 1 if graph.states else options.depth  # a recurrent network needs the frame before
-    streams = min(depth, threads)
-    luma = _compile_cached(
-        chosen, (info.height, info.width), threads=threads, streams=streams, keep=options.keep
-    )  # fmt: skip
+    size = (info.height, info.width)
+    form, note = _form(chosen, size, options)
+    luma = _compile_cached(chosen, size, threads=form.threads, streams=form.streams, keep=options.keep)
     chroma = compile_graph(
         chroma_graph(chroma_shape(info.width, info.height), scale, info.color.siting),
         precision="fp32", threads=1, streams=1,
     )  # fmt: skip
     spec = EngineSpec(
         backend="openvino", model=model.name, scale=scale, width=info.width, height=info.height,
-        precision=chosen.precision, device=f"CPU: {cpu().name}, {threads} threads", head=chosen.head,
-        notes=chosen.notes, steady=not graph.states,
+        precision=chosen.precision, device=f"CPU: {cpu().name}, {form.threads} threads", head=chosen.head,
+        notes=(*chosen.notes, note) if note else chosen.notes, steady=not graph.states,
     )  # fmt: skip
-    return OpenVINOEngine(spec, luma, chroma, depth, graph.states)
+    return OpenVINOEngine(spec, luma, chroma, form.depth, graph.states)
+
+
+def _form(chosen: Chosen, size: tuple[int, int], options: EngineOptions) -> tuple[Form, str]:
+    """Threads, streams and depth: as asked for, or by measuring where that is wanted and leaves a choice."""
+    depth = 1 if chosen.graph.states else options.depth  # a recurrent network needs the frame before
+    forms = choices(cpu_threads(options), depth)
+    if not options.tune or options.threads is not None:
+        return forms[0], ""
+    key = _key(chosen, f"{size[1]}x{size[0]}, {forms[0].threads} threads, depth {depth}")
+    return tune(key.digest(), forms, lambda form: _Trial(chosen, size, form))
+
+
+class _Trial:
+    """A `tuning.Runner`: the luma network on a texture, of a large picture on its upper part."""
+
+    def __init__(self, chosen: Chosen, size: tuple[int, int], form: Form) -> None:
+        size = min(size[0], max(TRIAL_ROWS, TRIAL_PIXELS // size[1])), size[1]
+        compiled = compile_graph(
+            chosen.graph.sized(*size), precision=chosen.precision, threads=form.threads, streams=form.streams
+        )
+        self._requests = deque(compiled.create_infer_request() for _ in range(form.depth))
+        picture = texture(*size)
+        for request in self._requests:
+            request.get_tensor(LUMA).data[0, 0] = picture
+
+    def start(self) -> Callable[[], None]:
+        request = self._requests[0]
+        self._requests.rotate(-1)
+        request.start_async()
+        return request.wait
 
 
 def _compile_cached(chosen: Chosen, size: tuple[int, int], *, threads: int, streams: int, keep: bool) -> Any:
-    key = BuildKey(
-        onnx_sha256=chosen.onnx_sha256, backend="openvino", backend_version=cache_version(), device=cpu().name,
-        compute_capability=" ".join(sorted(core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))), driver="",
-        precision=chosen.precision, profile=f"{size[1]}x{size[0]}, {threads} threads, {streams} streams",
-        head=chosen.head,
-    )  # fmt: skip
+    key = _key(chosen, f"{size[1]}x{size[0]}, {threads} threads, {streams} streams")
     with _sharing:
         if (shared := _shared.get(key)) is not None:
             return shared
         compiled = _load_or_compile(key, chosen.graph, size, threads, streams, keep)
         _shared[key] = compiled
         return compiled
+
+
+def _key(chosen: Chosen, profile: str) -> BuildKey:
+    return BuildKey(
+        onnx_sha256=chosen.onnx_sha256, backend="openvino", backend_version=cache_version(), device=cpu().name,
+        compute_capability=" ".join(sorted(core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))), driver="",
+        precision=chosen.precision, profile=profile, head=chosen.head,
+    )  # fmt: skip
 
 
 # What is compiled once serves every stream of this process that needs the same, for as long as one does. Each has its

@@ -181,7 +181,7 @@ def open_at_once(
 
 def _ready_engine(model: ModelSpec, info: StreamInfo, options: EngineOptions) -> Engine:
     """The network on the processor where it keeps up, else bicubic."""
-    now = replace(options, device=0, precision="auto")
+    now = replace(options, device=0, precision="auto", tune=False)
     with contextlib.suppress(EngineUnavailable):
         engine = open_engine(model, info, replace(now, backend=choose_cpu_backend().name))
         if _seconds_a_frame(engine, info) * float(info.fps or USUAL_FPS) < KEEPS_UP:
