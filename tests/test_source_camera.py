@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.abc
 import itertools
+import os
 import sys
 from collections.abc import Sequence
 from types import SimpleNamespace
@@ -182,3 +184,15 @@ def test_insane_stamps_give_way_to_the_clock(driver: Any) -> None:
     assert all(a < b for (a, _), (b, _) in itertools.pairwise(stamps))
     assert not clock.trusted
     assert stamps[-1] == (1_900_000, 5 * NS + 19 * NS // 10)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="device files are Linux's")
+@pytest.mark.parametrize(
+    ("code", "there"), [(errno.ENOENT, False), (errno.ENODEV, False), (errno.EBUSY, True), (errno.EACCES, True)]
+)
+def test_whether_a_camera_is_still_there(monkeypatch: pytest.MonkeyPatch, code: int, there: bool) -> None:
+    def refuse(path: str, flags: int) -> int:
+        raise OSError(code, os.strerror(code), path)
+
+    monkeypatch.setattr("os.open", refuse)
+    assert camera._present(0) is there

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import os
 import re
@@ -213,7 +214,14 @@ def _check_device(device: int | str) -> None:
 
 
 def _present(number: int) -> bool:
-    return not sys.platform.startswith("linux") or os.path.exists(f"/dev/video{number}")
+    """Whether the camera is still there. Its file may stay for as long as somebody has it open: then ENODEV tells."""
+    if not sys.platform.startswith("linux"):
+        return True
+    try:
+        os.close(os.open(f"/dev/video{number}", os.O_RDWR | os.O_NONBLOCK))
+    except OSError as error:
+        return error.errno not in (errno.ENOENT, errno.ENODEV, errno.ENXIO)
+    return True
 
 
 def _load_cv2() -> Any:

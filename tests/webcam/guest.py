@@ -91,6 +91,7 @@ def a_camera_that_is_pulled_out_is_said() -> str:
     began = time.monotonic()
     _, said = process.communicate(timeout=60)
     assert process.returncode == 3, said
+    assert "camera 0 was unplugged" in said, said
     with av.open(str(out)) as container:
         assert sum(1 for _ in container.decode(video=0)) > 0
     return f"after {time.monotonic() - began:.1f} s: {said.strip().splitlines()[-1]}"
