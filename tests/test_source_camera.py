@@ -17,7 +17,7 @@ import pytest
 from stream_sr.errors import SourceLost, SourceOpenError
 from stream_sr.media import SourceOptions
 from stream_sr.sources import camera, open_source
-from stream_sr.sources.camera import CameraClock, CameraSource, device_of
+from stream_sr.sources.camera import CameraClock, CameraSource, _present, device_of
 
 NS = 1_000_000_000
 PROPERTIES = ("FOURCC", "FRAME_WIDTH", "FRAME_HEIGHT", "FPS", "POS_MSEC")
@@ -195,4 +195,4 @@ def test_whether_a_camera_is_still_there(monkeypatch: pytest.MonkeyPatch, code: 
         raise OSError(code, os.strerror(code), path)
 
     monkeypatch.setattr("os.open", refuse)
-    assert camera._present(0) is there
+    assert _present(0) is there
