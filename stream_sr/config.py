@@ -100,14 +100,15 @@ class Option:
 
 
 ENGINE_OPTIONS = (
-    Option("model", "name of a model, or FILE.onnx (default: the one marked in `stream-sr models`)", metavar="NAME"),
+    Option("model", "name of a model, FILE.onnx, or auto: for a live input the largest that keeps up, at every moment; "
+           "for a file the largest (default: the one marked in `stream-sr models`)", metavar="NAME"),
     Option("scale", "enlargement (default 2)", whole(1, 4), "1|2|3|4"),
     Option("tune", "weights for clean pictures or for cameras (default: camera if the input is live)", choices=TUNES),
     Option("backend", "what computes (default auto)", choices=BACKENDS),
     Option("precision", "of the computation (default auto); int8 is for OpenVINO", choices=PRECISIONS),
     Option("device", "number of the GPU (default 0)", whole(0, 63), "N"),
     Option("threads", "CPU threads of the engine (default: all cores)", whole(1, 1024), "N"),
-)
+)  # fmt: skip
 SOURCE_OPTIONS = (
     Option("start", "start at this time of the file", number(0, 1e9), "SECONDS"),
     Option("duration", "end after this time", number(0.001, 1e9), "SECONDS"),

@@ -15,7 +15,7 @@ from stream_sr.config import Config
 from stream_sr.engine import Engine, EngineSpec
 from stream_sr.errors import ConfigError, StreamSRError
 from stream_sr.frame import StreamInfo
-from stream_sr.model import PRESETS, TUNES, ModelSpec, list_models
+from stream_sr.model import AUTO, PRESETS, TUNES, ModelSpec, list_models
 from stream_sr.threads import Worker
 
 log = logging.getLogger("stream_sr")
@@ -41,7 +41,7 @@ class RunControls:
     A change is checked at once; the engine for it is opened on a thread of its own (the newest wish wins) and takes
     over with the next frame once it is ready. An engine that cannot be opened leaves the running one alone, and the
     message says why. The output keeps its size: at another scale the result is fitted into it, so that no recording
-    and no viewer beside is disturbed.
+    and no viewer beside is disturbed. Of a live input the model may be ``auto`` (see `governor`), until one is named.
     """
 
     def __init__(self, config: Config, open_engine: OpenEngine, recording: Recording | None = None) -> None:
@@ -95,7 +95,7 @@ class RunControls:
         with self._changed:
             spec = self._engines[0][0].spec
             choices = {
-                name: {"value": value, "values": values, "keys": [one for one in values if one]}
+                name: {"value": value, "values": values, "keys": [one for one in values if one not in ("", AUTO)]}
                 for name, (value, values) in self._choices(spec).items()
             }
             recording = self._recording.state() if self._recording is not None else None
@@ -110,23 +110,26 @@ class RunControls:
             worker.join()
 
     def _choices(self, spec: EngineSpec) -> dict[str, tuple[str, list[str]]]:
-        models = self._models
+        models, networks = self._models, spec.backend != "bicubic"
         names = sorted({model.name for model in models}, key=_order)
-        if spec.model not in names and spec.backend != "bicubic":
+        if spec.ladder:  # it may be at bicubic for the moment
+            spec, networks = replace(spec, model=spec.ladder[-1]), True
+        elif spec.model not in names and networks:
             names.append(spec.model)  # a FILE.onnx
-        if spec.backend == "bicubic":
+        if not networks:
             scales = list(SCALES)
         else:
             scales = sorted({model.scale for model in models if model.name == spec.model}) or [spec.scale]
         if self.config.size is not None:
             scales = [spec.scale]
+        auto = [AUTO] if self._engines[0][1].live else []
         found = {
-            "model": (spec.model if spec.backend != "bicubic" else "", names),
+            "model": (AUTO if spec.ladder else spec.model, [*names, *auto]),
             "scale": (str(spec.scale), [str(scale) for scale in scales]),
             "backend": (spec.backend, self._backends),
         }
-        if spec.backend == "bicubic":
-            found["model"] = ("", ["", *names])
+        if not networks:
+            found["model"] = ("", ["", *names, *auto])
         else:
             found["tune"] = self._tunes([model for model in models if (model.name, model.scale) == _key(spec)])
         return found

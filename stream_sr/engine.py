@@ -41,6 +41,7 @@ class EngineSpec:
     notes: tuple[str, ...] = field(default_factory=tuple)  # fallbacks taken, each with its reason
     fit: tuple[int, int] | None = None  # output resampled to this width and height
     steady: bool = False  # the same picture gives the same result: no states, and no other engine about to take over
+    ladder: tuple[str, ...] = ()  # with --model auto the models it chooses from, the quickest first
 
     @property
     def output_size(self) -> tuple[int, int]:
@@ -59,9 +60,13 @@ class Pending(Protocol):
 class Engine(Protocol):
     """A model compiled for one input size, ready to run. Used by one thread at a time."""
 
-    spec: EngineSpec
     depth: int  # most submissions in flight; `submit` beyond it raises EngineRunError
     allocate: Allocate | None  # memory that suits the engine's transfers (pinned); None: any
+
+    @property
+    def spec(self) -> EngineSpec:
+        """What computes now; may be read by any thread."""
+        ...
 
     def submit(self, frame: Frame, slot: Slot | None = None) -> Pending:
         """Start one frame. The result lies in ``slot`` (held by the caller, of the output's size) or in fresh memory.

@@ -131,6 +131,14 @@ def _of_pipelines(pipelines: list[tuple[str, Pipeline]]) -> Iterable[Metric]:
             "stream_sr_reconnects", "Times a lost input or server came back.", labels=["camera", "end"]
         ),
     }
+    steps = CounterMetricFamily(
+        "stream_sr_model_steps", "Times that --model auto took another model.", labels=["camera", "direction"]
+    )
+    model = GaugeMetricFamily(
+        "stream_sr_model",
+        "1 for the model in use, 0 for others that --model auto may take.",
+        labels=["camera", "model"],
+    )
     signal = GaugeMetricFamily("stream_sr_signal", "Whether the camera sends pictures.", labels=["camera"])
     viewers = GaugeMetricFamily("stream_sr_viewers", "Who watches now.", labels=["camera", "output"])
     depth = GaugeMetricFamily("stream_sr_queue_depth", "What waits in a queue.", labels=["camera", "queue"])
@@ -167,12 +175,17 @@ def _of_pipelines(pipelines: list[tuple[str, Pipeline]]) -> Iterable[Metric]:
                 stages.add_metric([name, stage], buckets, total)
         signal.add_metric([name], getattr(pipeline.plan.source, "signal", True))
         spec = pipeline.plan.engine.spec
+        for one in dict.fromkeys((*spec.ladder, spec.model)):
+            model.add_metric([name, one], one == spec.model)
+        for direction, count in pipeline.stats.steps(0).items():
+            if direction != "steps":
+                steps.add_metric([name, direction], count)
         engine.add_metric([name], {
             "model": spec.model, "scale": str(spec.scale), "backend": spec.backend, "precision": spec.precision,
             "device": spec.device,
         })  # fmt: skip
     yield from counters.values()
-    yield from (signal, viewers, depth, latency, stages, engine)
+    yield from (steps, model, signal, viewers, depth, latency, stages, engine)
 
 
 def _buckets(histogram: Histogram) -> list[tuple[str, float]]:

@@ -13,6 +13,8 @@ from typing import Any
 from stream_sr.errors import ModelError
 
 PRESETS = ("tiny", "fast", "balanced", "quality")
+AUTO = "auto"  # for a model's name: the largest that keeps up
+RUNG = 1.5  # times the multiplications of the model below it, at least, has each model of a ladder
 TUNES = ("clean", "camera")  # what a network was trained on: bicubic reductions, or what cameras and codecs leave
 STATE_IN, STATE_OUT = "state_in.", "state_out."  # what a recurrent graph's inputs and outputs of one state begin with
 INT8_FILE = "model.int8.onnx"
@@ -152,6 +154,34 @@ def default_model(*, folder: Path | None = None) -> ModelSpec:
         if model.default:
             return model
     raise ModelError(f"no model is marked as the default in {folder or engines_folder()}; name one with --model")
+
+
+def model_ladder(
+    scale: int, tune: str | None = None, *, prefer: str = TUNES[0], folder: Path | None = None
+) -> list[ModelSpec]:
+    """The models worth choosing from by their cost, for this scale and tune (see `find_model`), the smallest first.
+
+    From the best PSNR downwards, each that computes less than the one before by a factor of `RUNG`: of models of about
+    one size the best. A model is ranked by the figures of its name and scale, measured on clean pictures, whatever it
+    is tuned for; one without figures is left out. Raises ModelError where none is left.
+    """
+    fitting = [model for model in list_models(folder) if model.scale == scale]
+    ranks = {model.name: _rank(model) for model in fitting if model.psnr_y}
+    names = {model.name for model in fitting if tune in (None, model.tune)} & set(ranks)
+    ladder: list[ModelSpec] = []
+    for name in sorted(names, key=lambda name: ranks[name], reverse=True):
+        model = find_model(name, scale, tune, prefer=prefer, folder=folder)
+        if not ladder or model.macs_per_pixel * RUNG <= ladder[-1].macs_per_pixel:
+            ladder.append(model)
+    if not ladder:
+        tuned = f" and {tune}" if tune else ""
+        raise ModelError(f"--model {AUTO} has no measured model for x{scale}{tuned} (`stream-sr models` lists them)")
+    return ladder[::-1]
+
+
+def _rank(model: ModelSpec) -> tuple[float, float]:
+    """Mean PSNR over the sets; between equals the cheaper is better."""
+    return sum(model.psnr_y.values()) / len(model.psnr_y), -model.macs_per_pixel
 
 
 def find_model(

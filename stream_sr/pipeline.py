@@ -67,9 +67,10 @@ class Plan:
 class Pipeline:
     """One run of a plan. `run` blocks in the calling thread, which only watches."""
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, stats: Stats | None = None) -> None:
+        """``stats``: where the run is counted, for an engine that looks at it; none are shared between runs."""
         self.plan = plan
-        self.stats = Stats()
+        self.stats = stats or Stats()
         self.failure: BaseException | None = None
         self._lock = threading.Lock()
         self._wake = threading.Event()  # a worker has ended

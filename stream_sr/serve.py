@@ -18,6 +18,7 @@ from stream_sr.metrics import Camera, Cameras
 from stream_sr.pipeline import Pipeline
 from stream_sr.session import Hooks, run
 from stream_sr.status import describe
+from stream_sr.telemetry import auto_line
 from stream_sr.threads import Worker
 
 FIRST_WAIT_SECONDS, MOST_WAIT_SECONDS = 0.5, 5.0
@@ -146,7 +147,8 @@ class Keeper:
         summary = pipeline.stats.summary()
         fps = (summary["frames_out"] - self._rate_frames) / max(1e-3, now - self._rate_at)
         self._rate_at, self._rate_frames = now, summary["frames_out"]
-        return f"{self.plan.name}: {self.camera.health()}  {describe('', max(0.0, fps), summary).strip()}"
+        model = auto_line(pipeline.plan.engine.spec, pipeline.stats)
+        return f"{self.plan.name}: {self.camera.health()}  {describe('', max(0.0, fps), summary, model).strip()}"
 
     def _keep(self) -> None:
         failures = 0

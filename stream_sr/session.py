@@ -13,8 +13,9 @@ from typing import Any
 from stream_sr import machine
 from stream_sr.backends import open_engine
 from stream_sr.backends.fit import FitEngine, fit_into
+from stream_sr.backends.governed import open_governed
 from stream_sr.backends.refit import RefitEngine
-from stream_sr.backends.start import open_at_once
+from stream_sr.backends.start import needs_build, open_at_once
 from stream_sr.codec.encoder import Encoder, check_options
 from stream_sr.config import Config
 from stream_sr.controls import RunControls
@@ -22,7 +23,7 @@ from stream_sr.engine import Engine, EngineSpec
 from stream_sr.errors import ConfigError, PipelineStalled, StreamSRError
 from stream_sr.frame import Frame, StreamInfo, empty_planes, read_only
 from stream_sr.media import Display, redact
-from stream_sr.model import ModelSpec, default_model, find_model, list_models
+from stream_sr.model import AUTO, ModelSpec, default_model, find_model, list_models, model_ladder
 from stream_sr.pipeline import Pipeline, Plan, is_packet_sink, split_sinks
 from stream_sr.sinks import is_file, is_page, is_published, is_served, open_sink
 from stream_sr.sinks.record import RecordSink
@@ -30,7 +31,7 @@ from stream_sr.sources import applicable, is_live_address, open_lasting_source
 from stream_sr.sources.reconnect import ReconnectingSource
 from stream_sr.stats import Stats
 from stream_sr.status import Status, open_status
-from stream_sr.telemetry import Telemetry
+from stream_sr.telemetry import Telemetry, auto_figures, auto_line
 
 log = logging.getLogger("stream_sr")
 
@@ -50,7 +51,7 @@ class Hooks:
 
 
 def choose_model(config: Config, info: StreamInfo | None = None) -> tuple[ModelSpec | None, int]:
-    """The model and scale that the options ask for; no model for the bicubic backend.
+    """The model and scale that the options ask for; no model for the bicubic backend, the largest for ``auto``.
 
     A live stream takes weights tuned for cameras, if there are any, unless ``--tune`` says otherwise. With ``--size``
     the smallest scale that reaches it (by ``info``; without it any), else the largest there is; scale 1 only where its
@@ -59,15 +60,25 @@ def choose_model(config: Config, info: StreamInfo | None = None) -> tuple[ModelS
     if config.backend == "bicubic":
         return None, config.scale or (_reaching((1, 2, 3, 4), config, info) if config.size else 2)
     name = config.model or default_model().name
-    prefer = "camera" if info is not None and info.live else "clean"
+    prefer = _preferred(info)
+    models = list_models()
+    measured = {(model.name, model.scale) for model in models if model.psnr_y}
     scales = sorted({
-        model.scale for model in list_models()
-        if model.name == name
+        model.scale for model in models
+        if (model.name == name or (name == AUTO and (model.name, model.scale) in measured))
         and (model.tune == config.tune if config.tune else model.scale > 1 or model.tune == prefer)
     })  # fmt: skip
     scale = _reaching(scales, config, info) if config.size and scales else config.scale
+    if name == AUTO:
+        model = model_ladder(2 if scale is None else scale, config.tune, prefer=prefer)[-1]
+        return model, model.scale
     model = find_model(name, scale, config.tune, prefer=prefer)
     return model, model.scale
+
+
+def _preferred(info: StreamInfo | None) -> str:
+    """The tune that is taken where there is one and none is asked for."""
+    return "camera" if info is not None and info.live else "clean"
 
 
 def _reaching(scales: Sequence[int], config: Config, info: StreamInfo | None) -> int:
@@ -77,28 +88,48 @@ def _reaching(scales: Sequence[int], config: Config, info: StreamInfo | None) ->
     return next((s for s in scales if s * info.width >= width and s * info.height >= height), scales[-1])
 
 
-def open_fitted_engine(config: Config, info: StreamInfo, *, live: bool) -> Engine:
+def open_fitted_engine(config: Config, info: StreamInfo, *, live: bool, stats: Stats | None = None) -> Engine:
     """The engine that the options ask for, for this stream; with ``--size`` its results are resampled to fit.
 
-    ``live``: one frame in flight, for the latency; otherwise two, or what was measured, for the throughput. And a live
-    picture begins at once: where TensorRT's engine has to be built first, another computes meanwhile.
+    ``live``: warm, one frame in flight, for the latency; otherwise two, or what was measured, for the throughput. And
+    a live picture begins at once: where TensorRT's engine has to be built first, another computes meanwhile.
     """
+    size = fit_into(info, config.size) if config.size is not None else None
+    if live:
+        return _open_live_engine(config, info, size, stats or Stats(), at_once=True)
     model, scale = choose_model(config, info)
-    options = config.engine_options(depth=1 if live else 2, live=live)
-    options = replace(options, tune=live or _is_long(config, info))
+    options = replace(config.engine_options(depth=2), tune=_is_long(config, info))
+    return _fit(open_engine(model, info, options, scale=scale), info, size)
 
-    def fit(engine: Engine) -> Engine:
-        if config.size is not None:
-            engine = FitEngine(engine, fit_into(info, config.size), info.color.siting)
-        return engine
 
-    def make_ready(engine: Engine) -> Engine:
-        engine = fit(engine)
+def _open_live_engine(
+    config: Config, info: StreamInfo, size: tuple[int, int] | None, stats: Stats, *, at_once: bool = False
+) -> Engine:
+    """A warm engine as the options ask for, its results of ``size`` where that is given.
+
+    With ``--model auto`` and a live input one that chooses among several. ``at_once``: see `open_at_once`; it is
+    also what is tuned.
+    """
+
+    def finish(engine: Engine) -> Engine:
+        engine = _fit(engine, info, size)
         warm_up(engine, info)
         return engine
 
-    starting = open_at_once(model, info, options, finish=make_ready) if live else None
-    return starting or fit(open_engine(model, info, options, scale=scale))
+    options = replace(config.engine_options(depth=1, live=True), tune=at_once)
+    model, scale = choose_model(config, info)
+    if config.model == AUTO and info.live:
+        models = model_ladder(scale, config.tune, prefer=_preferred(info))
+        if not all(needs_build(model, info, options) for model in models):
+            deadline = min(1 / float(info.fps or USUAL_FPS), config.max_latency / 1e3)
+            return open_governed(models, info, options, deadline_ns=deadline * 1e9, stats=stats, finish=finish)
+        log.info("model auto: none of its TensorRT engines is built, the largest is all that is taken")
+    starting = open_at_once(model, info, options, finish=finish) if at_once else None
+    return starting or finish(open_engine(model, info, options, scale=scale))
+
+
+def _fit(engine: Engine, info: StreamInfo, size: tuple[int, int] | None) -> Engine:
+    return engine if size in (None, engine.spec.output_size) else FitEngine(engine, size, info.color.siting)
 
 
 def _is_long(config: Config, info: StreamInfo) -> bool:
@@ -144,18 +175,18 @@ def run(source: str, sinks: Sequence[str], config: Config, hooks: Hooks | None =
         if not reader.info.live:
             config.refuse({"max_latency"}, f"{reader.info.name} is not live, and no frame of it is dropped")
         live = reader.info.live or any(sink.paced for sink in outputs)
-        engine = open_fitted_engine(config, reader.info, live=live)
+        stats = Stats()
+        engine = open_fitted_engine(config, reader.info, live=live, stats=stats)
         stack.callback(lambda: engine.close())
-        if live:
-            warm_up(engine, reader.info)
-        controls = RunControls(config, _open_engine_of_size, recorder) if displays else None
+        open_another = partial(_open_live_engine, stats=stats)
+        controls = RunControls(config, open_another, recorder) if displays else None
         if controls is not None:
             stack.callback(controls.close)
             engine = controls.wrap(engine, reader.info)
             for display in displays:
                 display.take_controls(controls)
         if isinstance(reader, ReconnectingSource):
-            make = partial(_open_other_engine, config, controls)
+            make = partial(_open_other_engine, config, controls, stats)
             engine = refit = RefitEngine(engine, reader.info, make)
             reader.prepare = refit.prepare
         plan = Plan(
@@ -167,7 +198,7 @@ def run(source: str, sinks: Sequence[str], config: Config, hooks: Hooks | None =
             seen=hooks.seen,
         )
         _announce(plan)
-        pipeline = Pipeline(plan)
+        pipeline = Pipeline(plan, stats)
         error: StreamSRError | None = None
         status = _status(plan, config) if hooks.show_status else None
         panel = _Panel(plan, displays, controls) if controls is not None else None
@@ -223,22 +254,9 @@ def _refuse_idle_server_options(config: Config, sinks: Sequence[str]) -> None:
             config.refuse({"viewer_user", "viewer_password", "max_viewers"}, "no output is served here")
 
 
-def _open_engine_of_size(config: Config, info: StreamInfo, size: tuple[int, int]) -> Engine:
-    """An engine as the options ask for, warmed up, its results fitted into ``size`` where they are of another."""
-    model, scale = choose_model(config, info)
-    engine = open_engine(model, info, config.engine_options(depth=1, live=True), scale=scale)
-    if engine.spec.output_size != size:
-        engine = FitEngine(engine, size, info.color.siting)
-    warm_up(engine, info)
-    return engine
-
-
-def _open_other_engine(config: Config, controls: RunControls | None, info: StreamInfo) -> Engine:
+def _open_other_engine(config: Config, controls: RunControls | None, stats: Stats, info: StreamInfo) -> Engine:
     """An engine for a camera that came back with another picture; the caller fits what it makes."""
-    config = config if controls is None else controls.config
-    model, scale = choose_model(config, info)
-    engine = open_engine(model, info, config.engine_options(depth=1, live=True), scale=scale)
-    warm_up(engine, info)
+    engine = _open_live_engine(config if controls is None else controls.config, info, None, stats)
     return engine if controls is None else controls.wrap(engine, info)
 
 
@@ -286,7 +304,7 @@ def _status(plan: Plan, config: Config) -> Status:
         seconds = (info.duration_seconds or 0) - (config.start or 0)
         seconds = min(seconds, config.duration) if config.duration is not None else seconds
         frames = round(seconds * info.fps) if info.fps and seconds > 0 else None
-    return open_status(info, plan.output, frames=frames)
+    return open_status(info, plan.output, frames=frames, model=lambda stats: auto_line(plan.engine.spec, stats))
 
 
 def make_report(plan: Plan, stats: Stats, error: BaseException | None) -> dict[str, Any]:
@@ -299,7 +317,7 @@ def make_report(plan: Plan, stats: Stats, error: BaseException | None) -> dict[s
     for sink, counts in zip(plan.sinks, report["outputs"].values(), strict=False):
         if is_packet_sink(sink):
             counts.update(sink.counters())
-    report |= engine_block(spec)
+    report |= engine_block(spec) | auto_figures(spec, stats)
     report["machine"] = machine.describe()
     if error is not None:
         report["error"] = {"kind": type(error).__name__, "message": str(error)}

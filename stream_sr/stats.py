@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,19 @@ import numpy as np
 STEP = 1.01  # relative width of a bucket, hence the error of a percentile
 FLOOR_NS = 1_000  # 1 us
 BUCKETS = math.ceil(math.log(1000e9 / FLOOR_NS) / math.log(STEP)) + 1  # up to 1000 s
+OVERLOAD = ("overload", "late", "slow encoder")  # reasons for a drop that say: the machine was too slow
+STEPS_KEPT = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class ModelStep:
+    """``--model auto`` took another network."""
+
+    at_ns: int  # on the clock of the run
+    before: str
+    after: str
+    up: bool  # to a larger one
+    why: str
 
 
 class Histogram:
@@ -102,6 +116,9 @@ class Stats:
         self._outputs: dict[str, Counter[str]] = {}
         self._source: dict[str, int] = {}
         self._progress = 0
+        self._overload = 0
+        self._steps: deque[ModelStep] = deque(maxlen=STEPS_KEPT)
+        self._step_counts = {"up": 0, "down": 0}
 
     def add_output(self, name: str) -> str:
         """Announce an output; the first is the one that latency, fps, ``frames_out`` and ``dropped`` are about.
@@ -130,6 +147,7 @@ class Stats:
         """Count frames that were lost, by reason, on their way to these outputs (None: all)."""
         with self._lock:
             self._drop(reason, amount, self._outputs if outputs is None else outputs)
+            self._overload += amount if reason in OVERLOAD else 0
 
     def _drop(self, reason: str, amount: int, outputs: Collection[str]) -> None:
         self._progress += 1
@@ -137,6 +155,32 @@ class Stats:
             self._outputs[name]["dropped"] += amount
         if not self._outputs or next(iter(self._outputs)) in outputs:
             self._dropped[reason] += amount
+
+    @property
+    def overload(self) -> int:
+        """Frames lost so far because the machine was too slow, on the way to whatever output."""
+        with self._lock:
+            return self._overload
+
+    def step(self, step: ModelStep) -> None:
+        """Another network computes from now on. The latest 1000 are kept, all are counted."""
+        with self._lock:
+            self._steps.append(step)
+            self._step_counts["up" if step.up else "down"] += 1
+
+    def steps(self, latest: int = STEPS_KEPT) -> dict[str, Any]:
+        """Steps ``up`` and ``down``, and the ``latest`` of them, in seconds since the first frame was out."""
+        with self._lock:
+            steps = list(self._steps)[max(0, len(self._steps) - latest) :]
+            return dict(self._step_counts) | {
+                "steps": [
+                    {
+                        "seconds": round((step.at_ns - self._first_ns) / 1e9, 3) if self._first_ns else 0.0,
+                        "from": step.before, "to": step.after, "why": step.why,
+                    }
+                    for step in steps
+                ]
+            }  # fmt: skip
 
     def source(self, counters: Mapping[str, int]) -> None:
         """What the source says it has lost or met; replaces what it said before."""

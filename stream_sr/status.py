@@ -7,6 +7,7 @@ import math
 import shutil
 import sys
 import time
+from collections.abc import Callable
 from typing import Any, Protocol, TextIO
 
 from tqdm import tqdm
@@ -25,15 +26,21 @@ class Status(Protocol):
     def close(self) -> None: ...
 
 
-def open_status(source: StreamInfo, output: StreamInfo, *, frames: int | None, stream: TextIO | None = None) -> Status:
+Model = Callable[[Stats], str]  # what is said of the model, empty where it does not change
+
+
+def open_status(
+    source: StreamInfo, output: StreamInfo, *, frames: int | None, stream: TextIO | None = None,
+    model: Model = lambda _: "",
+) -> Status:  # fmt: skip
     """The right form for this run: a bar where the end is known, a line on a terminal, else log lines."""
     stream = stream or sys.stderr
     sizes = f"{source.width}x{source.height} > {output.width}x{output.height}"
     if not stream.isatty():
-        return LogLines(sizes)
+        return LogLines(sizes, model)
     if not source.live:
         return Bar(sizes, frames, stream)
-    return Line(sizes, stream)
+    return Line(sizes, stream, model)
 
 
 class Rate:
@@ -52,9 +59,9 @@ class Rate:
         return (last - first) / (ended - began) if ended > began else 0.0
 
 
-def describe(sizes: str, fps: float, summary: dict[str, Any]) -> str:
+def describe(sizes: str, fps: float, summary: dict[str, Any], model: str = "") -> str:
     """``640x360 > 1280x720  30.0 fps  latency p50 12.1 p99 20.3 ms  dropped 3 (late 3)``, and the source's losses."""
-    parts = [sizes, f"{fps:5.1f} fps"]
+    parts = [sizes, f"{fps:5.1f} fps", *([model] if model else [])]
     latency = summary["latency_ms"]
     if latency["count"]:
         parts.append(f"latency p50 {latency['p50']:.1f} p99 {latency['p99']:.1f} ms")
@@ -67,18 +74,18 @@ def describe(sizes: str, fps: float, summary: dict[str, Any]) -> str:
     return "  ".join(parts)
 
 
-def describe_shortly(fps: float, summary: dict[str, Any]) -> str:
-    """The same in 40 columns: ``30.0 fps  12.1/20.3 ms  dropped 3``."""
+def describe_shortly(fps: float, summary: dict[str, Any], model: str = "") -> str:
+    """The same in 40 columns: ``30.0 fps  12.1/20.3 ms  dropped 3``, and what is said of the model."""
     latency = summary["latency_ms"]
     delay = f"  {latency['p50']:.1f}/{latency['p99']:.1f} ms" if latency["count"] else ""
-    return f"{fps:.1f} fps{delay}  dropped {sum(summary['dropped'].values())}"
+    return f"{fps:.1f} fps{delay}  dropped {sum(summary['dropped'].values())}" + (f"  {model}" if model else "")
 
 
 class Line:
     """One line, rewritten."""
 
-    def __init__(self, sizes: str, stream: TextIO) -> None:
-        self._sizes, self._stream, self._rate = sizes, stream, Rate()
+    def __init__(self, sizes: str, stream: TextIO, model: Model) -> None:
+        self._sizes, self._stream, self._model, self._rate = sizes, stream, model, Rate()
         self._handler = _AboveLine(stream)
         logging.getLogger("stream_sr").addHandler(self._handler)
 
@@ -86,9 +93,9 @@ class Line:
         summary = stats.summary()
         fps = self._rate.update(summary["frames_out"])
         width = shutil.get_terminal_size().columns - 1
-        text = describe(self._sizes, fps, summary)
+        text = describe(self._sizes, fps, summary, self._model(stats))
         if len(text) > width:
-            text = describe_shortly(fps, summary)
+            text = describe_shortly(fps, summary, self._model(stats))
         self._stream.write("\r\x1b[2K" + text[:width])
         self._stream.flush()
 
@@ -126,8 +133,8 @@ class Bar:
 class LogLines:
     """A log line every few seconds."""
 
-    def __init__(self, sizes: str) -> None:
-        self._sizes, self._rate, self._due = sizes, Rate(LOG_EVERY_SECONDS), -math.inf
+    def __init__(self, sizes: str, model: Model) -> None:
+        self._sizes, self._model, self._rate, self._due = sizes, model, Rate(LOG_EVERY_SECONDS), -math.inf
 
     def show(self, stats: Stats) -> None:
         now = time.monotonic()
@@ -137,9 +144,8 @@ class LogLines:
         elif now >= self._due:
             self._due = now + LOG_EVERY_SECONDS
             summary = stats.summary()
-            logging.getLogger("stream_sr").info(
-                "%s", describe(self._sizes, self._rate.update(summary["frames_out"]), summary)
-            )
+            rate = self._rate.update(summary["frames_out"])
+            logging.getLogger("stream_sr").info("%s", describe(self._sizes, rate, summary, self._model(stats)))
 
     def close(self) -> None:
         pass

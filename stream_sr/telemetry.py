@@ -11,11 +11,12 @@ from typing import Any
 from stream_sr import machine
 from stream_sr.engine import EngineSpec
 from stream_sr.pipeline import Plan
-from stream_sr.stats import Histogram, Stats
+from stream_sr.stats import STEPS_KEPT, Histogram, Stats
 from stream_sr.status import Rate
 
 WINDOW_SECONDS = 2.0  # of the rates and of the latency that is shown
 LATEST_NOTES = 5
+LATEST_STEPS = 5
 
 
 class Telemetry:
@@ -46,6 +47,7 @@ class Telemetry:
             "output": {"width": output.width, "height": output.height},
             "signal": getattr(plan.source, "signal", True),
             "engine": engine_figures(plan.engine.spec),
+            **auto_figures(plan.engine.spec, stats, LATEST_STEPS),
             "fps_in": round(self._in.update(summary["frames_in"]), 2),
             "fps_out": round(self._out.update(summary["frames_out"]), 2),
             "latency_ms": self._recent(stats.latency()),
@@ -94,3 +96,20 @@ def engine_figures(spec: EngineSpec) -> dict[str, Any]:
         "model": spec.model, "scale": spec.scale, "backend": spec.backend, "precision": spec.precision,
         "device": spec.device, "notes": list(spec.notes[-LATEST_NOTES:]),
     }  # fmt: skip
+
+
+def auto_figures(spec: EngineSpec, stats: Stats, latest: int = STEPS_KEPT) -> dict[str, Any]:
+    """``auto``: what ``--model auto`` chooses from, whether it is on, and its steps; nothing where it never was."""
+    steps = stats.steps(latest)
+    if not spec.ladder and not steps["steps"]:
+        return {}
+    return {"auto": {"on": bool(spec.ladder), "ladder": list(spec.ladder)} | steps}
+
+
+def auto_line(spec: EngineSpec, stats: Stats) -> str:
+    """The same for a status line, such as ``auto: tiny, 3 steps``; empty while it is off."""
+    if not spec.ladder:
+        return ""
+    steps = stats.steps(0)
+    count = steps["up"] + steps["down"]
+    return f"auto: {spec.model}, {count} step{'' if count == 1 else 's'}"

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any
 
 import pytest
 
 from stream_sr.backends import open_engine
+from stream_sr.backends.governed import GovernedEngine
 from stream_sr.config import Config
 from stream_sr.controls import RunControls
 from stream_sr.engine import Engine, EngineOptions
 from stream_sr.errors import ConfigError, EngineBuildError
 from stream_sr.frame import Frame, StreamInfo, empty_planes, read_only
-from stream_sr.model import PRESETS
+from stream_sr.model import PRESETS, find_model
+from stream_sr.stats import Stats
 
 INFO = StreamInfo(64, 48, Fraction(1, 25))
 
@@ -153,6 +155,39 @@ def test_choices_say_what_is_and_what_may_be(controls: RunControls) -> None:
     presets = [name for name in names if name in PRESETS]
     assert choices["model"]["keys"] == names[1:], "the first key is the first model, also while none runs"
     assert names == ["", *sorted(presets, key=PRESETS.index), *sorted(set(names) - {"", *presets})]
+    engine.close()
+
+
+def test_of_a_live_input_auto_may_be_chosen_and_left(opened: Opened) -> None:
+    """The loop is on while the engine has a ladder, whatever rung it is on."""
+    live = replace(INFO, live=True)
+    controls = RunControls(Config(model="auto"), opened)
+    bottom = open_engine(None, INFO, EngineOptions(backend="bicubic"), scale=2)
+    top = open_engine(find_model("tiny", 2), INFO, EngineOptions(backend="openvino", precision="fp32", threads=1))
+    ladder = GovernedEngine([bottom, top], [90e6, 91e6], deadline_ns=1e6, stats=Stats())
+    engine = controls.wrap(ladder, live)
+    assert engine.spec.model == "bicubic"  # for the moment
+    choices = controls.state()["choices"]
+    assert choices["model"]["value"] == "auto"
+    assert choices["model"]["values"][-1] == "auto"
+    assert "auto" not in choices["model"]["keys"]
+    assert choices["scale"]["values"] == ["2", "3", "4"]
+    assert choices["tune"]["values"] == ["clean", "camera"]
+    for name, value in (("tune", "clean"), ("model", "fast"), ("model", "auto")):
+        controls.change(name, value)
+        assert opened.done.acquire(timeout=20)
+        wait_for_message(controls, "")
+    assert [(wish.model, wish.tune) for wish in opened.wishes] == [("auto", "clean"), ("fast", None), ("auto", None)]
+    run_frame(engine)
+    assert controls.state()["choices"]["model"]["value"] != "auto"  # what was opened is no ladder
+    controls.close()
+    engine.close()
+
+
+def test_a_file_has_no_auto(controls: RunControls) -> None:
+    engine = wrapped(controls)
+    with pytest.raises(ConfigError, match="not 'auto'"):
+        controls.change("model", "auto")
     engine.close()
 
 

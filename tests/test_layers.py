@@ -12,7 +12,7 @@ ROOT = Path(stream_sr.__file__).parent
 
 # From the bottom up; a module may import from its own group only what the rules below allow, and from lower groups.
 LAYERS: list[set[str]] = [
-    {"errors", "frame", "color", "timing", "ring", "stats", "deconvolution", "quality", "barcode", "scene"},
+    {"errors", "frame", "color", "timing", "ring", "stats", "deconvolution", "quality", "barcode", "scene", "governor"},
     {"media", "engine", "model", "threads", "machine", "energy", "figure"},
     {"networks", "reference"},
     {"stages", "pipeline"},

@@ -7,6 +7,7 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from stream_sr.errors import ConfigError
 from stream_sr.media import FrameSink, PacketSink
 from stream_sr.metrics import Cameras, MetricsServer
 from stream_sr.pipeline import Pipeline, Plan
-from stream_sr.stats import Histogram
+from stream_sr.stats import Histogram, ModelStep
 
 
 @pytest.fixture(autouse=True)
@@ -72,6 +73,25 @@ def test_a_run_in_figures() -> None:
     assert value(text, "stream_sr_queue_depth", camera="door", queue="inference") == 0
     assert value(text, "stream_sr_signal", camera="door") == 1
     assert value(text, "process_resident_memory_bytes") > 10**6
+
+
+def test_the_model_in_use_and_its_steps() -> None:
+    cameras = Cameras()
+    camera = cameras.add("door")
+    pipeline = ran(2)
+    engine: Any = pipeline.plan.engine
+    with MetricsServer(cameras, 0) as server:
+        camera.attach(pipeline)
+        fixed = ask(server, "/metrics")[1]
+        engine.spec = replace(engine.spec, ladder=("double", "larger"))
+        pipeline.stats.step(ModelStep(0, "larger", "double", up=False, why=""))
+        auto = ask(server, "/metrics")[1]
+    assert value(fixed, "stream_sr_model", camera="door", model="double") == 1
+    assert "larger" not in fixed
+    assert value(auto, "stream_sr_model", camera="door", model="double") == 1
+    assert value(auto, "stream_sr_model", camera="door", model="larger") == 0
+    assert value(auto, "stream_sr_model_steps_total", camera="door", direction="down") == 1
+    assert value(auto, "stream_sr_model_steps_total", camera="door", direction="up") == 0
 
 
 def test_health(monkeypatch: pytest.MonkeyPatch) -> None:

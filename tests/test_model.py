@@ -9,7 +9,7 @@ import pytest
 from stream_sr.config import Config
 from stream_sr.errors import ModelError
 from stream_sr.frame import StreamInfo
-from stream_sr.model import BuildKey, default_model, find_model, list_models, read_model
+from stream_sr.model import PRESETS, BuildKey, default_model, find_model, list_models, model_ladder, read_model
 from stream_sr.session import choose_model
 
 TOML = """name = "{name}"
@@ -143,3 +143,48 @@ def test_a_size_is_not_reached_by_restoring_what_is_clean(folder: Path, monkeypa
     assert choose_model(replace(config, size=(150, 100)), replace(info, live=True))[1] == 3
     with pytest.raises(ModelError, match="tune 'sharp' is none of clean, camera"):
         find_model("small", 2, "sharp")
+
+
+def write_model(folder: Path, name: str, macs: int, psnr: float | None, *, tune: str = "clean") -> None:
+    place = folder / f"{name}-{tune}"
+    place.mkdir()
+    (place / "model.onnx").write_bytes(b"")
+    measured = f"[psnr_y]\nSet5 = {psnr}\n" if psnr else ""
+    (place / "model.toml").write_text(
+        f'name = "{name}"\nscale = 2\ntune = "{tune}"\nparameters = 1\nmacs_per_pixel = {macs}\n[network]\n{measured}'
+    )
+
+
+def test_the_ladder_is_made_of_what_each_costs_and_gains(tmp_path: Path) -> None:
+    write_model(tmp_path, "small", 4000, 36.8)
+    write_model(tmp_path, "twin", 4100, 36.5)  # dearer and worse
+    write_model(tmp_path, "nearly", 12_000, 37.0)  # hardly cheaper than the next
+    write_model(tmp_path, "large", 14_000, 37.2)
+    write_model(tmp_path, "large", 14_000, None, tune="camera")
+    write_model(tmp_path, "waste", 60_000, 37.1)  # dear and no better
+    write_model(tmp_path, "unknown", 90_000, None)
+
+    def ladder(tune: str | None = None, prefer: str = "clean") -> list[tuple[str, str]]:
+        return [(model.name, model.tune) for model in model_ladder(2, tune, prefer=prefer, folder=tmp_path)]
+
+    assert ladder() == [("small", "clean"), ("large", "clean")]
+    assert ladder(prefer="camera") == [("small", "clean"), ("large", "camera")]
+    assert ladder(tune="camera") == [("large", "camera")]
+    with pytest.raises(ModelError, match="auto has no measured model for x3"):
+        model_ladder(3, folder=tmp_path)
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+def test_the_shipped_ladder_is_of_presets(scale: int) -> None:
+    names = [model.name for model in model_ladder(scale)]
+    assert names == [name for name in PRESETS if name in names]
+    assert len(names) >= 2
+
+
+def test_auto_is_the_largest_where_nothing_is_live() -> None:
+    film = StreamInfo(64, 48, Fraction(1, 25))
+    for config, info in ((Config(model="auto"), None), (Config(model="auto", scale=3), film)):
+        model, scale = choose_model(config, info)
+        assert model == model_ladder(scale)[-1]
+    model, scale = choose_model(Config(model="auto", size=(180, 140)), film)
+    assert (model, scale) == (model_ladder(3)[-1], 3)

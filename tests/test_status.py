@@ -80,3 +80,13 @@ def test_without_a_terminal_there_are_log_lines(
     lines.close()
     assert len(caplog.messages) == 1
     assert "latency p50" in caplog.messages[0]
+
+
+@pytest.mark.parametrize("columns", ["200", "60"])
+def test_the_model_that_auto_chose_is_shown(monkeypatch: pytest.MonkeyPatch, columns: str) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    terminal = Terminal()
+    line = status.open_status(LIVE, LIVE, frames=None, stream=terminal, model=lambda _: "auto: tiny, 3 steps")
+    line.show(some_stats())
+    line.close()
+    assert "auto: tiny, 3 steps" in terminal.getvalue()

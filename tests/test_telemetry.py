@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,8 +12,17 @@ from doubles import CountingSource, DoublingEngine, ListSink
 from stream_sr import machine
 from stream_sr.engine import EngineSpec
 from stream_sr.pipeline import Pipeline, Plan
-from stream_sr.stats import Stats
-from stream_sr.telemetry import LATEST_NOTES, Telemetry, _named, engine_figures, without_folder
+from stream_sr.stats import ModelStep, Stats
+from stream_sr.telemetry import (
+    LATEST_NOTES,
+    LATEST_STEPS,
+    Telemetry,
+    _named,
+    auto_figures,
+    auto_line,
+    engine_figures,
+    without_folder,
+)
 
 
 def test_figures_of_a_run_are_json_and_add_up() -> None:
@@ -35,6 +45,33 @@ def test_figures_of_a_run_are_json_and_add_up() -> None:
 def test_only_the_latest_notes_are_told() -> None:
     spec = EngineSpec("b", "m", 2, 4, 4, "fp32", "CPU", notes=tuple(str(number) for number in range(50)))
     assert engine_figures(spec)["notes"] == [str(number) for number in range(50 - LATEST_NOTES, 50)]
+
+
+def stepped() -> Stats:
+    stats = Stats()
+    stats.add_output("null:")
+    stats.output("null:", 0, 0, 10**9)
+    for second in range(2, 10):
+        down = second % 2 == 0
+        models = ("large", "small") if down else ("small", "large")
+        stats.step(ModelStep(second * 10**9, *models, up=not down, why="it was so"))
+    return stats
+
+
+def test_steps_of_the_model_are_told() -> None:
+    fixed = EngineSpec("b", "large", 2, 4, 4, "fp32", "CPU")
+    chosen = replace(fixed, ladder=("small", "large"))
+    assert auto_figures(fixed, Stats()) == {}
+    assert auto_line(fixed, stepped()) == ""
+    assert auto_figures(chosen, Stats())["auto"]["steps"] == []
+    told = auto_figures(chosen, stepped(), LATEST_STEPS)["auto"]
+    assert (told["on"], told["ladder"], told["up"], told["down"]) == (True, ["small", "large"], 4, 4)
+    assert len(told["steps"]) == LATEST_STEPS
+    assert told["steps"][-1] == {"seconds": 8.0, "from": "small", "to": "large", "why": "it was so"}
+    assert len(auto_figures(chosen, stepped())["auto"]["steps"]) == 8
+    ended = auto_figures(fixed, stepped())["auto"]  # a person chose a model
+    assert (ended["on"], ended["ladder"], len(ended["steps"])) == (False, [], 8)
+    assert auto_line(chosen, stepped()) == "auto: large, 8 steps"
 
 
 def test_load_of_the_processor() -> None:

@@ -100,6 +100,7 @@ def _open_auto(model: ModelSpec | None, info: StreamInfo, options: EngineOptions
     """The chosen backend; where the GPU's fails at this model, the processor's, with a note."""
     choice = choose_backend(options.device)
     reason = choice.reason if choice.name != BACKENDS[0] else ""
+    engine: Any  # of an adapter, whose spec may be added to
     try:
         engine = open_engine(model, info, replace(options, backend=choice.name), scale=scale)
     except EngineError as error:

@@ -48,10 +48,6 @@ class RefitEngine:
     def spec(self) -> EngineSpec:
         return self._first.spec
 
-    @spec.setter
-    def spec(self, spec: EngineSpec) -> None:
-        self._first.spec = spec
-
     def prepare(self, info: StreamInfo) -> None:
         """Be ready for frames as ``info`` says. Raises what ``make`` raises."""
         form = _form(info)

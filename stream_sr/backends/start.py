@@ -160,16 +160,12 @@ def open_at_once(
     processor where that keeps up with the stream, else the picture is enlarged by bicubic interpolation. Raises what
     `open_engine` raises.
     """
-    if model is None or options.backend not in ("auto", "tensorrt"):
-        return None
-    if options.backend == "auto" and choose_backend(options.device).name != "tensorrt":
+    if model is None or not needs_build(model, info, options):
         return None
     from stream_sr.backends import tensorrt
-    from stream_sr.backends.tensorrt import builder, library
+    from stream_sr.backends.tensorrt import builder
 
     options = replace(options, backend="tensorrt")
-    if not library.can_run(options.device).usable or tensorrt.is_ready(model, info, options):
-        return None  # `open_engine` says why, or opens it
     ready = _ready_engine(model, info, options)
     starting = StartingEngine(
         finish(ready), builder.request(model, info, options), lambda: finish(open_engine(model, info, options)),
@@ -179,12 +175,26 @@ def open_at_once(
     return starting
 
 
+def needs_build(model: ModelSpec, info: StreamInfo, options: EngineOptions) -> bool:
+    """Whether these options mean TensorRT, it can be used, and its engine for ``model`` is not in the cache."""
+    if options.backend not in ("auto", "tensorrt"):
+        return False
+    if options.backend == "auto" and choose_backend(options.device).name != "tensorrt":
+        return False
+    from stream_sr.backends import tensorrt
+    from stream_sr.backends.tensorrt import library
+
+    options = replace(options, backend="tensorrt")
+    # where it cannot be used `open_engine` says why
+    return library.can_run(options.device).usable and not tensorrt.is_ready(model, info, options)
+
+
 def _ready_engine(model: ModelSpec, info: StreamInfo, options: EngineOptions) -> Engine:
     """The network on the processor where it keeps up, else bicubic."""
     now = replace(options, device=0, precision="auto", tune=False)
     with contextlib.suppress(EngineUnavailable):
         engine = open_engine(model, info, replace(now, backend=choose_cpu_backend().name))
-        if _seconds_a_frame(engine, info) * float(info.fps or USUAL_FPS) < KEEPS_UP:
+        if seconds_a_frame(engine, info) * float(info.fps or USUAL_FPS) < KEEPS_UP:
             return engine
         engine.close()
     from stream_sr.backends.tensorrt.ladder import picture_of
@@ -192,13 +202,14 @@ def _ready_engine(model: ModelSpec, info: StreamInfo, options: EngineOptions) ->
     return open_engine(None, info, replace(now, backend="bicubic", threads=None), scale=picture_of(model, info).scale)
 
 
-def _seconds_a_frame(engine: Engine, info: StreamInfo) -> float:
+def seconds_a_frame(engine: Engine, info: StreamInfo, *, trials: int = TRIALS) -> float:
+    """The least of some trials on a grey frame."""
     planes = empty_planes(info.width, info.height)
     for plane in planes:
         plane.fill(128)
     frame = Frame(read_only(planes), pts=0, time_base=info.time_base, color=info.color)
     times = []
-    for _ in range(TRIALS):
+    for _ in range(trials):
         began = time.perf_counter()
         engine.submit(frame).wait()
         times.append(time.perf_counter() - began)

@@ -27,16 +27,15 @@ class SwapEngine:
     frame has come back; fails that frame, the new engine is closed, its frames are computed again on the old one (the
     caller still holds them) and a note says why. So no frame is lost and none comes twice, whatever is offered.
 
-    ``spec`` is the current engine's, with a note for every change. ``depth`` and ``allocate`` stay what they were, as
-    rings were made for them: ``allocate`` may be given for engines to come (a pinned allocator). `offer` and `note`
-    may be called by any thread, the rest by one at a time. Closes every engine that it was given.
+    ``spec`` is the current engine's as it is now, with a note for every change. ``depth`` and ``allocate`` stay what
+    they were, as rings were made for them: ``allocate`` may be given for engines to come (a pinned allocator). `offer`
+    and `note` may be called by any thread, the rest by one at a time. Closes every engine that it was given.
     """
 
     def __init__(self, engine: Engine, *, allocate: Allocate | None = None) -> None:
-        self.spec: EngineSpec = engine.spec
         self.depth = engine.depth
         self.allocate: Allocate | None = allocate or engine.allocate
-        self._lock = threading.Lock()  # of spec, notes, the offer and closed
+        self._lock = threading.Lock()  # of notes, the offer and closed
         self._notes: tuple[str, ...] = ()
         self._offered: Engine | None = None
         self._closed = False
@@ -44,6 +43,13 @@ class SwapEngine:
         self._previous: Engine | None = None  # kept until the current engine has shown one frame
         self._flying: list[_Flight] = []  # oldest first
         self._in_flight = InFlight(engine.depth)
+
+    @property
+    def spec(self) -> EngineSpec:
+        """May be read by any thread."""
+        spec, notes = self._current.spec, self._notes
+        steady = spec.steady and self._offered is None  # a picture that stands still must not keep it waiting
+        return replace(spec, notes=(*spec.notes, *notes), steady=steady)
 
     @property
     def closed(self) -> bool:
@@ -62,8 +68,6 @@ class SwapEngine:
             unused, self._offered = self._offered, engine
             if self._closed:
                 unused, self._offered = engine, None
-            else:
-                self.spec = replace(self.spec, steady=False)  # a picture that stands still must not keep it waiting
         if unused is not None:
             unused.close()
 
@@ -72,7 +76,6 @@ class SwapEngine:
         log.info("%s", text)
         with self._lock:
             self._notes = (*self._notes, text)
-            self.spec = replace(self.spec, notes=(*self.spec.notes, text))
 
     def submit(self, frame: Frame, slot: Slot | None = None) -> Pending:
         """See `engine.Engine`."""
@@ -122,11 +125,7 @@ class SwapEngine:
 
     def _become(self, engine: Engine, note: str) -> None:
         self._current = engine
-        log.info("%s", note)
-        with self._lock:
-            self._notes = (*self._notes, note)
-            steady = engine.spec.steady and self._offered is None
-            self.spec = replace(engine.spec, notes=(*engine.spec.notes, *self._notes), steady=steady)
+        self.note(note)
 
     def _start(self, frame: Frame, slot: Slot | None) -> _Flight:
         try:

@@ -28,8 +28,8 @@ IDLE_SECONDS = 0.02  # between looks at mouse and keyboard while no picture come
 SILENCE_SECONDS = 2.0
 NOTICE_SECONDS = 3.0
 HELP = (
-    "h  help", "s  split on and off; the mouse moves the line", "1-4  model", "space  pause, on both sides",
-    "p  save as PNG", "r  record", "i  figures on and off", "f  full screen", "q  quit",
+    "h  help", "s  split on and off; the mouse moves the line", "1-4  model", "a  the model that keeps up",
+    "space  pause, on both sides", "p  save as PNG", "r  record", "i  figures on and off", "f  full screen", "q  quit",
 )  # fmt: skip
 
 

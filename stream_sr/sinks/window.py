@@ -26,6 +26,7 @@ from stream_sr.color import Matrix
 from stream_sr.errors import SinkOpenError, SinkWriteError, StreamSRError
 from stream_sr.frame import Frame, StreamInfo
 from stream_sr.media import Controls, SinkOptions
+from stream_sr.model import AUTO
 from stream_sr.sinks import viewer
 from stream_sr.sinks.x11 import INSTEAD, ask_display
 
@@ -35,6 +36,7 @@ SHARE_OF_SCREEN = 0.9  # the window opens no larger than this part of the screen
 QUIT_KEYS = (ord("q"), ord("Q"), 27)
 RECORD_KEYS = (ord("r"), ord("R"))
 MODEL_KEYS = (ord("1"), ord("2"), ord("3"), ord("4"))
+AUTO_KEYS = (ord("a"), ord("A"))
 ANSWER_SECONDS = 10.0  # to load OpenCV on a busy machine; a picture takes milliseconds
 
 Pixels = npt.NDArray[np.uint8]  # BGR, [H, W, 3]
@@ -117,13 +119,15 @@ class WindowSink:
     def _obey(self, key: int) -> None:
         """Ask for what a key means; the answer is in the overlay."""
         controls = self._figures.get("controls")
-        if self._controls is None or controls is None or key not in (*MODEL_KEYS, *RECORD_KEYS):
+        if self._controls is None or controls is None or key not in (*MODEL_KEYS, *AUTO_KEYS, *RECORD_KEYS):
             return
         self._said = ""
         try:
             if key in RECORD_KEYS:
                 recording = controls["recording"] or {"on": False}
                 self._controls.change("record", "off" if recording["on"] else "on")
+            elif key in AUTO_KEYS:
+                self._controls.change("model", AUTO)
             else:
                 names, number = controls["choices"]["model"]["keys"], MODEL_KEYS.index(key)
                 if number < len(names):
@@ -139,7 +143,7 @@ def overlay(figures: Mapping[str, Any], said: str = "") -> str:
     engine, source, output, late = (figures[key] for key in ("engine", "source", "output", "latency_ms"))
     dropped = ", ".join(f"{why} {count}" for why, count in {**figures["dropped"], **figures["lost_in_source"]}.items())
     lines = [
-        f"{engine['model']} x{engine['scale']}  {engine['backend']} {engine['precision']}",
+        f"{engine['model']} x{engine['scale']}  {engine['backend']} {engine['precision']}{_auto(figures)}",
         f"{source['width']}x{source['height']} > {output['width']}x{output['height']}"
         f"  {figures['fps_in']:.1f} > {figures['fps_out']:.1f} fps",
         f"latency p50 {_ms(late['p50'])} p99 {_ms(late['p99'])} ms",
@@ -152,6 +156,11 @@ def overlay(figures: Mapping[str, Any], said: str = "") -> str:
         lines.append(f"recording {recording['seconds']:.0f} s")
     lines += [text for text in (engine.get("state"), recording.get("error"), controls.get("message"), said) if text]
     return "\n".join(lines).encode("ascii", "replace").decode()
+
+
+def _auto(figures: Mapping[str, Any]) -> str:
+    auto = figures.get("auto") or {"on": False}
+    return f"  auto, {auto['up']} up {auto['down']} down" if auto["on"] else ""
 
 
 def _ms(value: float | None) -> str:
