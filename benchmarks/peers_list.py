@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from ffmpeg_native import write_native
 from peer import CRF, PRESET
 from processes import watch
 
@@ -24,7 +25,7 @@ from stream_sr.backends import openvino_precision
 from stream_sr.codec.roundtrip import read_luma
 from stream_sr.model import PRESETS, find_model, list_models
 
-FSRCNN = "fsrcnn"
+FSRCNN, TINY = "fsrcnn", "tiny"
 FPS = Fraction(30)  # of the input
 SCRIPT = Path(__file__).parent / "peer.py"
 Command = Callable[[Path, Path, int], list[str]]  # input, output, frames
@@ -79,11 +80,16 @@ def peers() -> tuple[list[Peer], list[dict[str, str]]]:
         else:
             able.append(script(name, "exported"))
     if shutil.which("ffmpeg"):
-        able += [ffmpeg(flags) for flags in ("bicubic", "lanczos")]
+        able += [ffmpeg(f"scale {flags}", f"scale=iw*2:ih*2:flags={flags}") for flags in ("bicubic", "lanczos")]
     else:
-        left.append({"name": "ffmpeg", "reason": "no ffmpeg here; apt-get install ffmpeg"})
+        left.append({"name": "ffmpeg scale", "reason": "no ffmpeg here; apt-get install ffmpeg"})
+    if reason := _no_native_ffmpeg():
+        left.append({"name": "ffmpeg dnn_processing", "reason": reason})
+    else:
+        able.append(
+            ffmpeg("dnn_processing", f"dnn_processing=dnn_backend=native:model={native_file()}:input=x:output=y", TINY)
+        )
     left += [
-        {"name": "ffmpeg dnn_processing, sr", "reason": _no_ffmpeg_network()},
         {"name": "vapoursynth", "reason": _no_vapoursynth()},
         {"name": "nvidia-vfx", "reason": no_gpu or "its networks are NVIDIA's own, and no peer here runs them yet"},
     ]
@@ -126,14 +132,21 @@ def script(name: str, form: str = "") -> Peer:
     return Peer(title, "network" if form else "resize", command, FSRCNN if form else "", form, keep)
 
 
-def ffmpeg(flags: str) -> Peer:
-    def command(source: Path, out: Path, frames: int) -> list[str]:
+def ffmpeg(name: str, chain: str, model: str = "") -> Peer:
+    """FFmpeg with this chain of filters."""
+
+    def command(source: Path, out: Path, frames: int, crf: str = CRF) -> list[str]:
         return [
             "ffmpeg", "-hide_banner", "-loglevel", "error", "-y", "-i", str(source), "-frames:v", str(frames),
-            "-vf", f"scale=iw*2:ih*2:flags={flags}", "-c:v", "libx264", "-preset", PRESET, "-crf", CRF, str(out),
+            "-vf", chain, "-c:v", "libx264", "-preset", PRESET, "-crf", crf, str(out),
         ]  # fmt: skip
 
-    return Peer(f"ffmpeg scale {flags}", "resize", command)
+    def keep(source: Path, folder: Path, frames: int) -> Iterator[Plane]:
+        lossless = folder / "kept.mp4"
+        watch(command(source, lossless, frames, "0"))
+        return read_luma(lossless)
+
+    return Peer(f"ffmpeg {name}", "network" if model else "resize", command, model, "lowered" if model else "", keep)
 
 
 @lru_cache
@@ -146,11 +159,23 @@ def onnx_file(form: str) -> Path:
 
     graph = Graph.read(model.onnx.read_bytes())
     graph.lower()
-    folder = tempfile.TemporaryDirectory()
-    atexit.register(folder.cleanup)
-    path = Path(folder.name) / f"{FSRCNN}-{form}.onnx"
+    path = _folder() / f"{FSRCNN}-{form}.onnx"
     path.write_bytes(graph.serialize())
     return path
+
+
+@lru_cache
+def native_file() -> Path:
+    """tiny in FFmpeg's own format, which has no PReLU and so no FSRCNN."""
+    return write_native(find_model(TINY, 2), _folder() / f"{TINY}.model")
+
+
+@lru_cache
+def _folder() -> Path:
+    """For models in other forms; removed at the end."""
+    folder = tempfile.TemporaryDirectory()
+    atexit.register(folder.cleanup)
+    return Path(folder.name)
 
 
 def _no_cuda_provider() -> str:
@@ -162,19 +187,17 @@ def _no_cuda_provider() -> str:
     return "" if "CUDAExecutionProvider" in found else f"this onnxruntime has only {', '.join(found)}"
 
 
-def _no_ffmpeg_network() -> str:
-    """Which backends FFmpeg's network filters have here; none of them takes an ONNX with PReLU of uint8."""
+def _no_native_ffmpeg() -> str:
+    """Why FFmpeg's network filter cannot be used here with its own backend."""
     if not shutil.which("ffmpeg"):
         return "no ffmpeg here; apt-get install ffmpeg"
     text = subprocess.run(
         ["ffmpeg", "-hide_banner", "-h", "filter=dnn_processing"], capture_output=True, text=True, check=False
     ).stdout  # fmt: skip
     found = [word for word in ("native", "tensorflow", "openvino", "torch") if f" {word} " in text]
-    if not found:
-        return "this build has no dnn_processing"
-    if found == ["native"]:
-        return "this build's only backend is 'native', whose format has no PReLU and so no FSRCNN"
-    return f"this build has the backends {', '.join(found)}, which no peer here uses yet"
+    if "native" in found:
+        return ""
+    return f"this build's backends are {', '.join(found) or 'none'}; FFmpeg's own is in 4.3 to 5.1 only"
 
 
 def _no_vapoursynth() -> str:

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import peers_list
 from peer import CRF, PRESET
-from peers_list import FPS, FSRCNN, Peer
+from peers_list import FPS, Peer
 from peers_tables import marks, plot
 from processes import ProcessFailed, watch
 from record import RESULTS, ROOT, write_result
@@ -151,11 +151,11 @@ def measure(peers: Sequence[Peer], parsed: argparse.Namespace, folder: Path) -> 
     for peer in alive:
         out = out_of(peer, folder)
         rows[peer.name] |= peer.facts(out) | {"psnr_y": quality(out, truth, common)}
-    exact = peers_list.ours(FSRCNN, "fp32")
-    reference = list(exact.luma(source, folder, AGREEMENT_FRAMES))
-    for peer in alive:
-        if peer.model == FSRCNN:
-            rows[peer.name]["agreement"] = agreement(peer, source, folder, reference)
+    for model in {peer.model for peer in alive} - {""}:
+        exact = list(peers_list.ours(model, "fp32").luma(source, folder, AGREEMENT_FRAMES))
+        for peer in alive:
+            if peer.model == model:
+                rows[peer.name]["agreement"] = agreement(peer, source, folder, exact)
     width, height = truth[0].shape[1] // 2, truth[0].shape[0] // 2
     return {
         "size": f"{width}x{height}", "clip": parsed.clip.name if parsed.clip else SCENE, "crf": CRF, "preset": PRESET,

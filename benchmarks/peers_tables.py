@@ -18,7 +18,7 @@ def marks(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     in fp32; the faster precisions of both are not exact.
     """
     found = []
-    for ours in (row for row in rows if row["family"] == "ours" and "agreement" in row):
+    for ours in (row for row in rows if (row["family"], row["model"]) == ("ours", "fsrcnn")):
         for name, asked in MARKS:
             theirs = [row for row in rows if row["family"] == "network" and row["name"].split(",")[0] == name]
             if theirs:
@@ -48,9 +48,8 @@ def table(data: Mapping[str, Any]) -> list[str]:
         lines.append(f"| {' | '.join(cells)} |")
     note = f"{data['size']} x2, whole programs in turns: H.264 in, H.264 out ({data['preset']}, CRF {data['crf']}); "
     note += f"PSNR of luma in dB against the full-size truth over {data['psnr_frames']} frames of {data['clip']}; "
-    note += (
-        "start-up is a film of one frame; levels apart: the most that luma differs from ours in fp32 before encoding."
-    )
+    note += "start-up is a film of one frame; levels apart: the most that luma differs from that of ours with the same "
+    note += "weights in fp32, before it is encoded."
     lines += ["", note]
     if data["marks"]:
         lines += ["", "With the same weights: " + "; ".join(_mark(mark) for mark in data["marks"]) + "."]

@@ -11,12 +11,12 @@ from itertools import count, product
 from pathlib import Path
 from typing import Any
 
+from stream_sr.commands import EXIT_ABORTED
 from stream_sr.config import RUN_OPTIONS, Config, Option, make_config, number, size, whole
 from stream_sr.errors import ConfigError
 from stream_sr.terminal import Interrupts, StoppedEarly, Stopper, check_json, command_line, print_result
 
 EXIT_MISSED = 7
-EXIT_ABORTED = 130
 
 
 def bench_command(parsed: argparse.Namespace) -> int:

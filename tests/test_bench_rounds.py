@@ -13,8 +13,6 @@ from stream_sr.machine import describe
 class Scripted:
     """A subject with given speeds that writes down when it ran."""
 
-    paced = False
-
     def __init__(self, label: str, speeds: list[float | None], diary: list[str], *, fails: bool = False) -> None:
         self.label, self.speeds, self.diary, self.fails = label, list(speeds), diary, fails
 

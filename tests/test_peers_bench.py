@@ -1,6 +1,7 @@
 """benchmarks/peers.py: its peers do the whole job, agree before encoding, and the table says what was measured."""
 
 import argparse
+import struct
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ from scripts import script
 
 from stream_sr.bench.clip import Drawn
 from stream_sr.codec.roundtrip import read_luma
+from stream_sr.errors import ModelError
 from stream_sr.machine import describe
+from stream_sr.model import find_model
 
 processes, peer, peers_list, peers_tables, peers_run = map(
     script, ("processes", "peer", "peers_list", "peers_tables", "peers_run")
@@ -132,3 +135,21 @@ def test_a_short_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert result["psnr_frames"] == 4
     assert result["rows"][0]["precision"] in ("fp32", "bf16", "int8")
     assert all(one["psnr_y"] > 15 and one["peak_mib"] > 20 and one["startup_seconds"] > 0 for one in result["rows"])
+
+
+def test_a_model_in_ffmpegs_own_format(tmp_path: Path) -> None:
+    path = script("ffmpeg_native").write_native(find_model("tiny", 2), tmp_path / "tiny.model")
+    data = path.read_bytes()
+    assert data.startswith(b"FFMPEGDNNNATIVE\x01\x00\x00\x00")
+    assert struct.unpack("<2i", data[-8:]) == (12, 13)  # nine convolutions, two shuffles and a sum; operands
+    with pytest.raises(ModelError, match="no PRelu"):
+        script("ffmpeg_native").write_native(find_model("fsrcnn", 2), tmp_path / "fsrcnn.model")
+
+
+def test_ffmpegs_own_network_agrees(film: tuple[Path, list[Any]], tmp_path: Path) -> None:
+    able, left = peers_list.peers()
+    peer = next((one for one in able if one.name == "ffmpeg dnn_processing"), None)
+    if peer is None:
+        pytest.skip(next(one["reason"] for one in left if one["name"].startswith("ffmpeg dnn")))
+    exact = list(peers_list.ours("tiny", "fp32").luma(film[0], tmp_path, 3))
+    assert peers_run.agreement(peer, film[0], tmp_path, exact)["within_one_level"]

@@ -56,8 +56,6 @@ class EngineSubject:
     what `open_engine` raises.
     """
 
-    paced = False
-
     def __init__(
         self,
         model: ModelSpec | None,

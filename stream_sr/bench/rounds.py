@@ -30,7 +30,6 @@ class Subject(Protocol):
     """What is measured, opened. One thread."""
 
     label: str
-    paced: bool  # its speed is the source's, so that it says nothing
 
     def warm_up(self) -> None:
         """Run once without being measured."""

@@ -18,7 +18,7 @@ WARM_UP_SECONDS = 1.0
 
 
 class RunSubject:
-    """A run of the filter: a file as fast as it goes, or with ``paced`` a live source by its clock.
+    """A run of the filter: a file as fast as it goes, or a live source by its clock.
 
     A round is the whole source, or its first ``config.duration`` seconds. Its figures: what computed, sizes,
     ``latency_ms`` from capture to output and ``stages_ms`` over all rounds, ``frames_in``, ``frames_out``,
@@ -32,12 +32,11 @@ class RunSubject:
         sink: str,
         config: Config,
         *,
-        paced: bool = False,
         label: str = "",
         attach: Callable[[Pipeline], None] = lambda pipeline: None,
         meter: LoadMeter | None = None,
     ) -> None:
-        self.label, self.paced = label, paced
+        self.label = label
         self._source, self._sink, self._config = source, sink, config
         self._attach, self._meter = attach, meter or LoadMeter()
         self._report: dict[str, Any] | None = None

@@ -108,10 +108,7 @@ def make_subjects(
                 continue
             seconds = SECONDS.get(sweep.kind) if sweep.seconds is None else sweep.seconds
             config = config if seconds is None or config.duration is not None else replace(config, duration=seconds)
-            paced = sweep.kind == "live"
-            subjects.append(
-                RunSubject(source, sweep.sink, config, paced=paced, label=label, attach=attach, meter=meter)
-            )
+            subjects.append(RunSubject(source, sweep.sink, config, label=label, attach=attach, meter=meter))
     return subjects
 
 
