@@ -89,7 +89,9 @@ def frames_for(peer: Peer, source: Path, folder: Path, seconds: float, limit: in
     return max(min(LEAST_FRAMES, limit), min(limit, round(seconds / max(1e-3, (some - one) / 8))))
 
 
-def take_turns(peers: Sequence[Peer], source: Path, folder: Path, seconds: float, rounds: int, limit: int) -> Any:
+def take_turns(
+    peers: Sequence[Peer], source: Path, folder: Path, seconds: float, rounds: int, limit: int
+) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
     """Rows by name, and those that failed with their reason."""
     runs: dict[str, list[dict[str, float]]] = {}
     counts: dict[str, int] = {}
@@ -200,6 +202,8 @@ def main(text: str) -> int:
     parser.add_argument("--out", type=Path, default=RESULTS / "peers.json", metavar="FILE")
     parser.add_argument("--plot", type=Path, default=ROOT / "docs" / "peers.png", metavar="FILE")
     parsed = parser.parse_args()
+    if parsed.frames < 2 or parsed.rounds < 1 or parsed.seconds <= 0:
+        parser.error("at least --frames 2, --rounds 1 and some --seconds")
     if not parsed.redraw:
         peers, left = choose(parsed.only)
         with tempfile.TemporaryDirectory() as folder:
