@@ -16,7 +16,7 @@ from av.video.frame import PictureType
 from stream_sr import machine
 from stream_sr.codec.nvenc import CODECS, nvenc_context, why_not
 from stream_sr.codec.nvenc import PRESETS as NVENC_PRESETS
-from stream_sr.codec.picture import picture_planes
+from stream_sr.codec.picture import picture_in_place, picture_planes
 from stream_sr.color import Siting
 from stream_sr.errors import ConfigError, SinkOpenError, SinkWriteError
 from stream_sr.frame import Frame, StreamInfo
@@ -70,7 +70,7 @@ class Encoder:
                 + (getattr(error, "strerror", None) or str(error))
                 + ("; --encoder auto takes one that works" if self.name in CODECS else "")
             ) from error
-        # PyAV's frame is filled again and again: x264 copies the picture before `encode` returns.
+        # PyAV's frame is filled again and again, and frames are lent: what encodes copies before `encode` returns.
         self._picture = av.VideoFrame(self.info.width, self.info.height, "yuv420p")
         self._views = picture_planes(self._picture)
         self._waiting: dict[int, tuple[int, int, int, int | None]] = {}  # pts: number, captured_ns, duration, wall_ns
@@ -88,15 +88,20 @@ class Encoder:
         Raises SinkWriteError otherwise, or when x264 fails.
         """
         self._check(frame)
-        for view, plane in zip(self._views, frame.planes, strict=True):
-            np.copyto(view, plane[: view.shape[0], : view.shape[1]])
-        self._picture.pts = frame.pts
-        self._picture.time_base = self.info.time_base
-        self._picture.pict_type = PictureType.I if key else PictureType.NONE
+        picture = picture_in_place(frame) or self._copied(frame)
+        picture.pts = frame.pts
+        picture.time_base = self.info.time_base
+        picture.pict_type = PictureType.I if key else PictureType.NONE
         duration = frame.duration or self._nominal_duration()
         self._waiting[frame.pts] = (frame.number, frame.captured_ns, duration, frame.wall_ns)
         self._last_pts = frame.pts
-        return self._packets(self._picture)
+        return self._packets(picture)
+
+    def _copied(self, frame: Frame) -> av.VideoFrame:
+        """The encoder's own picture, filled; an odd last column or row is cut."""
+        for view, plane in zip(self._views, frame.planes, strict=True):
+            np.copyto(view, plane[: view.shape[0], : view.shape[1]])
+        return self._picture
 
     def flush(self) -> list[Packet]:
         """The packets of the frames still inside. No frame may follow."""

@@ -11,7 +11,7 @@ import av
 import numpy as np
 from av.video.plane import VideoPlane
 
-from stream_sr.frame import Plane, Planes, StreamInfo
+from stream_sr.frame import Frame, Plane, Planes, StreamInfo
 
 
 def picture_planes(picture: av.VideoFrame) -> tuple[Plane, ...]:
@@ -30,6 +30,23 @@ def picture_of(planes: Planes) -> av.VideoFrame:
     for view, plane in zip(picture_planes(picture), planes, strict=True):
         np.copyto(view, plane)
     return picture
+
+
+def picture_in_place(frame: Frame) -> av.VideoFrame | None:
+    """The frame's own memory as a picture, valid while the frame is held; None where it is no I420 in one buffer.
+
+    That it is for the result of an engine, which lies in a slot, and of even size.
+    """
+    slot, (height, width) = frame.slot, frame.planes[0].shape
+    if slot is None or height % 2 or width % 2 or slot.planes[0].shape != (height, width):
+        return None
+    if any(_address(mine) != _address(theirs) for mine, theirs in zip(frame.planes, slot.planes, strict=True)):
+        return None
+    return av.VideoFrame.from_numpy_buffer(slot.buffer.reshape(height * 3 // 2, width), format="yuv420p")
+
+
+def _address(plane: Plane) -> int:
+    return int(plane.__array_interface__["data"][0])
 
 
 def shown_size(info: StreamInfo) -> tuple[int, int]:
