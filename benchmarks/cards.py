@@ -61,7 +61,7 @@ def commands(model: ModelSpec, recipe: Recipe, iterations: int) -> list[str]:
         *made,
         train,
         f"stream-sr export {run}/checkpoint.pt {folder} --overwrite{default}",
-        quantize,
+        *([quantize] if model.int8 else []),
         f"python benchmarks/{script}.py --data data/{'video' if script == 'cameras' else 'eval --record'}",
     ]
 

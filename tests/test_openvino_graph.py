@@ -74,6 +74,21 @@ def test_both_forms_give_what_torch_gives(
             assert np.abs(got.astype(int) - want.astype(int)).max() <= 1
 
 
+@pytest.mark.parametrize(
+    ("network", "scale"),
+    [({"kind": "BareDeconvolution", "width": 8}, 2), ({"kind": "Autoencoder", "width": 4}, 1)],
+    ids=["BareDeconvolution", "Autoencoder"],
+)
+def test_the_reference_designs_are_rewritten_too(network: dict[str, object], scale: int, tmp_path: Path) -> None:
+    """Their deconvolutions have many channels, whose biases no shuffle may pass."""
+    model, module = make(tmp_path, network, scale)
+    pictures = [np.roll(texture(24, 16), shift, 1) for shift in range(2)]
+    graph, head = rewrite(read_graph(model))
+    assert head == openvino_graph.LOWERED
+    for got, want in zip(run(graph, pictures), expected(module, pictures), strict=True):
+        assert np.abs(got.astype(int) - want.astype(int)).max() <= 1
+
+
 @pytest.mark.parametrize("network", KINDS, ids=lambda one: str(one["kind"]))
 def test_the_shuffle_comes_last_and_the_scalings_are_gone(network: dict[str, object], tmp_path: Path) -> None:
     graph, head = rewrite(read_graph(make(tmp_path, network, 2)[0]))

@@ -242,21 +242,24 @@ def _sink(model: Any, shuffle: Any) -> None:
         others = [one for one in node.input_values() if one.get_node().get_instance_id() != shuffle.get_instance_id()]
         if _kind(node) not in POINTWISE or len(node.input_values()) - len(others) != 1:
             return
-        for n, one in enumerate(node.input_values()):
-            if _is_single(one):
-                continue
-            other = one.get_node()
-            if _kind(other) != "DepthToSpace" or other.get_attributes() != shuffle.get_attributes():
-                return
-            if len(list(other.output(0).get_target_inputs())) != 1:
-                return
-            node.input(n).replace_source_output(other.input_value(0))
+        shuffled = [n for n, one in enumerate(node.input_values()) if not _is_single(one)]
+        if not all(_is_like(node.input_value(n).get_node(), shuffle) for n in shuffled):
+            return
+        for n in shuffled:
+            node.input(n).replace_source_output(node.input_value(n).get_node().input_value(0))
         model.validate_nodes_and_infer_types()
         after = list(node.output(0).get_target_inputs())
         shuffle = ops.depth_to_space(node.output(0), "depth_first", block)
         for target in after:
             target.replace_source_output(shuffle.output(0))
         model.validate_nodes_and_infer_types()
+
+
+def _is_like(node: Any, shuffle: Any) -> bool:
+    """Whether a node is the same depth-to-space, for nobody else."""
+    if _kind(node) != "DepthToSpace" or node.get_attributes() != shuffle.get_attributes():
+        return False
+    return len(list(node.output(0).get_target_inputs())) == 1
 
 
 def _is_single(value: Any) -> bool:
