@@ -310,6 +310,16 @@ def memory(data: Mapping[str, Any]) -> str:
     return "\n".join([text, *_origin(data)])
 
 
+def fuzz(data: Mapping[str, Any]) -> str:
+    """That hostile input breaks nothing, and what it was tried on."""
+    broken = "nothing broke" if not data["failures"] else f"{data['failures']} broke something"
+    note = (
+        f"Hostile input for everything that reads the network ({', '.join(data['inputs'])}): {data['total']:,} inputs "
+    )
+    note += f"in {data['seconds']} s, {broken}, memory grew by {data['memory_growth_mib']:g} MiB."
+    return "\n".join([note, *_origin(data)])
+
+
 def _milliseconds(block: Mapping[str, float]) -> str:
     return f"{block['p50']:.1f} / {block['p99']:.1f}" if block.get("count") else "not measured"
 
@@ -320,7 +330,7 @@ def _origin(data: Mapping[str, Any]) -> list[str]:
 
 RENDERERS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "quality": quality, "overlap": overlap, "live": live, "ladder": ladder, "cameras": cameras, "films": films,
-    "page": page, "viewers": viewers, "overload": overload, "soak": soak, "soak4": soak,
+    "page": page, "viewers": viewers, "overload": overload, "soak": soak, "soak4": soak, "fuzz": fuzz,
     "gpu": gpu, "peers": peers, "precision": precision, "overhead": overhead,
     "memory": memory,
 }  # fmt: skip

@@ -134,6 +134,12 @@ def test_overload_and_soak(render: ModuleType) -> None:
     assert "2 times killed, 3 times silent" in text
 
 
+def test_fuzz(render: ModuleType) -> None:
+    data = {"inputs": {"video": 60_000, "server": 42_000}, "total": 102_000, "seconds": 849, "failures": 0}
+    text = render.fuzz(data | {"memory_growth_mib": 4.6, "machine": describe(), "command": "python"})
+    assert "(video, server): 102,000 inputs in 849 s, nothing broke, memory grew by 4.6 MiB." in text
+
+
 def test_overhead_and_memory(render: ModuleType) -> None:
     origin = {"command": "c", "machine": describe(), "model": "fast", "scale": 2, "precision": "int8"}
     cpu = {"all": 20.0, "ours": 0.5}
