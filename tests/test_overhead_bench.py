@@ -14,6 +14,8 @@ from stream_sr.codec.encoder import Encoder
 from stream_sr.codec.roundtrip import read_luma
 from stream_sr.config import Config
 from stream_sr.errors import ConfigError
+from stream_sr.sinks.av import FileSink
+from stream_sr.sources.av import AvSource
 from stream_sr.threads import Worker
 
 overhead, overlap, memory = map(script, ("overhead", "overlap", "memory"))
@@ -25,16 +27,18 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_thread_and_every_call_into_a_library_is_entered(clip: Path, tmp_path: Path) -> None:
-    before = Worker._run, Encoder.__init__
+    before = Worker._run, Encoder.__init__, AvSource._open, FileSink.open
     found = overhead.measure(clip, tmp_path / "out.mp4", Config(model="tiny", backend="openvino"))
     cpu = found["cpu_ms_per_frame"]
     assert found["frames"] == len(list(read_luma(tmp_path / "out.mp4"))) == 15
     assert set(found["threads_ms_per_frame"]) == {"capture", "inference", "encode", "write", "main"}
     inside = sum(cpu[f"{what}, in our threads"] for what in ("decode", "network", "encode"))
+    assert 0 < cpu["container, in our threads"] < cpu["ours"]
+    assert found["python_share"] < found["share"]
     assert sum(found["threads_ms_per_frame"].values()) == pytest.approx(inside + cpu["ours"], abs=0.01)
     assert cpu["all"] == pytest.approx(cpu["ours"] + inside + cpu["libraries' threads"], abs=0.01)
     assert found["share"] == pytest.approx(cpu["ours"] / cpu["all"], abs=0.01)
-    assert before == (Worker._run, Encoder.__init__)
+    assert before == (Worker._run, Encoder.__init__, AvSource._open, FileSink.open)
 
 
 def test_a_run_that_cannot_be_entered_is_refused(clip: Path, tmp_path: Path) -> None:
