@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from small_models import PLAIN, small_model
 
-from stream_sr.backends import openvino_precision
+from stream_sr.backends import openvino_precision, remembered
 from stream_sr.backends.openvino_precision import Cpu, choose
 from stream_sr.engine import LIVE_FIDELITY
 from stream_sr.errors import EngineBuildError, EngineUnavailable, ModelError
@@ -26,6 +26,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> ModelSpec:
 
 def pretend(monkeypatch: pytest.MonkeyPatch, *, has: str = "bf16 int8", **decibels: float) -> None:
     monkeypatch.setattr(openvino_precision, "cpu", lambda: Cpu("a CPU", "bf16" in has, "int8" in has))
+    monkeypatch.setattr(remembered, "recall", lambda kind: {})
+    monkeypatch.setattr(remembered, "remember", lambda kind, entries: None)
     monkeypatch.setattr(openvino_precision, "compare", lambda full, other, precision: decibels[precision])
 
 
@@ -94,3 +96,20 @@ def test_eight_bits_that_are_not_there(model: ModelSpec, monkeypatch: pytest.Mon
             choose(found, "int8", LIVE_FIDELITY)
     without = replace(model, int8=replace(model.int8, onnx=tmp_path / "gone", loss=0.7))
     assert choose(without, "auto", LIVE_FIDELITY).precision == "bf16"
+    stale = replace(model, int8=replace(model.int8, made_from="another"))
+    chosen = choose(stale, "auto", LIVE_FIDELITY)
+    assert chosen.precision == "bf16"
+    assert "int8 is not used" in chosen.notes[0]
+
+
+def test_what_was_found_is_remembered(model: ModelSpec, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("STREAM_SR_CACHE", str(tmp_path))
+    monkeypatch.setattr(openvino_precision, "cpu", lambda: Cpu("a CPU", True, True))
+    answers = iter([48.0, 60.0])
+    monkeypatch.setattr(openvino_precision, "compare", lambda full, other, precision: next(answers))
+    for _ in range(3):
+        assert choose(model, "auto", LIVE_FIDELITY).precision == "int8"
+        assert choose(model, "bf16", LIVE_FIDELITY).precision == "bf16"
+    monkeypatch.setattr(openvino_precision, "cpu", lambda: Cpu("another CPU", True, True))
+    with pytest.raises(StopIteration):
+        choose(model, "auto", LIVE_FIDELITY)

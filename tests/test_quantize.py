@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,6 @@ from onnx import numpy_helper
 from PIL import Image
 from small_models import FSRCNN, PLAIN, RECURRENT, small_model
 
-pytest.importorskip("nncf", reason="quantising needs the extra [train]")
-
 from stream_sr.backends import open_engine, openvino_graph, openvino_precision
 from stream_sr.engine import EngineOptions
 from stream_sr.errors import ConfigError, ModelError
@@ -22,6 +21,8 @@ from stream_sr.frame import StreamInfo
 from stream_sr.model import INT8_FILE, LOSS_LIMIT, ModelSpec
 from stream_sr.quality import psnr, texture
 from stream_sr.train import quantize
+
+pytestmark = pytest.mark.skipif(find_spec("nncf") is None, reason="quantising needs the extra [train]")
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,6 @@ from weakref import WeakValueDictionary
 from stream_sr.backends import cache
 from stream_sr.backends.openvino_graph import (
     LUMA,
-    REWRITE,
     UPSCALED,
     Graph,
     States,
@@ -28,6 +27,7 @@ from stream_sr.backends.openvino_graph import (
     first_line,
     settings,
 )
+from stream_sr.backends.openvino_graph import cache_version as cache_version
 from stream_sr.backends.openvino_precision import Chosen, choose, cpu
 from stream_sr.backends.output import Availability, InFlight, Output, Result, cpu_threads, make_output
 from stream_sr.backends.tuning import Form, choices, tune
@@ -145,15 +145,6 @@ def _load_or_compile(key: BuildKey, graph: Graph, size: tuple[int, int], threads
         exported = compiled.export_model()
         cache.store(key, exported if isinstance(exported, bytes) else exported.getvalue())
     return compiled
-
-
-def cache_version() -> str:
-    """What a cached blob depends on besides the model and the machine; empty where OpenVINO is not installed."""
-    if find_spec("openvino") is None:
-        return ""
-    import openvino
-
-    return f"{openvino.get_version()} rewrite {REWRITE}"
 
 
 class _Request:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,15 @@ def core() -> Any:
     import openvino
 
     return openvino.Core()
+
+
+def cache_version() -> str:
+    """What a cached blob depends on besides the model and the machine; empty where OpenVINO is not installed."""
+    if find_spec("openvino") is None:
+        return ""
+    import openvino
+
+    return f"{openvino.get_version()} rewrite {REWRITE}"
 
 
 def settings(precision: str, threads: int, streams: int) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Which precision a model is computed in on this CPU: what it has, and how near to fp32 that comes.
 
-Nothing is assumed: bf16 and eight bits are compared with fp32 on a generated picture, here, when the engine is loaded.
+Nothing is assumed: bf16 and eight bits are compared with fp32 on a generated picture, here, when a model is first
+loaded.
 """
 
 from __future__ import annotations
@@ -10,11 +11,13 @@ from functools import lru_cache
 from typing import Any
 
 from stream_sr import machine
+from stream_sr.backends import remembered
 from stream_sr.backends.openvino_graph import (
     LUMA,
     UPSCALED,
     Graph,
     States,
+    cache_version,
     compile_graph,
     core,
     read_graph,
@@ -24,6 +27,7 @@ from stream_sr.errors import EngineBuildError, EngineUnavailable, ModelError
 from stream_sr.model import LOSS_LIMIT, ModelSpec
 from stream_sr.quality import FIDELITY_SIZE, psnr, texture
 
+KIND = "fidelity"  # of what is remembered
 BROKEN = 30.0  # dB, below which nobody gets it
 SLACK = 1.0  # dB that eight bits may be further from fp32 here than where they were made
 CHECK_FRAMES = 8  # of a recurrent network
@@ -74,14 +78,22 @@ def choose(model: ModelSpec, asked: str, fidelity: float) -> Chosen:
         raise EngineUnavailable(f"{cpu().name} has no VNNI, without which int8 gains nothing; use --precision auto")
     full, head = rewrite(read_graph(model))
     notes: tuple[str, ...] = ()
+    digest = model.sha256()
     if asked == "int8" or (asked == "auto" and cpu().int8 and _worth_it(model)):
-        small = model.in_eight_bits()
-        graph, head = rewrite(read_graph(small))
-        notes, taken = _judge_int8(model, compare(full, graph, "int8"), asked)
-        if taken:
-            return Chosen(graph, head, "int8", small.sha256(), notes)
-    precision, more = choose_bf16(full, asked, fidelity)
-    return Chosen(full, head, precision, model.sha256(), (*notes, *more))
+        try:
+            small = model.in_eight_bits()
+            graph, small_head = rewrite(read_graph(small))
+            notes, taken = _judge_int8(model, found_here(full, digest, graph, small.sha256(), "int8"), asked)
+            if taken:
+                return Chosen(graph, small_head, "int8", small.sha256(), notes)
+        except ModelError as error:
+            if asked == "int8":
+                raise
+            notes = (f"int8 is not used: {error}",)
+    if asked == "fp32" or (asked == "auto" and not cpu().bf16):
+        return Chosen(full, head, "fp32", digest, notes)
+    precision, more = _judge_bf16(full, found_here(full, digest, full, digest, "bf16"), asked, fidelity)
+    return Chosen(full, head, precision, digest, (*notes, *more))
 
 
 def _worth_it(model: ModelSpec) -> bool:
@@ -102,15 +114,8 @@ def _judge_int8(model: ModelSpec, found: float, asked: str) -> tuple[tuple[str, 
     return (what,), True
 
 
-def choose_bf16(graph: Graph, asked: str, fidelity: float) -> tuple[str, tuple[str, ...]]:
-    """fp32 or bf16, and what the user has to know about it.
-
-    ``auto`` takes bf16 where the CPU has it and it comes within ``fidelity`` dB of fp32. Raises EngineBuildError
-    where bf16 was asked for and gives nonsense.
-    """
-    if asked == "fp32" or (asked == "auto" and not cpu().bf16):
-        return "fp32", ()
-    quality = compare(graph, graph, "bf16")
+def _judge_bf16(graph: Graph, quality: float, asked: str, fidelity: float) -> tuple[str, tuple[str, ...]]:
+    """bf16 or fp32, and what the user has to know, where bf16 comes within ``quality`` dB of fp32 here."""
     if asked == "auto":
         if quality >= fidelity:
             return "bf16", ()
@@ -119,6 +124,17 @@ def choose_bf16(graph: Graph, asked: str, fidelity: float) -> tuple[str, tuple[s
         raise EngineBuildError(f"bf16 is only {quality:.1f} dB from fp32 with {graph.name}; use --precision fp32")
     note = f"bf16 is {quality:.1f} dB from fp32 with this model, under the {fidelity:g} that auto asks for"
     return "bf16", (note,) if quality < fidelity else ()
+
+
+def found_here(full: Graph, full_digest: str, other: Graph, other_digest: str, precision: str) -> float:
+    """What `compare` finds, remembered: the same files, library and processor give the same."""
+    key = " ".join((full_digest, other_digest, precision, cpu().name, cache_version()))
+    known = remembered.recall(KIND).get(key)
+    if isinstance(known, float):
+        return known
+    found = compare(full, other, precision)
+    remembered.remember_if_possible(KIND, key, found)
+    return found
 
 
 def compare(full: Graph, other: Graph, precision: str) -> float:

@@ -129,9 +129,11 @@ def _floored(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 def _quantize(model: Any, planes: Sequence[Plane]) -> Any:
     """NNCF's graph of QuantizeLinear and DequantizeLinear, the input's pair made exact."""
     os.environ.setdefault("NNCF_CI", "1")  # or it posts what is done here
+    loggers = logging.getLoggerClass()
     import nncf
 
-    nncf.set_log_level(logging.ERROR)
+    logging.setLoggerClass(loggers)  # nncf puts one of its own in place, for everybody
+    logging.getLogger("nncf").setLevel(logging.ERROR)
     scaled = {node.output[0] for node in model.graph.node if node.op_type == "Mul"}
     kept = [
         node.name for node in model.graph.node
