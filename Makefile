@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 DEMO_SECONDS ?= 20
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test check quality train-gpu readme clean soak overload fuzz live webcam peers
+.PHONY: demo test check quality train-gpu readme clean soak auto overload fuzz live webcam peers
 
 demo: $(VENV)/.demo
 	$(BIN)/stream-sr demo --seconds $(DEMO_SECONDS) --out out
@@ -51,6 +51,9 @@ soak: $(VENV)/.test
 	$(BIN)/python benchmarks/soak.py --minutes 30 --cameras 4 --size 320x180@15 --out benchmarks/results/soak4.json
 	$(BIN)/python benchmarks/viewers.py --seconds 300
 	$(BIN)/python benchmarks/memory.py --minutes 10
+
+auto: $(VENV)/.test
+	$(BIN)/python benchmarks/auto.py --seconds 300
 
 overload: $(VENV)/.test
 	$(BIN)/python benchmarks/overload.py --seconds 300

@@ -320,6 +320,27 @@ def fuzz(data: Mapping[str, Any]) -> str:
     return "\n".join([note, *_origin(data)])
 
 
+def auto(data: Mapping[str, Any]) -> str:
+    """--model auto beside the presets fixed, and under a load that comes and goes."""
+    lines = ["| fixed | picture | fps | dropped | p50 / p99 | holds |", "| --- |" + " --- |" * 5]
+    for row in data["fixed"]:
+        times, holds = f"{row['p50']:.1f} / {row['p99']:.1f}", "yes" if row["holds"] else "no"
+        lines.append(f"| {row['model']} | {row['size']} | {row['fps']:.1f} | {row['dropped']} | {times} | {holds} |")
+    quiet, loaded = data["quiet"], data["loaded"]
+    during = loaded["during"]
+    text = f"x{data['scale']} at {data['fps']} pictures a second, times of the inference in ms. `--model auto` at "
+    text += f"{data['size']}: {quiet['model']} after {quiet['seconds']:g} s alone, {len(quiet['steps'])} steps, "
+    text += f"{quiet['dropped']} of {quiet['frames']} dropped, p99 {quiet['p99']:.1f}. While {loaded['busy']} other "
+    text += f"process{'' if loaded['busy'] == 1 else 'es'} computed: p99 {during['p99']:.1f}, {during['dropped']} of "
+    text += f"{during['frames']} dropped; {_after('down', loaded['down_after'])}, {_after('up', loaded['up_after'])}."
+    picture = "![Inference times, the load and the model in use, over time](docs/auto.png)"
+    return "\n".join([*lines, "", text, *_origin(data), picture, ""])
+
+
+def _after(word: str, seconds: float | None) -> str:
+    return f"never {word}" if seconds is None else f"{word} after {seconds:.1f} s"
+
+
 def _milliseconds(block: Mapping[str, float]) -> str:
     return f"{block['p50']:.1f} / {block['p99']:.1f}" if block.get("count") else "not measured"
 
@@ -332,7 +353,7 @@ RENDERERS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "quality": quality, "overlap": overlap, "live": live, "ladder": ladder, "cameras": cameras, "films": films,
     "page": page, "viewers": viewers, "overload": overload, "soak": soak, "soak4": soak, "fuzz": fuzz,
     "gpu": gpu, "peers": peers, "precision": precision, "overhead": overhead,
-    "memory": memory,
+    "memory": memory, "auto": auto,
 }  # fmt: skip
 
 

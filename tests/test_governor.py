@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -186,3 +187,30 @@ def test_the_start_is_the_largest_that_fits_with_room() -> None:
 
 def test_one_model_alone_never_steps() -> None:
     assert simulate(lambda *_: 5.0, 30, ladder=Ladder((24e6,), FRAME_NS)).steps == []
+
+
+def test_on_recorded_times() -> None:
+    """What bicubic, tiny and fast took on a real machine, 640x360, with three busy processes from 8 to 16 s.
+
+    Recorded with ``benchmarks/auto.py --record FILE --sizes 640x360 --seconds 24 --busy 3``.
+    """
+    with TRACE.open(newline="") as file:
+        head, *rows = list(csv.reader(file))
+    times = np.array([[float(value) for value in row] for row in rows])
+    assert head == ["seconds", "bicubic", "tiny", "fast"]
+    ladder = Ladder(tuple(times[:40, 1:].min(axis=0) * 1e6), FRAME_NS)
+
+    def load(seconds: float, rung: int) -> float:
+        row = min(int(np.searchsorted(times[:, 0], seconds)), len(times) - 1)
+        return float(times[row, 1 + rung]) * 1e6 / ladder.costs_ns[rung]
+
+    run = simulate(load, 23.9, ladder=ladder)
+    fixed = simulate(load, 23.9, ladder=Ladder(ladder.costs_ns[2:], FRAME_NS))
+    assert run.rung_at(7.9) == 2
+    first = run.changes_between(8, 16)[0]
+    assert first.at_ns / SECOND < 8.5
+    assert first.after < 2
+    assert run.rung_at(23) == 2
+    assert run.p99_ms(9, 16) < FRAME_NS / 1e6 < fixed.p99_ms(9, 16)
+    assert len(run.lost) < len(fixed.lost) / 5
+    assert len(run.steps) <= 5

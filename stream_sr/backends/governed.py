@@ -20,8 +20,7 @@ from stream_sr.ring import Allocate, Slot
 from stream_sr.stats import ModelStep, Stats
 
 HOPELESS = 3.0  # times the deadline: what takes longer when it is opened is not kept
-ROUNDS = 4
-WORTH = 0.9  # of the time of the next larger network: a smaller one that takes more is of no use
+ROUNDS = 8
 log = logging.getLogger("stream_sr")
 
 
@@ -156,10 +155,10 @@ def _time_turns(engines: Sequence[Engine], info: StreamInfo) -> list[float]:
 
 
 def _of_use(engines: Sequence[Engine], costs: Sequence[float]) -> tuple[list[Engine], list[float]]:
-    """Without those that take about as long as a larger one here, or longer."""
+    """Without those that take as long as a larger one here, or longer."""
     kept: list[tuple[Engine, float]] = []
     for engine, cost in reversed(list(zip(engines, costs, strict=True))):
-        if not kept or cost < WORTH * kept[-1][1]:
+        if not kept or cost < kept[-1][1]:
             kept.append((engine, cost))
         else:
             larger = kept[-1][0].spec.model
