@@ -99,7 +99,7 @@ def test_a_short_run_of_the_measurement(tmp_path: Path) -> None:
     out = tmp_path / "overload.json"
     words = ["--seconds", "2", "--model", "fsrcnn", "--size", "640x384@60", "--max-latency", "100", "--out", str(out)]
     done = subprocess.run(
-        [sys.executable, str(SCRIPT), *words], capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, str(SCRIPT), *words], capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode in (0, 1), done.stderr  # a busy machine judges nothing
     (row,) = json.loads(out.read_text())["rows"]

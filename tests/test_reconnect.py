@@ -123,6 +123,16 @@ def test_it_comes_back_in_one_growing_line_of_times() -> None:
     assert pool.held == 0
 
 
+def test_a_picture_that_came_before_the_last_no_signal_is_told_apart_from_it_in_every_container() -> None:
+    """It waited while one more `no signal` was drawn: less than a millisecond later Matroska shows both at once."""
+    timeline = reconnect._Timeline(Fraction(1, 90000))
+    picture = Frame(read_only(empty_planes(2, 2)), pts=900, time_base=Fraction(1, 90000), captured_ns=500)
+    before = timeline.stamp(picture)
+    timeline.cut()
+    after = timeline.stamp(replace(picture, pts=7, captured_ns=400))
+    assert (after.pts - before.pts) * after.time_base == Fraction(1, 1000)
+
+
 def test_while_it_is_away_there_is_a_picture() -> None:
     allowed = threading.Event()
     again = Connection(2, size=(32, 24))

@@ -8,6 +8,7 @@ first, whose times grow by the clock on the wall; only the size and colours of i
 from __future__ import annotations
 
 import logging
+import math
 import random
 import threading
 from collections import Counter
@@ -26,6 +27,7 @@ from stream_sr.timing import NS, Clock, MonotonicClock, rescale
 
 PERIOD_SECONDS = 0.2  # between `no signal` pictures: five a second keep every player's buffer alive
 GRACE_SECONDS = 0.5  # a shorter gap is only a gap
+STEP_SECONDS = Fraction(1, 1000)  # between two pictures at least: Matroska tells no shorter times apart
 LANE_BYTES = 4 << 20  # sound of a live stream that may wait for its pictures
 
 log = logging.getLogger("stream_sr")
@@ -346,6 +348,7 @@ class _Timeline:
 
     def __init__(self, time_base: Fraction) -> None:
         self.time_base = time_base
+        self._step = max(1, math.ceil(STEP_SECONDS / time_base))
         self.first_pts: int | None = None
         self._last_pts = 0
         self._last_captured_ns = 0
@@ -373,7 +376,7 @@ class _Timeline:
         if self.first_pts is None:
             self.first_pts = pts
         else:
-            pts = max(pts, self._last_pts + 1)
+            pts = max(pts, self._last_pts + self._step)
         number = max(self._number + 1, frame.number + self._base_number)
         broken, self._broken = self._broken, False
         self._last_pts, self._last_captured_ns, self._number = pts, frame.captured_ns, number
