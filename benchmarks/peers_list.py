@@ -63,8 +63,7 @@ def peers() -> tuple[list[Peer], list[dict[str, str]]]:
         able.append(ours(FSRCNN, "bf16"))
     able += [script("opencv-dnn", "exported"), script("opencv-dnn", "lowered"), script("opencv-resize")]
     left: list[dict[str, str]] = []
-    gpu = bool(machine.cuda().devices)
-    no_gpu = "" if gpu else f"needs an NVIDIA GPU: {machine.cuda().problem}"
+    no_gpu = "" if machine.cuda().devices else "needs an NVIDIA GPU"
     for name, library, missing in (
         ("openvino", "openvino", ""),
         ("onnxruntime", "onnxruntime", ""),

@@ -17,7 +17,7 @@ import peers_list
 from peer import CRF, PRESET
 from peers_list import FPS, Peer
 from peers_tables import marks, plot
-from processes import ProcessFailed, watch
+from processes import ProcessFailed, Usage, watch
 from record import RESULTS, ROOT, write_result
 
 from stream_sr.bench.clip import Drawn, write_clip
@@ -93,7 +93,7 @@ def take_turns(
     peers: Sequence[Peer], source: Path, folder: Path, seconds: float, rounds: int, limit: int
 ) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
     """Rows by name, and those that failed with their reason."""
-    runs: dict[str, list[dict[str, float]]] = {}
+    runs: dict[str, list[tuple[Usage, Usage]]] = {}
     counts: dict[str, int] = {}
     failed: dict[str, str] = {}
     for peer in peers:
@@ -109,18 +109,30 @@ def take_turns(
             out, count = out_of(peer, folder), counts[peer.name]
             one = watch(peer.command(source, folder / "one.mp4", 1))
             whole = watch(peer.command(source, out, count))
-            spent = max(1e-3, whole.wall_seconds - one.wall_seconds)
-            runs[peer.name].append({
-                "fps": (count - 1) / spent, "startup_seconds": one.wall_seconds, "peak_mib": whole.peak_mib,
-                "cpu_ms_per_frame": 1000 * (whole.cpu_seconds - one.cpu_seconds) / (count - 1),
-            })  # fmt: skip
-            print(f"round {number + 1}: {peer.name}: {runs[peer.name][-1]['fps']:.1f} fps", flush=True)
+            runs[peer.name].append((one, whole))
+            print(f"round {number + 1}: {peer.name}: {count} frames in {whole.wall_seconds:.1f} s", flush=True)
     rows = {}
     for name, found in runs.items():
-        medians = {key: round(statistics.median(run[key] for run in found), 3) for key in found[0]}
-        speeds = [round(run["fps"], 2) for run in found]
-        rows[name] = {"name": name, "frames": counts[name], "fps_rounds": speeds} | medians
+        row = summarise(found, counts[name])
+        if row is None:
+            failed[name] = "one frame took as long as all of them; measure on a quiet machine, or longer"
+        else:
+            rows[name] = {"name": name, "frames": counts[name]} | row
     return rows, failed
+
+
+def summarise(runs: Sequence[tuple[Usage, Usage]], frames: int) -> dict[str, Any] | None:
+    """Of pairs of runs, of one frame and of all, the medians; None where they differ by nothing."""
+    one, whole = (statistics.median(pair[which].wall_seconds for pair in runs) for which in (0, 1))
+    if whole <= one or frames < 2:
+        return None
+    cpu = statistics.median(all_of.cpu_seconds - first.cpu_seconds for first, all_of in runs)
+    return {
+        "fps": round((frames - 1) / (whole - one), 3), "startup_seconds": round(one, 3),
+        "wall_seconds": [round(all_of.wall_seconds, 3) for _, all_of in runs],
+        "peak_mib": round(statistics.median(all_of.peak_mib for _, all_of in runs), 1),
+        "cpu_ms_per_frame": round(1000 * cpu / (frames - 1), 3),
+    }  # fmt: skip
 
 
 def out_of(peer: Peer, folder: Path) -> Path:
@@ -148,6 +160,8 @@ def measure(peers: Sequence[Peer], parsed: argparse.Namespace, folder: Path) -> 
     """All that is written, but for the command and the machine."""
     source, truth = prepare(parsed.clip, parsed.frames, folder)
     rows, failed = take_turns(peers, source, folder, parsed.seconds, parsed.rounds, len(truth))
+    if not rows:
+        raise ProcessFailed("; ".join(f"{name}: {reason}" for name, reason in failed.items()))
     common = min(row["frames"] for row in rows.values())
     alive = [peer for peer in peers if peer.name in rows]
     for peer in alive:

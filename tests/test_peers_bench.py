@@ -1,8 +1,10 @@
 """benchmarks/peers.py: its peers do the whole job, agree before encoding, and the table says what was measured."""
 
 import argparse
+import itertools
 import struct
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -124,8 +126,27 @@ def test_marks_take_the_fastest_form_and_the_table_has_everybody(tmp_path: Path)
     assert peers_tables.plot(data, tmp_path / "peers.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_frame_costs_what_all_take_longer_than_one() -> None:
+    def usage(wall: float) -> Any:
+        return processes.Usage(wall, 2 * wall, 100 * wall)
+
+    pairs = [(usage(1.0), usage(3.0)), (usage(9.0), usage(3.5)), (usage(1.0), usage(9.0))]
+    row = peers_run.summarise(pairs, 11)
+    assert (row["fps"], row["startup_seconds"], row["peak_mib"]) == (4.0, 1.0, 350.0)
+    assert row["cpu_ms_per_frame"] == 400.0
+    assert peers_run.summarise([(usage(2.0), usage(1.0))], 11) is None
+
+
 def test_a_short_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(peers_run, "SCENE", "synthetic:192x128@30")
+    seconds = itertools.count(
+        1
+    )  # real programs, but every run takes longer than the one before, however busy it is here
+
+    def run(command: list[str]) -> Any:
+        return replace(processes.watch(command), wall_seconds=float(next(seconds)))
+
+    monkeypatch.setattr(peers_run, "watch", run)
     options = argparse.Namespace(clip=None, frames=4, seconds=0.01, rounds=1)
     chosen, _ = peers_run.choose("opencv-resize,stream-sr tiny")
     broken = peers_list.Peer("broken", "resize", lambda source, out, frames: [sys.executable, "-c", "exit('oh')"])
