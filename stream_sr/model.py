@@ -65,14 +65,15 @@ class ModelSpec:
     def in_eight_bits(self) -> ModelSpec:
         """The model whose file is ``model.int8.onnx``. Raises ModelError where there is none, or it is another's."""
         make = f"`stream-sr quantize {self.onnx.parent} --data DIR`"
+        name = f"'{self.name}'" + (f" x{self.scale}" if self.scale else "")
         if self.int8 is None:
             hint = f"{make} makes it, or use another --precision" if self.network else "use another --precision"
-            raise ModelError(f"model '{self.name}' x{self.scale} has no {INT8_FILE}; {hint}")
+            raise ModelError(f"model {name} has no {INT8_FILE}; {hint}")
         if self.int8.made_from != self.sha256():
             raise ModelError(f"{self.int8.onnx} was made from another {self.onnx.name}; {make} makes it again")
         if not self.int8.onnx.is_file():
             raise ModelError(
-                f"model '{self.name}' x{self.scale} is not kept in eight bits, where it lost {self.int8.loss:.2f} dB; "
+                f"model {name} is not kept in eight bits, where it lost {self.int8.loss:.2f} dB; "
                 "use another --precision"
             )
         return replace(self, onnx=self.int8.onnx, int8=None)

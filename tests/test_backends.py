@@ -374,6 +374,8 @@ def test_unknown_choices_list_what_there_is(models: dict[int, ModelSpec]) -> Non
         open_engine(models[2], info, EngineOptions(backend="cuda"))
     with pytest.raises(ConfigError, match="openvino has no precision 'fp16'; it has auto, fp32, bf16, int8"):
         open_engine(models[2], info, EngineOptions(backend="openvino", precision="fp16"))
+    with pytest.raises(ConfigError, match="torch has no precision 'int8'; it has auto, fp32; int8 is for openvino"):
+        open_engine(models[2], info, EngineOptions(backend="torch", precision="int8"))
     with pytest.raises(ModelError, match="trained for x2, x3"):
         open_engine(models[2], info, EngineOptions(), scale=3)
     with pytest.raises(ConfigError, match="threads is 0"):

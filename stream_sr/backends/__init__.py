@@ -82,7 +82,8 @@ def open_engine(
     adapter = _adapter(options.backend)
     if options.precision not in ("auto", *adapter.PRECISIONS):
         known = ", ".join(("auto", *adapter.PRECISIONS))
-        raise ConfigError(f"backend {options.backend} has no precision '{options.precision}'; it has {known}")
+        hint = "; int8 is for openvino" if options.precision == "int8" else ""
+        raise ConfigError(f"backend {options.backend} has no precision '{options.precision}'; it has {known}{hint}")
     if info.width < 1 or info.height < 1:
         raise ConfigError(f"an engine cannot be made for frames of {info.width}x{info.height}")
     if options.backend == "bicubic":

@@ -55,9 +55,12 @@ def quantize_model(folder: Path, data: Sequence[Path], *, seed: int = 1) -> Mode
     picture = texture(*FIDELITY_SIZE)
     fidelity = psnr(_run(graph, [picture])[0], _run(quantized, [picture])[0])
     path = folder / INT8_FILE
-    path.unlink(missing_ok=True)
     if loss < LOSS_LIMIT:
-        path.write_bytes(quantized.SerializeToString(deterministic=True))
+        partial = path.with_suffix(".partial")
+        partial.write_bytes(quantized.SerializeToString(deterministic=True))
+        partial.replace(path)
+    else:
+        path.unlink(missing_ok=True)
     _record(toml, {
         "onnx_sha256": f'"{model.sha256()}"', "loss": f"{loss:.4f}", "fidelity": f"{fidelity:.2f}",
         "pictures": str(len(learnt)), "judges": str(len(judges)),
