@@ -39,22 +39,23 @@ EVERY_SECONDS = 1.0
 
 
 class Samples:
-    """Memory of a process once a second, from when it was first seen; tells it to stop after so many seconds."""
+    """Memory of a process once a second; tells it to stop so many seconds after the file ``begun`` was there."""
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, begun: Path) -> None:
         self.mib: list[float] = []
         self._began = 0.0
         self._due = 0.0
-        self._ends = seconds
+        self._ends, self._begun = seconds, begun
         self._told = False
 
     def look(self, pid: int) -> None:
         now = time.monotonic()
-        self._began = self._began or now
+        if not self._began and self._begun.exists():
+            self._began = now
         if now >= self._due:
             self._due = now + EVERY_SECONDS
             self.mib.append(round(tree_mib(pid), 1))
-        if now - self._began >= self._ends and not self._told:
+        if self._began and now - self._began >= self._ends and not self._told:
             self._told = True
             os.kill(pid, signal.SIGINT)
 
@@ -93,7 +94,7 @@ def judge(mib: Sequence[float], peak: float) -> dict[str, Any]:
 def run_for(film: Path, out: Path, seconds: float, model: str) -> tuple[Samples, float, dict[str, Any]]:
     """A run that is stopped after so many seconds: its memory, its peak and its report. Raises ProcessFailed."""
     report = out.with_suffix(".json")
-    samples = Samples(seconds)
+    samples = Samples(seconds, out)
     command = [
         sys.executable, "-m", "stream_sr", "run", str(film), str(out), "--model", model, "--encoder-preset",
         "ultrafast", "--crf", OUT_CRF, "--overwrite", "--json", str(report),
