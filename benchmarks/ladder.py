@@ -19,8 +19,8 @@ from stream_sr import machine
 from stream_sr.backends import open_engine
 from stream_sr.bench.engine import TIME_BASE, make_pictures
 from stream_sr.config import size
-from stream_sr.engine import Engine, EngineOptions
-from stream_sr.errors import StreamSRError
+from stream_sr.engine import Engine, EngineOptions, EngineSpec
+from stream_sr.errors import ConfigError, StreamSRError
 from stream_sr.frame import StreamInfo
 from stream_sr.model import find_model
 
@@ -46,14 +46,16 @@ def time_turns(engines: dict[str, Engine], width: int, height: int, rounds: int)
     return {name: statistics.median(values) for name, values in turns.items()}
 
 
-def psnr_of(quality: dict[str, Any], name: str) -> dict[str, float]:
-    """PSNR by set of a x2 model through the first backend, or of bicubic."""
+def psnr_of(quality: dict[str, Any], spec: EngineSpec) -> dict[str, float]:
+    """PSNR by set of a x2 model as the engine computes it, or of bicubic. Raises ConfigError where it is not there."""
     rows = [row for row in quality["rows"] if row["scale"] == 2]
-    first = (rows[0]["backend"], rows[0]["precision"])
-    rows = [row for row in rows if (row["backend"], row["precision"]) == first]
-    if name == "bicubic":
+    if spec.backend == "bicubic":
         return {row["set"]: row["bicubic"]["psnr_y"] for row in rows}
-    return {row["set"]: row["psnr_y"] for row in rows if row["model"] == name}
+    way = (spec.model, spec.backend, spec.precision)
+    found = {row["set"]: row["psnr_y"] for row in rows if (row["model"], row["backend"], row["precision"]) == way}
+    if set(found) != set(SETS):
+        raise ConfigError(f"{' '.join(way)} is not in results/quality.json; run benchmarks/evaluate.py first")
+    return found
 
 
 def plot(rows: list[dict[str, Any]], out: Path) -> None:
@@ -102,15 +104,19 @@ def main() -> int:
     finally:
         for engine in engines.values():
             engine.close()
-    rows: list[dict[str, Any]] = [
-        {
-            "model": name, "ms": round(ms, 2), "psnr_y": psnr_of(quality, name),
-            "backend": engines[name].spec.backend, "precision": engines[name].spec.precision,
-            "parameters": 0 if name == "bicubic" else find_model(name, 2).parameters,
-            "macs_per_pixel": 0 if name == "bicubic" else find_model(name, 2).macs_per_pixel,
-        }
-        for name, ms in sorted(times.items(), key=lambda item: item[1])
-    ]  # fmt: skip
+    try:
+        rows: list[dict[str, Any]] = [
+            {
+                "model": name, "ms": round(ms, 2), "psnr_y": psnr_of(quality, engines[name].spec),
+                "backend": engines[name].spec.backend, "precision": engines[name].spec.precision,
+                "parameters": 0 if name == "bicubic" else find_model(name, 2).parameters,
+                "macs_per_pixel": 0 if name == "bicubic" else find_model(name, 2).macs_per_pixel,
+            }
+            for name, ms in sorted(times.items(), key=lambda item: item[1])
+        ]  # fmt: skip
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
     for row in rows:
         print(f"{row['model']:>20}  {row['ms']:7.2f} ms  " + "  ".join(f"{row['psnr_y'][s]:.2f}" for s in SETS))
     command = f"python benchmarks/ladder.py --size {width}x{height} --rounds {parsed.rounds}"

@@ -190,11 +190,9 @@ def ladder(data: Mapping[str, Any]) -> str:
     for row in data["rows"]:
         cells = [f"{row[key]:,}" if row[key] else "-" for key in ("parameters", "macs_per_pixel")]
         cells += [f"{row['ms']:.1f}"] + [f"{row['psnr_y'][name]:.2f}" for name in SETS]
-        lines.append(f"| {row['model']} | {' | '.join(cells)} |")
-    first = data["rows"][-1]
-    note = (
-        f"One frame of {data['size']} at a time, luma and chroma, {first['backend']} {first['precision']}; PSNR in dB."
-    )
+        precision = "" if row["backend"] == "bicubic" else f" {row['precision']}"
+        lines.append(f"| {row['model']}{precision} | {' | '.join(cells)} |")
+    note = f"One frame of {data['size']} at a time, luma and chroma, {data['rows'][-1]['backend']}; PSNR in dB."
     return "\n".join([*lines, "", note, *_origin(data)])
 
 
