@@ -22,7 +22,10 @@ CALM_NS = 2 * SECOND  # what a step up looks back on
 CALM_FRAMES = 12  # at least: a stream of few frames needs longer
 HIGH = 0.95  # the part of them that has to fit
 KEPT_NS = 3 * SECOND  # samples that are older are forgotten, but for the last 64
-HOLD_NS = 4 * SECOND  # from a step down to the next step up
+FAR = 3.0  # times the cost: over such a distance the ratio predicts nothing, the larger network is tried
+TRIALS = 8  # frames that it computes beside the other, all of them with room, before it takes over
+AFTER_TRIAL_NS = 8 * SECOND  # from one that failed to the next: it costs a frame a delay, no more
+HOLD_NS = 4 * SECOND  # from a step to the next one up
 LONGEST_HOLD_NS = 64 * SECOND
 FAILED_NS = 10 * SECOND  # a step up that is taken back within this has failed: the hold doubles
 
@@ -42,6 +45,7 @@ class Sample:
     at_ns: int  # when its result was there, on any clock that grows
     took_ns: int
     lost: int = 0  # frames that were dropped for want of time since the sample before
+    trial_ns: int | None = None  # what the next rung took for the frame before, where the state asked for a trial
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +68,9 @@ class State:
     step_ns: int | None = None  # when the last step was
     rose: bool = False  # whether it was one up
     hold_ns: int = HOLD_NS
+    up_from_ns: int | None = None  # no step up before
+    trying: bool = False  # whether the next rung is to compute the frame too, aside
+    trials: int = 0  # that went well
 
 
 def begin(ladder: Ladder) -> State:
@@ -78,21 +85,32 @@ def decide(ladder: Ladder, state: State, sample: Sample) -> tuple[State, Step | 
     (or frames were lost before them), or 4 of the last 64 missed it. One rung up when for two seconds no frame was lost
     and the larger network would have kept 95 % of them under 80 %. Never two steps within two seconds; up not for 4
     seconds after a step down, and twice as long each time that a step up was taken back within 10 seconds.
+    Before a step up to a network of over three times the cost that network computes some frames aside, in which no
+    frame may take it over 80 %, or the next such trial comes after 8 seconds.
     """
     if state.settling:
         return replace(state, settling=state.settling - 1), None
-    state = replace(state, samples=_remember(state.samples, sample))
+    state = _take_trial(ladder, replace(state, samples=_remember(state.samples, sample)), sample)
     if state.rose and state.step_ns is not None and sample.at_ns - state.step_ns > FAILED_NS:
         state = replace(state, rose=False, hold_ns=HOLD_NS)  # it has held
     if state.step_ns is not None and sample.at_ns - state.step_ns < BETWEEN_STEPS_NS:
         return state, None
-    return _down(ladder, state, sample.at_ns) or _up(ladder, state, sample.at_ns) or (state, None)
+    calm = replace(state, trying=False, trials=0), None
+    return _down(ladder, state, sample.at_ns) or _up(ladder, state, sample.at_ns) or calm
 
 
 def _remember(samples: tuple[Sample, ...], sample: Sample) -> tuple[Sample, ...]:
     while len(samples) >= LONG and sample.at_ns - samples[0].at_ns > KEPT_NS:
         samples = samples[1:]
     return *samples, sample
+
+
+def _take_trial(ladder: Ladder, state: State, sample: Sample) -> State:
+    if sample.trial_ns is None or not state.trying:
+        return state
+    if sample.trial_ns <= ROOM * ladder.deadline_ns:
+        return replace(state, trials=state.trials + 1)
+    return replace(state, trying=False, trials=0, up_from_ns=sample.at_ns + AFTER_TRIAL_NS)
 
 
 def _down(ladder: Ladder, state: State, now_ns: int) -> tuple[State, Step] | None:
@@ -110,12 +128,12 @@ def _down(ladder: Ladder, state: State, now_ns: int) -> tuple[State, Step] | Non
     load = median(sample.took_ns for sample in tight or latest) / ladder.costs_ns[state.rung]
     rung = _fitting(ladder, load, state.rung - 1)
     hold = min(2 * state.hold_ns, LONGEST_HOLD_NS) if state.rose else state.hold_ns
-    return State(rung, step_ns=now_ns, hold_ns=hold), Step(now_ns, state.rung, rung, why)
+    return State(rung, step_ns=now_ns, hold_ns=hold, up_from_ns=now_ns + hold), Step(now_ns, state.rung, rung, why)
 
 
-def _up(ladder: Ladder, state: State, now_ns: int) -> tuple[State, Step] | None:
+def _up(ladder: Ladder, state: State, now_ns: int) -> tuple[State, Step | None] | None:
     rung = state.rung + 1
-    if rung == len(ladder.costs_ns) or (state.step_ns is not None and now_ns - state.step_ns < state.hold_ns):
+    if rung == len(ladder.costs_ns) or (state.up_from_ns is not None and now_ns < state.up_from_ns):
         return None
     recent = sum(now_ns - sample.at_ns <= CALM_NS for sample in state.samples)
     calm = state.samples[-max(recent, CALM_FRAMES) :]
@@ -125,9 +143,11 @@ def _up(ladder: Ladder, state: State, now_ns: int) -> tuple[State, Step] | None:
     predicted = took * ladder.costs_ns[rung] / ladder.costs_ns[state.rung]
     if predicted > ROOM * ladder.deadline_ns:
         return None
+    if ladder.costs_ns[rung] > FAR * ladder.costs_ns[state.rung] and state.trials < TRIALS:
+        return replace(state, trying=True), None
     why = f"it would take {predicted / 1e6:.1f} of {ladder.deadline_ns / 1e6:.1f} ms"
     return (
-        State(rung, step_ns=now_ns, rose=True, hold_ns=state.hold_ns),
+        State(rung, step_ns=now_ns, rose=True, hold_ns=state.hold_ns, up_from_ns=now_ns + state.hold_ns),
         Step(now_ns, state.rung, rung, why),
     )
 

@@ -121,8 +121,10 @@ class Remembering(Tagged):
     def __init__(self, tag: int) -> None:
         super().__init__(tag, depth=1)
         self.breaks: list[int] = []
+        self.submitted = 0
 
     def submit(self, frame: Frame, slot: Slot | None = None) -> Pending:
+        self.submitted += 1
         if frame.discontinuity:
             self.breaks.append(frame.number)
         return super().submit(frame, slot)
@@ -141,6 +143,19 @@ def test_an_engine_that_takes_over_forgets_what_it_saw_long_ago() -> None:
     engine._fresh = True
     assert not engine.submit(frame_of(100)).wait().discontinuity  # the stream itself goes on
     assert engines[0].breaks[1:] == [99, 100]
+    engine.close()
+
+
+def test_over_a_far_step_the_larger_network_is_tried_aside() -> None:
+    """It computes the same frames, and nobody sees that."""
+    clock = Clock()
+    engines = [Remembering(tag) for tag in range(2)]
+    engine = GovernedEngine(engines, [1e6, 10e6], deadline_ns=FRAME_NS, stats=Stats(), now_ns=clock)
+    feed(engine, clock, range(10), 40)
+    seen = engines[1].submitted
+    assert set(feed(engine, clock, range(10, 160), 2)) == {0, 1}
+    assert engines[1].submitted - seen > governor.TRIALS
+    assert engine.spec.model == "m1"
     engine.close()
 
 

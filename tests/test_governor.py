@@ -30,6 +30,7 @@ class Run:
     steps: list[Step] = field(default_factory=list)
     took: list[tuple[float, int, float]] = field(default_factory=list)  # seconds, rung, ns
     lost: list[float] = field(default_factory=list)  # seconds
+    trials: list[float] = field(default_factory=list)  # seconds
 
     def rung_at(self, seconds: float) -> int:
         return next(rung for at, rung, _ in reversed(self.took) if at <= seconds)
@@ -44,6 +45,7 @@ class Run:
 def simulate(load: Load, seconds: float, *, ladder: Ladder = LADDER, frame_ns: int = FRAME_NS) -> Run:
     """A camera, a queue of two that loses its oldest, and one worker that the governor leads."""
     run, state, now, taken, lost = Run(), begin(ladder), 0, 0, 0
+    trial: int | None = None
     while now < seconds * SECOND:
         arrived = now // frame_ns + 1
         if taken == arrived:
@@ -56,8 +58,12 @@ def simulate(load: Load, seconds: float, *, ladder: Ladder = LADDER, frame_ns: i
         took = round(ladder.costs_ns[state.rung] * load(now / SECOND, state.rung))
         now += took
         run.took.append((now / SECOND, state.rung, took))
-        state, step = decide(ladder, state, Sample(now, took, lost))
-        lost = 0
+        state, step = decide(ladder, state, Sample(now, took, lost, trial))
+        lost, trial = 0, None
+        if state.trying:
+            trial = round(ladder.costs_ns[state.rung + 1] * load(now / SECOND, state.rung + 1))
+            now += trial
+            run.trials.append(now / SECOND)
         if step is not None:
             run.steps.append(step)
     return run
@@ -127,14 +133,25 @@ def test_noise_makes_no_oscillation(load: float, noise: float) -> None:
 
 
 def test_a_step_up_that_fails_is_tried_again_later_and_later() -> None:
-    """Something in the way that the smallest does not feel, so that every prediction is wrong."""
-    run = simulate(lambda _, rung: 8.0 if rung else 1.0, 600)
+    """The ratio was measured wrongly: the larger network takes twice what it says."""
+    run = simulate(lambda _, rung: 2.0 if rung == 3 else 1.0, 600)
     ups = [step.at_ns / SECOND for step in run.steps if step.after > step.before]
     waits = np.diff(ups)
     assert len(ups) <= 13
     assert all(after > 1.5 * before for before, after in pairwise(waits[:4]))
     assert waits.max() > 60
-    assert run.p99_ms(60) < LADDER.costs_ns[1] * 8 / 1e6 * 1.01
+    assert len(run.lost) < 0.05 * len(run.took)
+
+
+def test_a_far_step_up_is_tried_aside_first() -> None:
+    """Something in the way that interpolation does not feel: one frame shows it, and nothing is lost for it."""
+    run = simulate(lambda seconds, rung: 8.0 if rung and 30 < seconds < 300 else 1.0, 400)
+    assert len(run.changes_between(30, 300)) == 1
+    tried = [at for at in run.trials if 30 < at < 300]
+    assert len(tried) > 10
+    assert np.diff(tried).min() >= 8
+    assert not [at for at in run.lost if 32 < at < 300]
+    assert run.rung_at(400) == 3
 
 
 def test_after_one_that_held_the_wait_is_short_again() -> None:
@@ -190,9 +207,9 @@ def test_one_model_alone_never_steps() -> None:
 
 
 def test_on_recorded_times() -> None:
-    """What bicubic, tiny and fast took on a real machine, 640x360, with three busy processes from 8 to 16 s.
+    """What bicubic, tiny and fast took on a real machine, 640x360, with three busy processes from 12 to 24 s.
 
-    Recorded with ``benchmarks/auto.py --record FILE --sizes 640x360 --seconds 24 --busy 3``.
+    Recorded with ``benchmarks/auto.py --record FILE --sizes 640x360 --seconds 36 --busy 3``.
     """
     with TRACE.open(newline="") as file:
         head, *rows = list(csv.reader(file))
@@ -204,13 +221,13 @@ def test_on_recorded_times() -> None:
         row = min(int(np.searchsorted(times[:, 0], seconds)), len(times) - 1)
         return float(times[row, 1 + rung]) * 1e6 / ladder.costs_ns[rung]
 
-    run = simulate(load, 23.9, ladder=ladder)
-    fixed = simulate(load, 23.9, ladder=Ladder(ladder.costs_ns[2:], FRAME_NS))
-    assert run.rung_at(7.9) == 2
-    first = run.changes_between(8, 16)[0]
-    assert first.at_ns / SECOND < 8.5
+    run = simulate(load, 35.9, ladder=ladder)
+    fixed = simulate(load, 35.9, ladder=Ladder(ladder.costs_ns[2:], FRAME_NS))
+    assert run.rung_at(11.9) == 2
+    first = run.changes_between(12, 24)[0]
+    assert first.at_ns / SECOND < 14  # starting them takes a second
     assert first.after < 2
-    assert run.rung_at(23) == 2
-    assert run.p99_ms(9, 16) < FRAME_NS / 1e6 < fixed.p99_ms(9, 16)
+    assert run.rung_at(35) > first.after
+    assert run.p99_ms(16, 24) < FRAME_NS / 1e6 < fixed.p99_ms(16, 24)  # two steps, two seconds apart
     assert len(run.lost) < len(fixed.lost) / 5
     assert len(run.steps) <= 5

@@ -45,6 +45,7 @@ class GovernedEngine:
         self._state = governor.begin(self._ladder)
         self._notes = tuple(notes)
         self._lost = stats.overload
+        self._trial_ns: int | None = None  # of the last frame
         self._fresh = False  # whether the engine that computes has not seen the frame before
         self._in_flight = InFlight(self.depth)
 
@@ -68,7 +69,7 @@ class GovernedEngine:
             self._in_flight.leave()
             raise
         self._fresh = False
-        return _Governed(self, pending, frame.discontinuity, began)
+        return _Governed(self, pending, frame, began)
 
     def close(self) -> None:
         """Close all engines. Safe to call twice."""
@@ -76,19 +77,26 @@ class GovernedEngine:
         for engine in self._engines:
             engine.close()
 
-    def _land(self, pending: Pending, began_ns: int) -> Frame:
+    def _land(self, pending: Pending, frame: Frame, began_ns: int) -> Frame:
         try:
             result = pending.wait()
         finally:
             self._in_flight.leave()
         now, lost = self._now_ns(), self._stats.overload
-        sample = governor.Sample(now, now - began_ns, lost - self._lost)
+        sample = governor.Sample(now, now - began_ns, lost - self._lost, self._trial_ns)
         self._lost = lost
         self._state, step = governor.decide(self._ladder, self._state, sample)
         if step is not None:
             self._fresh = True
             self._tell(step)
+        self._trial_ns = self._try(frame) if self._state.trying else None
         return result
+
+    def _try(self, frame: Frame) -> int:
+        """What the next rung takes for ``frame``; its result is thrown away."""
+        began = self._now_ns()
+        self._engines[self._state.rung + 1].submit(frame).wait()
+        return self._now_ns() - began
 
     def _tell(self, step: governor.Step) -> None:
         before, after = self._names[step.before], self._names[step.after]
@@ -99,16 +107,16 @@ class GovernedEngine:
 class _Governed:
     """A frame in flight."""
 
-    def __init__(self, owner: GovernedEngine, pending: Pending, discontinuity: bool, began_ns: int) -> None:
+    def __init__(self, owner: GovernedEngine, pending: Pending, frame: Frame, began_ns: int) -> None:
         self._owner: GovernedEngine | None = owner
-        self._pending, self._discontinuity, self._began_ns = pending, discontinuity, began_ns
+        self._pending, self._frame, self._began_ns = pending, frame, began_ns
 
     def wait(self) -> Frame:
         owner, self._owner = self._owner, None
         if owner is None:
             raise EngineRunError("a result was waited for twice; it is handed out once")
-        result = owner._land(self._pending, self._began_ns)
-        return result if result.discontinuity == self._discontinuity else replace(result, discontinuity=False)
+        result = owner._land(self._pending, self._frame, self._began_ns)
+        return replace(result, discontinuity=self._frame.discontinuity)
 
 
 def open_governed(
