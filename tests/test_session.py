@@ -134,6 +134,45 @@ def test_what_a_page_asks_for_happens_in_the_running_filter(tmp_path: Path, monk
     assert pictures == sorted(pictures)
 
 
+def test_the_page_turns_auto_off_and_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Begun with --model auto; a model that is named ends it, auto begins it again; the report knows the ladder."""
+    monkeypatch.setenv("STREAM_SR_CACHE", str(tmp_path / "cache"))
+    port = free_port()
+    host = f"127.0.0.1:{port}"
+    running: Queue[Pipeline] = Queue()
+    outcomes: list[Outcome] = []
+
+    def work() -> None:
+        hooks = Hooks(started=running.put, show_status=False)
+        outcomes.append(run("synthetic:128x96@30", ["null:", f"web:{port}"], Config(model="auto"), hooks))
+
+    worker = Worker("filter", work)
+    pipeline = running.get(timeout=60)
+    try:
+        with connect(f"ws://{host}/stream", origin=Origin(f"http://{host}"), compression=None) as page:
+
+            def wait_for(value: str, on: bool) -> dict[str, Any]:
+                while True:
+                    message = page.recv(timeout=60)
+                    said = json.loads(message) if isinstance(message, str) else {}
+                    choices = said.get("controls", {}).get("choices", {})
+                    if choices and choices["model"]["value"] == value and bool(said.get("auto", {}).get("on")) == on:
+                        return said
+
+            assert wait_for("auto", True)["auto"]["ladder"][0] == "bicubic"
+            page.send(json.dumps({"type": "set", "name": "model", "value": "fsrcnn-s"}))
+            assert wait_for("fsrcnn-s", False)["engine"]["model"] == "fsrcnn-s"
+            page.send(json.dumps({"type": "set", "name": "model", "value": "auto"}))
+            wait_for("auto", True)
+    finally:
+        pipeline.stop()
+        assert worker.join(60)
+    assert worker.error is None
+    assert outcomes[0].error is None
+    assert outcomes[0].report["auto"]["on"]
+    assert outcomes[0].report["model"] in outcomes[0].report["auto"]["ladder"]
+
+
 def test_a_live_stream_takes_the_weights_that_are_tuned_for_cameras() -> None:
     film = StreamInfo(640, 360, Fraction(1, 25))
     camera = replace(film, live=True)
