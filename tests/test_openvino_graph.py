@@ -1,5 +1,7 @@
 """The rewritten graph of every network computes what torch does, and holds what is fast."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -120,3 +122,22 @@ def test_a_graph_with_half_a_state_is_refused(tmp_path: Path) -> None:
     model.onnx.write_bytes(proto.SerializeToString())
     with pytest.raises(ModelError, match="it must have one input and one output, uint8 luma"):
         read_graph(model)
+
+
+def test_the_first_use_from_several_threads_at_once_does_not_hang() -> None:
+    """As `serve` begins: in a fresh process, where OpenVINO's binding to numpy is not set up yet."""
+    code = (
+        "import threading, numpy as np\n"
+        "from stream_sr.backends.openvino_graph import core\n"
+        "gate = threading.Barrier(8)\n"
+        "def work():\n"
+        "    gate.wait()\n"
+        "    core()\n"
+        "    from openvino import opset13 as ops\n"
+        "    for _ in range(50): ops.constant(np.zeros(4, np.float32)).get_data()\n"
+        "threads = [threading.Thread(target=work) for _ in range(8)]\n"
+        "for thread in threads: thread.start()\n"
+        "for thread in threads: thread.join()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -8,6 +8,7 @@ them.
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.util import find_spec
@@ -30,11 +31,23 @@ HOMOGENEOUS = ("Convolution", "ConvolutionBackpropData", "PRelu", "Relu", "Add",
 POINTWISE = ("Add", "Multiply", "Clamp", "Round", "Convert", "Minimum", "Maximum")
 
 
-@lru_cache(maxsize=1)
-def core() -> Any:
-    """OpenVINO's entry point, one for the process."""
-    import openvino
+_loading = threading.Lock()
 
+
+def core() -> Any:
+    """OpenVINO's entry point, one for the process, from any thread. Nothing else of OpenVINO is used before it."""
+    with _loading:
+        return _load()
+
+
+@lru_cache(maxsize=1)
+def _load() -> Any:
+    import openvino
+    from openvino import opset13 as ops
+
+    # Its first array sets its binding to numpy up, and two threads that do that at once wait for each other for ever:
+    # one holds Python's lock, the other that of C++'s static variable.
+    ops.constant(np.zeros(1, np.float32)).get_data()
     return openvino.Core()
 
 
