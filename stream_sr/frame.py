@@ -82,6 +82,8 @@ class Frame:
         """Whether every sample is equal, and means the same. Costs next to nothing where the middle row differs."""
         if self.planes[0].shape != other.planes[0].shape or self.color != other.color:
             return False
+        if self.sample_aspect != other.sample_aspect:
+            return False
         middle = self.height // 2
         if not np.array_equal(self.planes[0][middle], other.planes[0][middle]):
             return False

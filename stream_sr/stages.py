@@ -61,7 +61,7 @@ def upscale(
         try:
             if flight.pending is None:
                 assert made is not None
-                result = flight.frame.with_planes(made.planes, made.slot).retain()
+                result = _once_more(made, flight.frame).retain()
             else:
                 result = flight.pending.wait()
                 stats.stage("infer", clock.now_ns() - flight.began_ns)
@@ -123,6 +123,13 @@ class _Flight:
         self.frame.release()
         if self.slot is not None:
             self.slot.release()
+
+
+def _once_more(made: Frame, frame: Frame) -> Frame:
+    """The result ``made`` at the moment of ``frame``: the engine may have given it colours and a shape of its own."""
+    return replace(
+        frame.with_planes(made.planes, made.slot), color=made.color, sample_aspect=made.sample_aspect
+    )  # fmt: skip
 
 
 def _exchange(old: Frame | None, new: Frame) -> Frame:

@@ -37,6 +37,15 @@ def test_ratios_and_what_is_worse() -> None:
     assert "warning" not in text
 
 
+def test_rows_that_turned_out_alike_are_compared_in_their_order() -> None:
+    """``--precision auto,bf16`` on a machine whose auto is bf16."""
+    twice = result(row("a", 100), row("a", 50))
+    found = compare(twice, result(row("a", 100), row("a", 40)))
+    assert [one["ratio"] for one in found["rows"]] == [1.0, 0.8]
+    assert not compare(twice, twice)["missing"]
+    assert len(compare(twice, result(row("a", 100)))["missing"]) == 1
+
+
 def test_live_results_are_judged_by_their_latency() -> None:
     found = compare(result(row("a", 30, p99=20), kind="live"), result(row("a", 30, p99=25), kind="live"))
     assert found["rows"][0]["worse_percent"] == 25.0

@@ -110,6 +110,13 @@ def test_a_run_that_cannot_begin_says_what_was_asked(tmp_path: Path) -> None:
     assert (subject.figures()["model"], subject.figures()["backend"]) == ("bicubic", "bicubic")
 
 
+def test_a_single_picture_has_no_speed(tmp_path: Path) -> None:
+    clip = make_clip("synthetic:128x96@30", 0.02, tmp_path / "one.mp4")
+    sweep = Sweep(kind="pipeline", configs=[BICUBIC], source=str(clip), rounds=1)
+    with pytest.raises(ConfigError, match=r"one\.mp4: 1 pictures came out in a round"):
+        run_sweep(sweep, tmp_path)
+
+
 def test_a_plot_that_could_not_be_drawn_is_refused_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("matplotlib")
     check_plot(tmp_path / "plot.png")

@@ -14,6 +14,9 @@ from stream_sr.engine import Engine, EngineOptions
 from stream_sr.errors import EngineRunError
 from stream_sr.frame import Frame, StreamInfo, empty_planes, read_only
 from stream_sr.ring import FramePool
+from stream_sr.stages import upscale
+from stream_sr.stats import Stats
+from stream_sr.timing import ManualClock
 
 BASE = Fraction(1, 30)
 FIRST = StreamInfo(64, 48, BASE, live=True)
@@ -101,3 +104,36 @@ def test_engines_that_are_not_needed_any_more_are_closed() -> None:
     assert closed == [32, 40]
     engine.close()
     assert closed == [32, 40, 48, 56]
+
+
+def test_a_repeated_picture_says_the_colours_and_shape_of_the_run() -> None:
+    """As the result that it repeats, not as its own input; and another shape makes another picture."""
+    engine = RefitEngine(bicubic(FIRST), FIRST, bicubic)
+    other = replace(FIRST, color=ColorInfo(Matrix.BT709, Range.FULL, 1, 1), sample_aspect=Fraction(4, 3))
+    engine.prepare(other)
+    stats = Stats()
+    pictures = [frame_of(info, (90, 100, 150)) for info in (other, other, replace(other, sample_aspect=Fraction(1)))]
+    engine.prepare(replace(other, sample_aspect=Fraction(1)))
+    results = list(upscale(pictures, engine, clock=ManualClock(), stats=stats))
+    assert stats.summary()["repeated"] == 1
+    color = guess_unknown(FIRST.color, width=64, height=48)
+    assert [(one.color, one.sample_aspect) for one in results] == [(color, Fraction(1))] * 3
+    black = [int(one.planes[0][0, 64]) for one in results]
+    assert black[:2] == [16, 16]
+    assert black[2] != 16
+    engine.close()
+
+
+def test_what_computes_now_says_whether_a_picture_may_be_repeated() -> None:
+    def make(info: StreamInfo) -> Engine:
+        engine = bicubic(info)
+        engine.spec = replace(engine.spec, steady=False, model="other")  # type: ignore[misc]
+        return engine
+
+    engine = RefitEngine(bicubic(FIRST), FIRST, make)
+    other = replace(FIRST, width=48)
+    engine.prepare(other)
+    for info, steady, model in ((FIRST, True, "bicubic"), (other, False, "other"), (FIRST, True, "bicubic")):
+        engine.submit(frame_of(info, (90, 100, 150))).wait()
+        assert (engine.spec.steady, engine.spec.model, engine.spec.output_size) == (steady, model, (128, 96))
+    engine.close()

@@ -26,7 +26,8 @@ KEPT = 2  # engines besides the first: a camera may go back and forth
 
 
 class RefitEngine:
-    """See `engine.Engine`. ``spec`` is that of the first engine, for the form of ``info``.
+    """See `engine.Engine`. ``spec`` is that of the first engine, for the form of ``info``, but for what computes now:
+    model, backend, precision, and whether it is steady.
 
     `prepare` opens an engine for another form, with ``make``, in the calling thread: from any thread, beside `submit`.
     It may take long, the stream goes on meanwhile. Frames of a form that was not prepared are refused.
@@ -46,7 +47,14 @@ class RefitEngine:
 
     @property
     def spec(self) -> EngineSpec:
-        return self._first.spec
+        """May be read by any thread."""
+        first = self._first.spec
+        with self._lock:
+            other = self._others.get(self._current) if self._current is not None else None
+        if other is None:
+            return first
+        now = other.engine.spec
+        return replace(first, model=now.model, backend=now.backend, precision=now.precision, steady=now.steady)
 
     def prepare(self, info: StreamInfo) -> None:
         """Be ready for frames as ``info`` says. Raises what ``make`` raises."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +40,10 @@ def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, An
     """
     if before["kind"] != after["kind"]:
         raise ConfigError(f"'{before['kind']}' and '{after['kind']}' measure different things; compare like with like")
-    theirs = {_key(row): row for row in after["rows"] if "fps" in row}
+    theirs = _by_key(after["rows"])
     rows, missing = [], []
-    for row in (row for row in before["rows"] if "fps" in row):
-        other = theirs.pop(_key(row), None)
+    for key, row in _by_key(before["rows"]).items():
+        other = theirs.pop(key, None)
         if other is None:
             missing.append(row_name(row))
         else:
@@ -74,8 +75,16 @@ def missed(comparison: Mapping[str, Any], percent: float) -> list[str]:
     return [row["name"] for row in comparison["rows"] if row["worse_percent"] > percent] + list(comparison["missing"])
 
 
-def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    return tuple(row[part] for part in KEY)
+def _by_key(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[Any, ...], Mapping[str, Any]]:
+    """Rows with figures by their key; of those that turned out alike (``--precision auto,bf16``) each by its number."""
+    found: dict[tuple[Any, ...], Mapping[str, Any]] = {}
+    seen = Counter[tuple[Any, ...]]()
+    for row in rows:
+        if "fps" in row:
+            key = tuple(row[part] for part in KEY)
+            found[*key, seen[key]] = row
+            seen[key] += 1
+    return found
 
 
 def _differences(one: Mapping[str, Any], other: Mapping[str, Any], names: tuple[str, ...] = ()) -> list[str]:

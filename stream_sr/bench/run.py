@@ -10,6 +10,8 @@ from typing import Any
 
 from stream_sr.bench.rounds import LoadMeter, Turn
 from stream_sr.config import Config
+from stream_sr.errors import ConfigError
+from stream_sr.media import redact
 from stream_sr.pipeline import Pipeline
 from stream_sr.session import Hooks, Outcome, run
 from stream_sr.stats import Histogram
@@ -23,7 +25,7 @@ class RunSubject:
     A round is the whole source, or its first ``config.duration`` seconds. Its figures: what computed, sizes,
     ``latency_ms`` from capture to output and ``stages_ms`` over all rounds, ``frames_in``, ``frames_out``,
     ``dropped`` by reason and ``lost_in_source``. ``attach`` is told what to stop before each run. Raises
-    as `session.run`, and the error that a run ended with.
+    as `session.run`, the error that a run ended with, and ConfigError where less than two pictures came out.
     """
 
     def __init__(
@@ -54,7 +56,12 @@ class RunSubject:
         outcome, pipeline, wall, load = self._run(self._config)
         report = outcome.report
         if report["frames_out"] < 2:
-            return None
+            if pipeline.stopping:
+                return None
+            raise ConfigError(
+                f"{redact(self._source)}: {report['frames_out']} pictures came out in a round, and a speed needs two "
+                "at least; give a longer one, or more --seconds"
+            )
         for name, histogram in pipeline.stats.histograms().items():
             before = self._histograms.get(name)
             self._histograms[name] = histogram if before is None else before.plus(histogram)
