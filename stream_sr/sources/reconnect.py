@@ -366,7 +366,7 @@ class _Timeline:
         """The frame with our time and number."""
         base = self.time_base
         if self._offset is None:
-            away = Fraction(max(0, frame.captured_ns - self._last_captured_ns), NS)
+            away = max(Fraction(frame.captured_ns - self._last_captured_ns, NS), self._step * base)  # the sound's too
             self._offset = self._last_pts * base + away - frame.pts * frame.time_base
             self._base_number = self._number + 1 - frame.number
         if frame.time_base == base and self._offset == 0:
