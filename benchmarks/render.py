@@ -196,6 +196,22 @@ def ladder(data: Mapping[str, Any]) -> str:
     return "\n".join([*lines, "", note, *_origin(data)])
 
 
+def sweep(data: Mapping[str, Any]) -> str:
+    """Kernel, width and depth: a row each, those in bold that nothing with fewer multiplications reaches."""
+    rows = sorted(data["rows"], key=lambda row: row["macs_per_pixel"])
+    names = [name for name in rows[0] if name not in ("parameters", "macs_per_pixel", "psnr")]
+    head = [*names, "parameters", "MAC per input pixel", "PSNR"]
+    lines, best = [f"| {' | '.join(head)} |", "| --- |" + " --- |" * (len(head) - 1)], 0.0
+    for row in rows:
+        figure = f"{row['psnr']:.2f}"
+        cells = [str(row[name]) for name in names] + [f"{row[key]:,}" for key in ("parameters", "macs_per_pixel")]
+        lines.append(f"| {' | '.join(cells)} | {f'**{figure}**' if row['psnr'] > best else figure} |")
+        best = max(best, row["psnr"])
+    note = f"`{data['recipe']}` x{data['scale']} in every combination, equally short: PSNR in dB on the validation"
+    note += " pictures; bold where nothing with fewer multiplications is better."
+    return "\n".join([*lines, "", note, *_origin(data)])
+
+
 def cameras(data: Mapping[str, Any]) -> str:
     """After H.264: the mean over the films, for each CRF, of bicubic and of the weights for clean and for cameras."""
     rows, crfs = data["rows"], list(dict.fromkeys(row["crf"] for row in data["rows"]))
@@ -350,7 +366,7 @@ def _origin(data: Mapping[str, Any]) -> list[str]:
 RENDERERS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "quality": quality, "overlap": overlap, "live": live, "ladder": ladder, "cameras": cameras, "films": films,
     "page": page, "viewers": viewers, "overload": overload, "soak": soak, "soak4": soak, "fuzz": fuzz,
-    "gpu": gpu, "peers": peers, "precision": precision, "overhead": overhead,
+    "gpu": gpu, "sweep": sweep, "peers": peers, "precision": precision, "overhead": overhead,
     "memory": memory, "auto": auto,
 }  # fmt: skip
 

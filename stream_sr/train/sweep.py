@@ -12,6 +12,7 @@ from typing import Any
 
 from stream_sr.errors import ConfigError
 from stream_sr.figure import new_figure, save_figure
+from stream_sr.machine import describe
 from stream_sr.networks import collapse
 from stream_sr.train.export import count_macs, count_parameters
 from stream_sr.train.loop import CHECKPOINT, load_checkpoint, make_network, train
@@ -68,7 +69,11 @@ def sweep(
         figures = {"parameters": count_parameters(network), "macs_per_pixel": count_macs(network)}
         rows.append(chosen | figures | {"psnr": round(state["best_psnr"], 4)})
     rows.sort(key=lambda row: row["psnr"])
-    (out / "sweep.json").write_text(json.dumps({"recipe": recipe.name, "scale": recipe.scale, "rows": rows}, indent=1))
+    words = [f"{name}={','.join(map(str, values))}" for name, values in axes.items()]
+    command = f"stream-sr train {recipe.name} --scale {recipe.scale} --tune {recipe.tune} --data DIR"
+    command += f" --iterations {recipe.iterations} --sweep {' '.join(words)}"
+    result = {"recipe": recipe.name, "scale": recipe.scale, "command": command, "machine": describe(), "rows": rows}
+    (out / "sweep.json").write_text(json.dumps(result, indent=1) + "\n")
     return rows
 
 
@@ -88,14 +93,24 @@ def format_sweep(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def plot_sweep(rows: Sequence[Mapping[str, Any]], out: Path) -> Path:
     """PSNR against multiplications per input pixel, as a PNG. Raises ConfigError without matplotlib."""
+
     figure = new_figure(8, 5)
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter  # there: new_figure says if not
+
     axes = figure.subplots()
     axes.scatter([row["macs_per_pixel"] for row in rows], [row["psnr"] for row in rows])
+    names = [name for name in rows[0] if name not in ("parameters", "macs_per_pixel", "psnr")] if rows else []
+    short = {name: name[0] if len({other[0] for other in names}) == len(names) else f"{name} " for name in names}
     for row in rows:
-        chosen = [f"{name} {row[name]}" for name in row if name not in ("parameters", "macs_per_pixel", "psnr")]
+        words = " ".join(f"{short[name]}{row[name]}" for name in names)
         place = (row["macs_per_pixel"], row["psnr"])
-        axes.annotate(", ".join(chosen), place, xytext=(5, 3), textcoords="offset points", fontsize=7)
+        axes.annotate(words, place, xytext=(6, 3), textcoords="offset points", fontsize=8)
+    axes.set_title(", ".join(f"{short[name].strip()}: {name}" for name in names), fontsize=9, loc="left")
     axes.set_xscale("log")
+    axes.margins(x=0.12)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("multiplications per input pixel")
     axes.set_ylabel("PSNR on the validation set, dB")
     axes.grid(visible=True, alpha=0.3)
