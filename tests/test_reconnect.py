@@ -131,6 +131,10 @@ def test_a_picture_that_came_before_the_last_no_signal_is_told_apart_from_it_in_
     timeline.cut()
     after = timeline.stamp(replace(picture, pts=7, captured_ns=400))
     assert (after.pts - before.pts) * after.time_base == Fraction(1, 1000)
+    sound = av.Packet(b"sound")
+    sound.pts, sound.time_base = 7, picture.time_base
+    timeline.shift(sound)
+    assert sound.pts == after.pts  # what came with it stays beside it
 
 
 def test_while_it_is_away_there_is_a_picture() -> None:

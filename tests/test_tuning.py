@@ -135,8 +135,12 @@ def test_what_was_found_is_remembered(monkeypatch: pytest.MonkeyPatch, own_cache
     (own_cache / "tuning.json").write_text("{damaged")
     tune("a", [USUAL, OTHER], machine.make)
     assert len(calls) == 4
+    for value in (None, [1], {"again_after": "soon"}, {"again_after": None}):
+        (own_cache / "tuning.json").write_text(json.dumps({"a": value}))
+        assert tune("a", [USUAL, OTHER], machine.make)[0] == OTHER
+    assert len(calls) == 8
     assert tune("c", [USUAL], machine.make) == (USUAL, "")
-    assert len(calls) == 4
+    assert len(calls) == 8
 
 
 def test_a_busy_machine_is_tried_again_a_day_later(monkeypatch: pytest.MonkeyPatch) -> None:

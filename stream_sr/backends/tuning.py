@@ -158,7 +158,10 @@ def _turn(runner: Runner, depth: int, frames: int, clock: Callable[[], float]) -
 
 def _known(value: Any, forms: Sequence[Form]) -> Form | None:
     """A remembered choice that is still one of those there are, and whose time has not come to be measured again."""
-    if not isinstance(value, Mapping) or time.time() > value.get("again_after", float("inf")):
+    if not isinstance(value, Mapping):
+        return None
+    again_after = value.get("again_after", float("inf"))
+    if not isinstance(again_after, int | float) or time.time() > again_after:
         return None
     return next((form for form in forms if asdict(form).items() <= value.items()), None)
 
