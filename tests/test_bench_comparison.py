@@ -72,9 +72,10 @@ def test_what_cannot_be_compared_is_refused(tmp_path: Path) -> None:
         compare(result(row("a", 1)), result(row("b", 1)))
     with pytest.raises(ConfigError, match="cannot be read"):
         read_result(tmp_path / "none.json")
-    for text in ("{", "[]", '{"kind": "engine"}'):
+    rows = [json.dumps(result() | {"rows": found}) for found in ([{"fps": 1}], [1], 3)]
+    for text in ("{", "[]", '{"kind": "engine"}', *rows):
         (tmp_path / "bad.json").write_text(text)
-        with pytest.raises(ConfigError, match=r"bad\.json is n"):
+        with pytest.raises(ConfigError, match=r"bad\.json (is n|has rows)"):
             read_result(tmp_path / "bad.json")
     (tmp_path / "good.json").write_text(json.dumps(result(row("a", 1))))
     assert read_result(tmp_path / "good.json")["rows"][0]["model"] == "a"

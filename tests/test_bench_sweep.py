@@ -113,7 +113,7 @@ def test_a_run_that_cannot_begin_says_what_was_asked(tmp_path: Path) -> None:
 def test_a_single_picture_has_no_speed(tmp_path: Path) -> None:
     clip = make_clip("synthetic:128x96@30", 0.02, tmp_path / "one.mp4")
     sweep = Sweep(kind="pipeline", configs=[BICUBIC], source=str(clip), rounds=1)
-    with pytest.raises(ConfigError, match=r"one\.mp4: 1 pictures came out in a round"):
+    with pytest.raises(ConfigError, match=r"one\.mp4: a speed needs two pictures, and a round gave 1"):
         run_sweep(sweep, tmp_path)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from doubles import CountingSource, DoublingEngine, ListSink
-from test_swap import Tagged, frame_of, tag_of
+from test_swap import FAILS, GOOD, REFUSES, Tagged, frame_of, tag_of
 
 from stream_sr import governor
 from stream_sr.backends import governed
@@ -155,6 +155,23 @@ def test_over_a_far_step_the_larger_network_is_tried_aside() -> None:
     seen = engines[1].submitted
     assert set(feed(engine, clock, range(10, 160), 2)) == {0, 1}
     assert engines[1].submitted - seen > governor.TRIALS
+    assert engine.spec.model == "m1"
+    engine.close()
+
+
+@pytest.mark.parametrize("kind", [REFUSES, FAILS])
+def test_a_trial_that_fails_ends_nothing(kind: str, caplog: pytest.LogCaptureFixture) -> None:
+    """The network that computes goes on, and the log says why it stays; later the other is tried again."""
+    clock = Clock()
+    engines = [Remembering(tag) for tag in range(2)]
+    engine = GovernedEngine(engines, [1e6, 10e6], deadline_ns=FRAME_NS, stats=Stats(), now_ns=clock)
+    feed(engine, clock, range(10), 40)
+    engines[1].kind = kind
+    assert set(feed(engine, clock, range(10, 400), 2)) == {0}
+    assert engine.spec.model == "m0"
+    assert "m1 failed aside" in caplog.text
+    engines[1].kind = GOOD
+    feed(engine, clock, range(400, 800), 2)
     assert engine.spec.model == "m1"
     engine.close()
 

@@ -13,7 +13,7 @@ from stream_sr.backends import open_engine
 from stream_sr.backends.output import InFlight
 from stream_sr.backends.start import needs_build, seconds_a_frame
 from stream_sr.engine import Engine, EngineOptions, EngineSpec, Pending
-from stream_sr.errors import EngineRunError
+from stream_sr.errors import EngineError, EngineRunError
 from stream_sr.frame import Frame, StreamInfo
 from stream_sr.model import ModelSpec
 from stream_sr.ring import Allocate, Slot
@@ -21,6 +21,7 @@ from stream_sr.stats import ModelStep, Stats
 
 HOPELESS = 3.0  # times the deadline: what takes longer when it is opened is not kept
 ROUNDS = 8
+FAILED_NS = 1 << 62  # what a trial took that gave no result: longer than any deadline
 log = logging.getLogger("stream_sr")
 
 
@@ -93,9 +94,14 @@ class GovernedEngine:
         return result
 
     def _try(self, frame: Frame) -> int:
-        """What the next rung takes for ``frame``; its result is thrown away."""
+        """What the next rung takes for ``frame``; its result is thrown away. A failure is no reason to end a run."""
+        rung = self._state.rung
         began = self._now_ns()
-        self._engines[self._state.rung + 1].submit(frame).wait()
+        try:
+            self._engines[rung + 1].submit(frame).wait()
+        except EngineError as error:
+            log.warning("model auto: %s failed aside (%s); %s stays", self._names[rung + 1], error, self._names[rung])
+            return FAILED_NS
         return self._now_ns() - began
 
     def _tell(self, step: governor.Step) -> None:

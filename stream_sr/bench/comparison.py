@@ -24,10 +24,17 @@ def read_result(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
     except ValueError as error:
         raise ConfigError(f"{path} is not JSON: {error}; `stream-sr bench --json {path.name}` writes it") from error
-    needed = {"kind", "rows", "settings", "machine"}
-    if not isinstance(data, dict) or not needed <= set(data):
-        raise ConfigError(f"{path} is no result of `stream-sr bench --json`: {', '.join(sorted(needed))} belong in it")
+    forms = {"kind": str, "rows": list, "settings": dict, "machine": dict}
+    if not isinstance(data, dict) or not all(isinstance(data.get(name), form) for name, form in forms.items()):
+        raise ConfigError(f"{path} is no result of `stream-sr bench --json`: {', '.join(sorted(forms))} belong in it")
+    if not all(map(_is_row, data["rows"])):
+        raise ConfigError(f"{path} has rows that are none of `stream-sr bench --json`; measure again")
     return data
+
+
+def _is_row(row: Any) -> bool:
+    """Whether it has what is compared; one without a figure (``error``) need not."""
+    return isinstance(row, dict) and ("fps" not in row or {*KEY, "latency_ms", "cpu_ms_per_frame"} <= set(row))
 
 
 def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:

@@ -59,8 +59,8 @@ class RunSubject:
             if pipeline.stopping:
                 return None
             raise ConfigError(
-                f"{redact(self._source)}: {report['frames_out']} pictures came out in a round, and a speed needs two "
-                "at least; give a longer one, or more --seconds"
+                f"{redact(self._source)}: a speed needs two pictures, and a round gave {report['frames_out']}; "
+                "give a longer source, or more --seconds"
             )
         for name, histogram in pipeline.stats.histograms().items():
             before = self._histograms.get(name)
