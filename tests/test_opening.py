@@ -13,10 +13,11 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 import pytest
 
-from stream_sr.codec.sockets import tcp_peers
+from stream_sr.codec.sockets import open_sockets, tcp_peers
 from stream_sr.errors import SourceLost
 from stream_sr.media import SourceOptions
 from stream_sr.sources import open_source
+from stream_sr.sources.opening import Claims
 from stream_sr.threads import Worker
 
 Server = Callable[[], AbstractContextManager[tuple[int, Callable[[], None]]]]
@@ -89,3 +90,25 @@ def test_opening_that_is_cancelled_leaves_no_thread() -> None:
             open_source(f"rtmp://127.0.0.1:{port}/x", SourceOptions(read_timeout=60), cancelled=cancelled)
         helper.join()
     assert set(threading.enumerate()) <= before
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="sockets are told apart by /proc")
+def test_a_socket_that_two_inputs_claim_is_left_alone() -> None:
+    """Two cameras at one port that were opened in the same moment: stopping one does not end the other."""
+    claims = Claims()
+    with ExitStack() as stack:
+        ends = [[stack.enter_context(end) for end in socket.socketpair()] for _ in range(2)]
+        for _, far in ends:
+            far.settimeout(0)
+        known = open_sockets()
+        both = {near.fileno(): known[near.fileno()] for near, _ in ends}
+        second = {ends[1][0].fileno(): known[ends[1][0].fileno()]}
+        claims.take(both)
+        claims.take(second)
+        claims.shut_down(both)
+        assert ends[0][1].recv(1) == b""
+        with pytest.raises(BlockingIOError):
+            ends[1][1].recv(1)
+        claims.give_back(both)
+        claims.shut_down(second)
+        assert ends[1][1].recv(1) == b""

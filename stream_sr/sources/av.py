@@ -24,12 +24,11 @@ from stream_sr.codec.decode import PictureReader
 from stream_sr.codec.deinterlace import Deinterlacer
 from stream_sr.codec.extent import is_truncated
 from stream_sr.codec.nvdec import decoder_in_use
-from stream_sr.codec.sockets import open_sockets, shut_down
 from stream_sr.errors import DecodeError, SourceError, SourceLost, SourceOpenError
 from stream_sr.frame import Frame, StreamInfo
 from stream_sr.media import Lane, SourceOptions, Track, redact
 from stream_sr.ring import FramePool
-from stream_sr.sources.opening import SILENT, open_container, open_freely, port_of
+from stream_sr.sources.opening import SILENT, claims, open_container, open_freely, port_of
 from stream_sr.timing import rescale
 
 logger = logging.getLogger(__name__)
@@ -98,6 +97,7 @@ class AvSource:
         except BaseException:
             self._container.close()
             raise
+        claims.take(self._sockets)
 
     def _prepare(self, options: SourceOptions) -> None:
         stream = self._stream
@@ -199,9 +199,7 @@ class AvSource:
     def stop(self) -> None:
         """See `Source.stop`. A read that waits for the network is freed by shutting its socket down (Linux)."""
         self._stopping.set()
-        for descriptor, identity in open_sockets().items():
-            if self._sockets.get(descriptor) == identity:
-                shut_down(descriptor)
+        claims.shut_down(self._sockets)
 
     def counters(self) -> dict[str, int]:
         """``corrupt_packets`` (skipped), ``corrupt_pictures`` (shown as the decoder mended them), ``repaired_pts``."""
@@ -210,7 +208,8 @@ class AvSource:
     def close(self) -> None:
         """See `Source.close`."""
         self._stopping.set()
-        self._sockets = {}
+        sockets, self._sockets = self._sockets, {}
+        claims.give_back(sockets)
         self._container.close()
 
     # The way of a picture: packets -> decoded -> stamped, progressive -> cut to start and end.

@@ -8,7 +8,8 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 from urllib.parse import urlsplit
 
@@ -63,6 +64,38 @@ def open_freely(name: str, port: int | None, open_it: Callable[[], S], cancelled
     if worker.error is not None:
         raise worker.error
     return found[0]
+
+
+class Claims:
+    """Which sockets belong to which open container, as far as that is known. Thread-safe.
+
+    Nobody tells whose a socket is that FFmpeg opened: where two inputs at one port are opened in the same moment, the
+    first may take the other's for its own too. What two claim is left alone until one of them has given it back.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._counts = Counter[str]()  # by the identity of the socket
+
+    def take(self, sockets: Mapping[int, str]) -> None:
+        """Claim these (descriptor to identity)."""
+        with self._lock:
+            self._counts.update(sockets.values())
+
+    def give_back(self, sockets: Mapping[int, str]) -> None:
+        """Those that were taken."""
+        with self._lock:
+            self._counts -= Counter(sockets.values())
+
+    def shut_down(self, sockets: Mapping[int, str]) -> None:
+        """Free who waits for one of these, but for those that another claims too."""
+        with self._lock:
+            for descriptor, identity in open_sockets().items():
+                if sockets.get(descriptor) == identity and self._counts[identity] <= 1:
+                    shut_down(descriptor)
+
+
+claims = Claims()
 
 
 def open_container(address: str, options: SourceOptions, name: str) -> tuple[InputContainer, dict[int, str]]:
