@@ -114,7 +114,7 @@ def format_engines(entries: Sequence[cache.Entry], done: str = "") -> str:
     """Compiled engines, a line each: model, precision, profile, library, device, size and file."""
     if not entries:
         return "no compiled engines" if not done else f"nothing {done}"
-    names = {model.sha256(): f"{model.name} x{model.scale}" for model in list_models()}
+    names = {digest: model.label() for model in list_models() for digest in model.digests()}
     lines = []
     for entry in entries:
         size = f"{entry.size_bytes / 1e6:.2f} MB"

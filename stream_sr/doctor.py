@@ -237,12 +237,12 @@ def _models() -> Iterable[Finding]:
 
 
 def _model(model: ModelSpec, code: int, answer: str, complaint: str) -> Finding:
-    name = f"{model.name} x{model.scale}"
+    name = model.label()
     digest = f"sha256 {model.sha256()[:12]}"
     if code == 0 and answer == "u8 to u8":
         default = ", default" if model.default else ""
         try:
-            eight = f", int8 loses {model.int8.loss:.2f} dB" if model.in_eight_bits() and model.int8 else ""
+            eight = f", int8 loses {max(model.int8.loss, 0):.2f} dB" if model.in_eight_bits() and model.int8 else ""
         except ModelError as error:
             if model.int8 is not None and model.int8.made_from != model.sha256():
                 return Finding("models", name, BROKEN, str(error), "stream-sr quantize")

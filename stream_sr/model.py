@@ -78,6 +78,10 @@ class ModelSpec:
             )
         return replace(self, onnx=self.int8.onnx, int8=None)
 
+    def label(self) -> str:
+        """Such as ``fast x2``, or ``fast x2, camera`` where it is not tuned as usual."""
+        return f"{self.name} x{self.scale}" + ("" if self.tune == TUNES[0] else f", {self.tune}")
+
     def digests(self) -> set[str]:
         """SHA-256 of each of its ONNX files that is there."""
         files = {self.sha256()}
@@ -136,6 +140,10 @@ def read_model(path: Path) -> ModelSpec:
             parameters=raw["parameters"], macs_per_pixel=raw["macs_per_pixel"],
             psnr_y=raw.get("psnr_y", {}), default=raw.get("default", False), int8=_quantized(path, raw.get("int8")),
         )  # fmt: skip
+    except FileNotFoundError as error:
+        raise ModelError(
+            f"{path.parent} is no model folder: it has no {path.name}; `stream-sr export` makes one"
+        ) from error
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, KeyError, TypeError) as error:
         raise ModelError(f"{path} cannot be used: {error!r}; export the model again") from error
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from stream_sr.catalog import format_models, measure_speed, models_table, size_class
-from stream_sr.model import ModelSpec, Quantized, find_model, list_models
+from stream_sr.backends.cache import Entry
+from stream_sr.catalog import format_engines, format_models, measure_speed, models_table, size_class
+from stream_sr.model import BuildKey, ModelSpec, Quantized, find_model, list_models
 
 MODELS = [
     ModelSpec("big", 2, Path("a"), parameters=12809, macs_per_pixel=12464, psnr_y={"Set5": 37.0, "Set14": 32.63}),
@@ -66,3 +67,15 @@ def test_the_shipped_models_fit_a_terminal_and_one_is_the_default() -> None:
     models = list_models()
     assert {model.name for model in models if model.default} == {"fast"}
     assert all(len(line) <= 80 for line in format_models(models_table(models)).splitlines())
+
+
+def test_an_engine_in_eight_bits_is_named_after_its_model_and_tune() -> None:
+    model = find_model("fast", 2, tune="camera")
+    (digest,) = model.digests() - {model.sha256()}
+    key = BuildKey(
+        onnx_sha256=digest, backend="openvino", backend_version="1", device="a CPU", compute_capability="", driver="",
+        precision="int8", profile="64x48",
+    )  # fmt: skip
+    assert format_engines([Entry(Path("a.engine"), key, 1, {})]).startswith("fast x2, camera  openvino int8")
+    other = replace(key, onnx_sha256="ab" * 32)
+    assert format_engines([Entry(Path("a.engine"), other, 1, {})]).startswith("another model abababab")

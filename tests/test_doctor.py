@@ -50,7 +50,7 @@ def test_what_the_suite_itself_needs_is_found(report: dict[str, Any]) -> None:
 
 
 def test_every_shipped_model_is_found_and_readable(report: dict[str, Any]) -> None:
-    assert states(report, "models") == {f"{model.name} x{model.scale}": "ok" for model in list_models()}
+    assert states(report, "models") == {model.label(): "ok" for model in list_models()}
 
 
 def test_the_text_fits_a_terminal_and_has_every_answer(report: dict[str, Any]) -> None:

@@ -106,7 +106,7 @@ def test_a_model_in_eight_bits(work: Path, data: str, capsys: pytest.CaptureFixt
         (["train", "small.toml", "--data", "pictures", "--sweep", "width=2", "--unlabelled", "x"], "--unlabelled"),
         (["train", "small.toml", "--data", "pictures", "--tune", "camera"], "camera x2 starts from x2 of the same"),
         (["train", "small.toml", "--data", "pictures", "--sweep", "width"], "expected NAME=NUMBER"),
-        (["quantize", "nowhere", "--data", "pictures"], "model.toml cannot be used"),
+        (["quantize", "nowhere", "--data", "pictures"], "nowhere is no model folder: it has no model.toml"),
         (["evaluate", "film.mp4", "pictures", "--model", "fsrcnn"], "give one kind at a time"),
         (["evaluate", "pictures", "--crf", "20", "--model", "fsrcnn"], "are for films"),
         (["evaluate", "film.mp4", "--crf", "60", "--model", "fsrcnn"], "--crf: '60' is not a number from 0 to 51"),
