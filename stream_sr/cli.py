@@ -32,10 +32,10 @@ BENCH_COMPARE = "bench compare"  # a command of two words; a source named compar
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the exit code. ``arguments`` are those of the process when None."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    parser = _parser()
     if " ".join(words[:2]) == BENCH_COMPARE:
         words[:2] = [BENCH_COMPARE]
     try:
+        parser = _parser()
         _answer_choices(words)
         parsed = parser.parse_args(words)
         configure_log(parsed.verbose)

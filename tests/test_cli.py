@@ -410,3 +410,14 @@ def test_a_defect_is_one_line_and_exit_code_1(
     assert capsys.readouterr().err.count("\n") == 1
     with pytest.raises(ZeroDivisionError):
         cli.main(["models", "-v"])
+
+
+def test_ctrl_c_while_the_command_line_is_read_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def pressed() -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_parser", pressed)
+    assert cli.main(["models"]) == commands.EXIT_ABORTED
+    assert capsys.readouterr().err == "stream-sr: stopped\n"
