@@ -47,7 +47,8 @@ def bench_command(parsed: argparse.Namespace) -> int:
         from stream_sr.bench.plot import plot_result
 
         plot_result(result, parsed.plot)
-    return EXIT_ABORTED if interrupts.count > 1 else 0
+    failed = [int(row["exit_code"]) for row in result["rows"] if "error" in row]
+    return EXIT_ABORTED if interrupts.count > 1 else next(iter(failed), 0)
 
 
 def compare_command(parsed: argparse.Namespace) -> int:

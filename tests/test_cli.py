@@ -381,6 +381,16 @@ def test_bench_of_engine_and_pipeline(tmp_path: Path) -> None:
     assert_one_line(stream_sr("bench", tmp_path / "in.mp4", tmp_path / "out.mp4"), 5, "--overwrite")
 
 
+def test_bench_measures_the_rest_when_one_of_several_fails(tmp_path: Path) -> None:
+    words = ("--size", "64x48", "--seconds", "0.05", "--rounds", "1", "--model", "fsrcnn-s", "--precision", "fp32,int8")
+    result = stream_sr("bench", *words, "--json", tmp_path / "bench.json")
+    assert result.returncode == 2  # as the one that failed would have ended alone
+    measured, failed = json.loads((tmp_path / "bench.json").read_text())["rows"]
+    assert measured["fps"] > 0
+    assert "int8" not in measured["precision"]
+    assert "eight bits" in failed["error"]
+
+
 def test_bench_compare_judges_and_refuses(tmp_path: Path) -> None:
     first, second = tmp_path / "a.json", tmp_path / "b.json"
     words = ("--size", "64x48", "--seconds", "0.05", "--rounds", "1", "--backend", "bicubic")

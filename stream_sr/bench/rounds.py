@@ -109,7 +109,7 @@ def measure(
     rows = []
     for number, subject in enumerate(subjects):
         if number in errors:
-            rows.append(subject.figures() | {"error": str(errors[number])})
+            rows.append(subject.figures() | {"error": str(errors[number]), "exit_code": errors[number].exit_code})
         elif turns[number]:
             rows.append(subject.figures() | summarise(turns[number]))
     return rows
