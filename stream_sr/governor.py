@@ -27,6 +27,8 @@ TRIALS = 8  # frames that it computes beside the other, all of them with room, b
 AFTER_TRIAL_NS = 8 * SECOND  # from one that failed to the next: it costs a frame a delay, no more
 HOLD_NS = 4 * SECOND  # from a step to the next one up
 LONGEST_HOLD_NS = 64 * SECOND
+LEARNED_NS = 60 * SECOND  # how long it is remembered what the network above took when it gave way
+MOST_LEARNED = 1.5  # times the measured ratio, at most: the load may have ended with the step
 FAILED_NS = 10 * SECOND  # a step up that is taken back within this has failed: the hold doubles
 
 
@@ -71,6 +73,8 @@ class State:
     up_from_ns: int | None = None  # no step up before
     trying: bool = False  # whether the next rung is to compute the frame too, aside
     trials: int = 0  # that went well
+    above_ns: float | None = None  # what the rung above took when it was left, until the ratio is known
+    learned: float | None = None  # times this rung: what the one above took under that load
 
 
 def begin(ladder: Ladder) -> State:
@@ -83,14 +87,15 @@ def decide(ladder: Ladder, state: State, sample: Sample) -> tuple[State, Step | 
 
     Down, as far as the measured ratios say that it needs, when 3 of the last 8 frames took over 90 % of the deadline
     (or frames were lost before them), or 4 of the last 64 missed it. One rung up when for two seconds no frame was lost
-    and the larger network would have kept 95 % of them under 80 %. Never two steps within two seconds; up not for 4
+    and the larger network would have kept 95 % of them under 80 %, by the ratio that was measured at the start,
+    or for a minute by the one seen when it gave way, up to 1.5 times that. Never two steps within two seconds; up not for 4
     seconds after a step down, and twice as long each time that a step up was taken back within 10 seconds.
     Before a step up to a network of over three times the cost that network computes some frames aside, in which no
     frame may take it over 80 %, or the next such trial comes after 8 seconds.
     """
     if state.settling:
         return replace(state, settling=state.settling - 1), None
-    state = _take_trial(ladder, replace(state, samples=_remember(state.samples, sample)), sample)
+    state = _learn(_take_trial(ladder, replace(state, samples=_remember(state.samples, sample)), sample))
     if state.rose and state.step_ns is not None and sample.at_ns - state.step_ns > FAILED_NS:
         state = replace(state, rose=False, hold_ns=HOLD_NS)  # it has held
     if state.step_ns is not None and sample.at_ns - state.step_ns < BETWEEN_STEPS_NS:
@@ -103,6 +108,14 @@ def _remember(samples: tuple[Sample, ...], sample: Sample) -> tuple[Sample, ...]
     while len(samples) >= LONG and sample.at_ns - samples[0].at_ns > KEPT_NS:
         samples = samples[1:]
     return *samples, sample
+
+
+def _learn(state: State) -> State:
+    """Under a load the larger network may suffer more than the measured ratio says: compare before and after."""
+    if state.above_ns is None or len(state.samples) < LATEST:
+        return state
+    after = median(sample.took_ns for sample in state.samples[:LATEST])
+    return replace(state, above_ns=None, learned=state.above_ns / after)
 
 
 def _take_trial(ladder: Ladder, state: State, sample: Sample) -> State:
@@ -128,7 +141,9 @@ def _down(ladder: Ladder, state: State, now_ns: int) -> tuple[State, Step] | Non
     load = median(sample.took_ns for sample in tight or latest) / ladder.costs_ns[state.rung]
     rung = _fitting(ladder, load, state.rung - 1)
     hold = min(2 * state.hold_ns, LONGEST_HOLD_NS) if state.rose else state.hold_ns
-    return State(rung, step_ns=now_ns, hold_ns=hold, up_from_ns=now_ns + hold), Step(now_ns, state.rung, rung, why)
+    above_ns = median(sample.took_ns for sample in latest) if rung == state.rung - 1 else None
+    after = State(rung, step_ns=now_ns, hold_ns=hold, up_from_ns=now_ns + hold, above_ns=above_ns)
+    return after, Step(now_ns, state.rung, rung, why)
 
 
 def _up(ladder: Ladder, state: State, now_ns: int) -> tuple[State, Step | None] | None:
@@ -140,7 +155,11 @@ def _up(ladder: Ladder, state: State, now_ns: int) -> tuple[State, Step | None] 
     if len(calm) == len(state.samples) or any(sample.lost for sample in calm):
         return None  # not long enough, or not calm
     took = sorted(sample.took_ns for sample in calm)[int(HIGH * (len(calm) - 1))]
-    predicted = took * ladder.costs_ns[rung] / ladder.costs_ns[state.rung]
+    ratio = ladder.costs_ns[rung] / ladder.costs_ns[state.rung]
+    fresh = state.step_ns is not None and now_ns - state.step_ns <= LEARNED_NS
+    if state.learned is not None and fresh and ratio <= FAR:  # what is far is tried
+        ratio = max(ratio, min(state.learned, MOST_LEARNED * ratio))
+    predicted = took * ratio
     if predicted > ROOM * ladder.deadline_ns:
         return None
     if ladder.costs_ns[rung] > FAR * ladder.costs_ns[state.rung] and state.trials < TRIALS:

@@ -132,15 +132,21 @@ def test_noise_makes_no_oscillation(load: float, noise: float) -> None:
         assert len(run.changes_between(60 * minute, 60 * minute + 60)) <= 2
 
 
-def test_a_step_up_that_fails_is_tried_again_later_and_later() -> None:
+def test_a_step_up_that_fails_is_tried_again_a_minute_later() -> None:
     """The ratio was measured wrongly: the larger network takes twice what it says."""
     run = simulate(lambda _, rung: 2.0 if rung == 3 else 1.0, 600)
     ups = [step.at_ns / SECOND for step in run.steps if step.after > step.before]
     waits = np.diff(ups)
-    assert len(ups) <= 13
-    assert all(after > 1.5 * before for before, after in pairwise(waits[:4]))
-    assert waits.max() > 60
+    assert 5 <= len(ups) <= 10
+    assert waits.min() > 60
     assert len(run.lost) < 0.05 * len(run.took)
+
+
+def test_a_load_that_the_larger_network_feels_more_is_left_and_found_gone() -> None:
+    run = simulate(noisy(lambda seconds, rung: (1.9 if rung == 3 else 1.5) if 40 <= seconds < 80 else 1.0, 0.03), 120)
+    steps = [(step.before, step.after) for step in run.steps]
+    assert steps == [(3, 2), (2, 3)]  # none up while it lasts
+    assert run.steps[1].at_ns / SECOND < 84
 
 
 def test_a_far_step_up_is_tried_aside_first() -> None:
