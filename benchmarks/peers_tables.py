@@ -71,12 +71,12 @@ def plot(data: Mapping[str, Any], out: Path) -> Path:
         axes.scatter(row["fps"], row["psnr_y"], s=70, color=color, marker="o" if row["family"] == "ours" else "s")
         place = (row["fps"], row["psnr_y"])  # the same weights give the same PSNR: slanted names pass one another
         axes.annotate(
-            row["name"], place, xytext=(4, 5), textcoords="offset points", fontsize=8, color=color, rotation=35
+            row["name"], place, xytext=(2, 6), textcoords="offset points", fontsize=8, color=color, rotation=60
         )
     axes.set_xscale("log")
     axes.set_xlabel(f"frames per second, whole program, {data['size']} x2")
     axes.set_ylabel("PSNR of luma, dB")
     axes.xaxis.set_major_formatter("{x:g}")
-    axes.margins(x=0.15, y=0.25)
+    axes.margins(x=0.12, y=0.45)
     axes.grid(visible=True, which="both", alpha=0.3)
     return save_figure(figure, out)

@@ -87,8 +87,8 @@ def decide(ladder: Ladder, state: State, sample: Sample) -> tuple[State, Step | 
 
     Down, as far as the measured ratios say that it needs, when 3 of the last 8 frames took over 90 % of the deadline
     (or frames were lost before them), or 4 of the last 64 missed it. One rung up when for two seconds no frame was lost
-    and the larger network would have kept 95 % of them under 80 %, by the ratio that was measured at the start,
-    or for a minute by the one seen when it gave way, up to 1.5 times that. Never two steps within two seconds; up not for 4
+    and the larger network would have kept 95 % of them under 80 %: by the ratio that was measured at the start, or for
+    a minute by the one seen when it gave way, up to 1.5 times that. Never two steps within two seconds; up not for 4
     seconds after a step down, and twice as long each time that a step up was taken back within 10 seconds.
     Before a step up to a network of over three times the cost that network computes some frames aside, in which no
     frame may take it over 80 %, or the next such trial comes after 8 seconds.
