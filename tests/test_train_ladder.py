@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+import scripts
 
-import stream_sr
 from stream_sr.train.loop import CHECKPOINT
-
-SCRIPT = Path(stream_sr.__file__).parent.parent / "benchmarks" / "train_ladder.py"
 
 
 @pytest.fixture(scope="module")
 def ladder() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("train_ladder", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["train_ladder"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+    return scripts.script("train_ladder")
 
 
 def test_each_run_comes_after_what_it_needs(ladder: ModuleType) -> None:
