@@ -39,7 +39,7 @@ EVERY_SECONDS = 1.0
 
 
 class Samples:
-    """Memory of a process once a second; tells it to stop so many seconds after the file ``begun`` was there."""
+    """Memory of a process once a second and at its end; stops it so many seconds after the file ``begun`` was there."""
 
     def __init__(self, seconds: float, begun: Path) -> None:
         self.mib: list[float] = []
@@ -52,10 +52,11 @@ class Samples:
         now = time.monotonic()
         if not self._began and self._begun.exists():
             self._began = now
-        if now >= self._due:
+        ends = bool(self._began) and now - self._began >= self._ends and not self._told
+        if now >= self._due or ends:  # a run shorter than a second is looked at as well
             self._due = now + EVERY_SECONDS
             self.mib.append(round(tree_mib(pid), 1))
-        if self._began and now - self._began >= self._ends and not self._told:
+        if ends:
             self._told = True
             os.kill(pid, signal.SIGINT)
 

@@ -20,13 +20,14 @@ from stream_sr.model import TUNES
 
 BACKENDS = ("auto", "tensorrt", "openvino", "torch-cuda", "torch", "bicubic")
 PRECISIONS = ("auto", "fp32", "fp16", "bf16", "int8")
+LEAST_SIDE = 16  # pixels, of a wished size: no encoder takes a few pixels
 
 
 def size(text: str) -> tuple[int, int]:
     """``640x360`` as (width, height)."""
     width, cross, height = text.lower().partition("x")
-    if not (cross and width.isdecimal() and height.isdecimal() and int(width) and int(height)):
-        raise ValueError("a size like 640x360")
+    if not (cross and width.isdecimal() and height.isdecimal() and min(int(width), int(height)) >= LEAST_SIDE):
+        raise ValueError(f"a size like 640x360, from {LEAST_SIDE}x{LEAST_SIDE}")
     return int(width), int(height)
 
 

@@ -61,6 +61,7 @@ def test_what_does_not_apply_counts_only_if_it_was_asked_for() -> None:
         ("SCALE", "two", "1 to 4"),
         ("BACKEND", "cuda", "auto, tensorrt, openvino, torch-cuda, torch, bicubic"),
         ("SIZE", "640", "640x360"),
+        ("SIZE", "15x16", "from 16x16"),
         ("BITRATE", "fast", "4M"),
         ("BITRATE", "", "4M"),
         ("CRF", "nan", "0 to 51"),

@@ -371,6 +371,11 @@ def test_rtsp_falls_back_to_ffmpeg_and_says_why(
         open_source(f"rtsp://user:secret@127.0.0.1:{port}/x")
     assert "VP8" in caplog.text
     assert "secret" not in caplog.text + str(caught.value)
+    said: set[str] = set()
+    for _ in range(2):  # as a camera that comes back is opened
+        with caplog.at_level(logging.WARNING), pytest.raises(SourceOpenError):
+            open_source(f"rtsp://127.0.0.1:{port}/x", said=said)
+    assert caplog.text.count("VP8") == 2
 
 
 def test_a_source_can_be_iterated_with_a_duration(tmp_path: Path) -> None:

@@ -60,9 +60,11 @@ def open_source(
     options: SourceOptions = SourceOptions(),  # noqa: B008 - it is immutable
     *,
     cancelled: threading.Event | None = None,
+    said: set[str] | None = None,
 ) -> Source:
     """Open an input by its address (`ADDRESSES`). Opening one in the network ends soon after ``cancelled`` was set.
 
+    ``said`` keeps the remarks that were made on the way, for who opens the same again: none is made twice.
     Raises ConfigError for an address that is none and for an option that was set but does not apply to it;
     SourceOpenError when the input cannot be opened.
     """
@@ -75,7 +77,7 @@ def open_source(
 
         return CameraSource(address, options)
     if kind == "rtsp":
-        return _open_rtsp(address, options, cancelled)
+        return _open_rtsp(address, options, cancelled, set() if said is None else said)
     if kind == "pictures":
         from stream_sr.sources.images import ImageSource
 
@@ -108,9 +110,9 @@ def open_lasting_source(
     from stream_sr.sources.reconnect import ReconnectingSource
 
     _check_options(address, kind, options)
-    once = replace(options, duration=None)
+    once, said = replace(options, duration=None), set[str]()
     return ReconnectingSource(
-        lambda cancelled: open_source(address, once, cancelled=cancelled),
+        lambda cancelled: open_source(address, once, cancelled=cancelled, said=said),
         duration=options.duration, give_up_seconds=give_up_seconds,
     )  # fmt: skip
 
@@ -123,7 +125,7 @@ def is_live_address(address: str) -> bool:
     return kind in ("rtsp", "webcam") or (kind == "url" and address.partition("://")[0] in LIVE_SCHEMES)
 
 
-def _open_rtsp(address: str, options: SourceOptions, cancelled: threading.Event | None) -> Source:
+def _open_rtsp(address: str, options: SourceOptions, cancelled: threading.Event | None, said: set[str]) -> Source:
     """The low-delay reader, or, said with its reason, FFmpeg's, which holds every picture for one more."""
     from stream_sr.sources.rtsp import LowDelayUnsupported, open_rtsp
 
@@ -132,7 +134,9 @@ def _open_rtsp(address: str, options: SourceOptions, cancelled: threading.Event 
     except LowDelayUnsupported as reason:
         from stream_sr.sources.av import open_av
 
-        logger.warning("%s is read through FFmpeg, about one frame later: %s", redact(address), reason)
+        if str(reason) not in said:
+            said.add(str(reason))
+            logger.warning("%s is read through FFmpeg, about one frame later: %s", redact(address), reason)
         return open_av(address, options, cancelled)
 
 
