@@ -57,8 +57,14 @@ def test_codecs_lose_more_the_less_they_are_given(kinds: list[Degradation]) -> N
 
 
 def test_the_same_seed_draws_the_same_camera() -> None:
-    a, b = ([draw(random) for _ in range(200)] for random in (np.random.default_rng(3), np.random.default_rng(3)))
+    a, b = ([draw(random, 2) for _ in range(200)] for random in (np.random.default_rng(3), np.random.default_rng(3)))
     assert a == b
     assert {one.codec for one in a} == {"h264", "jpeg", ""}
     assert all(18 <= one.crf <= 34 for one in a)
     assert 0.03 < np.mean([one.read > 0 for one in a]) < 0.2
+
+
+def test_at_scale_1_nothing_is_blurred() -> None:
+    drawn = [draw(np.random.default_rng(seed), 1) for seed in range(200)]
+    assert {one.blur for one in drawn} == {0.0}
+    assert {one.codec for one in drawn} == {"h264", "jpeg", ""}

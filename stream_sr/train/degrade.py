@@ -55,15 +55,16 @@ class Degradation:
         return to_uint8(low)
 
 
-def draw(random: np.random.Generator) -> Degradation:
+def draw(random: np.random.Generator, scale: int) -> Degradation:
     """A camera as one meets it: 75 % H.264 of CRF 18 to 34, 10 % JPEG, the rest clean; a tenth blurred, a tenth noisy.
 
-    With more blur and noise, and nothing clean, a small network softens all: it cannot tell noise from texture.
+    With more blur and noise, and nothing clean, a small network softens all: it cannot tell noise from texture. At
+    ``scale`` 1 there is nothing to do but to restore: 85 % H.264, 10 % JPEG, no blur.
     """
-    codec = str(random.choice(["h264", "jpeg", ""], p=[0.75, 0.1, 0.15]))
-    noisy = random.random() < 0.1
+    codec = str(random.choice(["h264", "jpeg", ""], p=[0.75, 0.1, 0.15] if scale > 1 else [0.85, 0.1, 0.05]))
+    noisy, blurred = random.random() < 0.1, random.random() < 0.1 and scale > 1
     return Degradation(
-        blur=float(random.uniform(0.2, 0.6)) if random.random() < 0.1 else 0.0,
+        blur=float(random.uniform(0.2, 0.6)) if blurred else 0.0,
         shot=float(random.uniform(0, 4)) if noisy else 0.0,
         read=float(random.uniform(0.5, 3)) if noisy else 0.0,
         codec=codec,
