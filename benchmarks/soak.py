@@ -3,10 +3,11 @@
     python benchmarks/soak.py [--minutes 30] [--cameras 1] [--size 640x360@30] [--model fast] [--seed 1]
 
 Every camera is a process that is now and then killed, stopped for a while, or comes back with another size; viewers
-come and go beside one that stays. Memory and descriptors of the filter are read every second, the latency from the
-clock in the picture; of the latency, seconds within a fault and the three after it do not count. A run of less than
-ten minutes has shorter windows and denser faults. Writes results/soak.json and ends with 1 where a target is missed:
-memory under 5 %, no descriptors, p99 of the last window within 20 % of the first.
+come and go beside one that stays. Memory, descriptors and threads of the filter are read every second (a thread of a
+library bears the name of the one of ours that started it, or its own), the latency from the clock in the picture; of
+the latency, seconds within a fault and the three after it do not count. A run of less than ten minutes has shorter
+windows and denser faults. Writes results/soak.json and ends with 1 where a target is missed: memory under 5 %, no
+descriptors, p99 of the last window within 20 % of the first.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import re
 import signal
 import statistics
 import subprocess
@@ -21,10 +23,13 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
+from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from stream_sr import barcode, machine
 from stream_sr.demo import child, free_port, wait_for_port
@@ -41,7 +46,15 @@ WINDOW_SECONDS = 300.0
 EVERY_SECONDS = (10.0, 30.0)  # between faults
 LAST_SECONDS = 15.0  # without a new fault
 OTHER_SIZE = "256x192@15"
-Sample = tuple[float, float, int, int]  # moment, MiB, descriptors, threads
+
+
+class Sample(NamedTuple):
+    """What a process holds at a moment."""
+
+    at: float
+    mib: float
+    descriptors: int
+    threads: Counter[str]
 
 
 class Camera:
@@ -93,11 +106,20 @@ def end(process: subprocess.Popen[bytes]) -> None:
 def resources(pid: int) -> Sample:
     """What a process holds now."""
     proc = Path(f"/proc/{pid}")
-    return (
+    return Sample(
         time.monotonic(),
         int((proc / "statm").read_text().split()[1]) * 4096 / 2**20,
-        len(list((proc / "fd").iterdir())), len(list((proc / "task").iterdir())),
+        len(list((proc / "fd").iterdir())), threads(proc),
     )  # fmt: skip
+
+
+def threads(proc: Path) -> Counter[str]:
+    """How many there are of each kind: by name, whatever the number in it."""
+    found = Counter[str]()
+    for task in (proc / "task").iterdir():
+        with suppress(OSError):  # it has ended meanwhile
+            found[re.sub(r"\d+", "#", (task / "comm").read_text().strip())] += 1
+    return found
 
 
 @contextmanager
@@ -116,6 +138,10 @@ def sampling(pid: int) -> Iterator[list[Sample]]:
     finally:
         ended.set()
         worker.join()
+
+
+def threads_of(kind: str, sample: Sample) -> int:
+    return sample.threads[kind]
 
 
 def join_for_a_moment(url: str, chance: random.Random) -> None:
@@ -213,10 +239,10 @@ def figures(
     faults: list[tuple[float, float, str]], ages: list[list[tuple[float, float]]],
 ) -> dict[str, Any]:  # fmt: skip
     """First against last window."""
-    seconds = samples[-1][0] - began
+    seconds = samples[-1].at - began
     window = min(WINDOW_SECONDS, seconds / 2)
     first = (began + WARM_UP_SECONDS * min(1.0, seconds / FULL_SECONDS), began + window)
-    last = (samples[-1][0] - window, samples[-1][0])
+    last = (samples[-1].at - window, samples[-1].at)
 
     def quiet(at: float) -> bool:
         return not any(start <= at <= stop for start, stop, _ in faults)
@@ -225,10 +251,15 @@ def figures(
         found = sorted(age for at, age in camera if span[0] <= at <= span[1] and quiet(at))
         return round(found[int(len(found) * 0.99)], 1) if found else None
 
-    def median(column: int, span: tuple[float, float]) -> float:
-        return round(statistics.median(row[column] for row in samples if span[0] <= row[0] <= span[1]), 1)
+    def median(of: Callable[[Sample], float], span: tuple[float, float]) -> float:
+        return round(statistics.median(of(sample) for sample in samples if span[0] <= sample.at <= span[1]), 1)
 
-    memory, files = ([median(column, span) for span in (first, last)] for column in (1, 2))
+    memory, files, held = (
+        [median(of, span) for span in (first, last)]
+        for of in (attrgetter("mib"), attrgetter("descriptors"), lambda sample: sample.threads.total())
+    )
+    minutes = [(began + 60 * minute, began + 60 * minute + 60) for minute in range(round(seconds) // 60)]
+    kinds = sorted({kind for sample in samples for kind in sample.threads})
     latency = [[p99(camera, span) for span in (first, last)] for camera in ages]
     checks = {
         "memory": memory[1] <= memory[0] * 1.05,
@@ -239,10 +270,11 @@ def figures(
         "minutes": options.minutes, "cameras": options.cameras, "size": options.size, "model": options.model,
         "window_seconds": round(window), "faults": {k: sum(f[2] == k for f in faults) for k in {f[2] for f in faults}},
         "pictures_seen": [len(camera) for camera in ages], "memory_mib": memory, "descriptors": files,
-        "threads": [median(3, span) for span in (first, last)], "latency_p99_ms": latency, "checks": checks,
-        "memory_mib_by_minute": [
-            median(1, (began + 60 * minute, began + 60 * minute + 60)) for minute in range(round(seconds) // 60)
-        ],
+        "threads": held, "latency_p99_ms": latency, "checks": checks,
+        "memory_mib_by_minute": [median(attrgetter("mib"), minute) for minute in minutes],
+        "threads_by_minute": {
+            kind: [median(partial(threads_of, kind), minute) for minute in minutes] for kind in kinds
+        },
         "machine": machine.describe(),
         "command": machine.command_line(["python", "benchmarks/soak.py", *sys.argv[1:]]),
     }  # fmt: skip

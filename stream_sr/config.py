@@ -181,6 +181,7 @@ class Config:
     web_name: str | None = None
     record_dir: Path | None = None
     asked: frozenset[str] = field(default=frozenset(), compare=False)  # options given for this very run: flags
+    cameras: int = field(default=1, compare=False)  # no option: how many streams the process runs
 
     def __post_init__(self) -> None:
         if self.crf is not None and self.bitrate is not None:
@@ -224,7 +225,7 @@ class Config:
         """``live`` runs take the faster precision where the eye sees no difference, others only where PSNR does not."""
         return EngineOptions(
             backend=self.backend, precision=self.precision, device=self.device, threads=self.threads, depth=depth,
-            fidelity=LIVE_FIDELITY if live else QUALITY_FIDELITY,
+            cameras=self.cameras, fidelity=LIVE_FIDELITY if live else QUALITY_FIDELITY,
         )  # fmt: skip
 
 

@@ -20,6 +20,7 @@ class EngineOptions:
     precision: str = "auto"  # auto, fp32, fp16, bf16, int8
     device: int = 0  # GPU number
     threads: int | None = None  # CPU threads; None: all cores
+    cameras: int = 1  # streams of this process that compute at the same time: on the CPU they share those threads
     depth: int = 1  # frames in flight: 1 for the lowest latency, 2 for throughput
     fidelity: float = QUALITY_FIDELITY  # how near to fp32 a faster precision must stay for ``auto`` to take it, dB
     keep: bool = True  # whether the compiled engine goes into the cache

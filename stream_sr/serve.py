@@ -7,7 +7,7 @@ import random
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,7 @@ def read_fleet(file: Path) -> Fleet:
     if port is not None and (isinstance(port, bool) or not isinstance(port, int) or not 0 <= port < 65536):
         raise ConfigError(f"{file}: metrics-port is {port!r}; it is a number up to 65535")
     base = read_values(shared, f"{file}: [all]")
-    plans = tuple(_camera(file, name, table, base) for name, table in cameras.items())
+    plans = tuple(_camera(file, name, table, base, len(cameras)) for name, table in cameras.items())
     _refuse_twice(file, plans)
     devices = {plan.config.device for plan in plans}
     if len(devices) > 1:
@@ -77,7 +77,7 @@ def read_fleet(file: Path) -> Fleet:
     return Fleet(plans, port, str(host))
 
 
-def _camera(file: Path, name: str, table: Any, base: Mapping[str, Any]) -> CameraPlan:
+def _camera(file: Path, name: str, table: Any, base: Mapping[str, Any], cameras: int) -> CameraPlan:
     where = f"{file}: [camera.{name}]"
     if not isinstance(table, dict):
         raise ConfigError(f"{where} is no table; write {FORM}")
@@ -90,7 +90,8 @@ def _camera(file: Path, name: str, table: Any, base: Mapping[str, Any]) -> Camer
     for place in (source, *sinks):
         if place in ("-", "window:"):
             raise ConfigError(f"{where}: '{place}' is for one stream at a terminal; use `stream-sr run` for that")
-    return CameraPlan(name, source, tuple(sinks), make_config(read_values(options, where), file=base))
+    config = replace(make_config(read_values(options, where), file=base), cameras=cameras)
+    return CameraPlan(name, source, tuple(sinks), config)
 
 
 def _refuse_twice(file: Path, plans: tuple[CameraPlan, ...]) -> None:

@@ -558,8 +558,41 @@ def test_streams_of_one_process_share_what_is_compiled() -> None:
     info = StreamInfo(66, 50, Fraction(1, 30))
     before = len(openvino._shared)
     engines = [open_engine(find_model("fsrcnn-s", 2), info, options) for _ in range(3)]
-    assert len(openvino._shared) == before + 1
+    assert len(openvino._shared) == before + 2  # luma and chroma
     for engine in engines:
         engine.close()
     del engine, engines
     assert len(openvino._shared) == before
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux' /proc to count threads")
+def test_another_stream_of_the_same_size_and_engines_that_come_and_go_bring_no_threads() -> None:
+    """OpenVINO never ends a thread: each that is started for nothing is there for weeks."""
+    options = EngineOptions(backend="openvino", precision="fp32", keep=False, threads=2, cameras=2)
+
+    def run(*widths: int) -> int:
+        engines = []
+        for width in widths:
+            frame = picture(width, 48)
+            engines.append(open_engine(find_model("fsrcnn-s", 2), info_of(frame), options))
+            engines[-1].submit(frame).wait()
+        for engine in engines:
+            engine.close()
+        return len(list(Path("/proc/self/task").iterdir()))
+
+    there = run(64, 68)  # two of which nothing is shared
+    assert run(64, 64, 68, 68) <= there
+    for width in range(72, 96, 4):
+        assert run(64, width) <= there
+
+
+def test_cameras_of_one_process_get_the_same_picture_and_share_the_threads() -> None:
+    frame = picture(66, 50)
+    results = []
+    for cameras in (1, 2):
+        options = EngineOptions(backend="openvino", precision="fp32", keep=False, threads=2, cameras=cameras, tune=True)
+        engine = open_engine(find_model("fsrcnn-s", 2), info_of(frame), options)
+        results.append(engine.submit(frame).wait().planes)
+        engine.close()
+    for one, other in zip(*results, strict=True):
+        assert (one == other).all()

@@ -12,7 +12,9 @@ from stream_sr.errors import ConfigError
 
 
 def test_every_option_is_a_field_and_every_field_an_option() -> None:
-    assert {option.key for option in RUN_OPTIONS} | {"overwrite", "asked"} == {field.name for field in fields(Config)}
+    assert {option.key for option in RUN_OPTIONS} | {"overwrite", "asked", "cameras"} == {
+        field.name for field in fields(Config)
+    }
 
 
 def test_flag_over_environment_over_file_over_default(tmp_path: Path) -> None:

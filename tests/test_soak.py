@@ -6,6 +6,8 @@ import argparse
 import json
 import subprocess
 import sys
+import threading
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -14,6 +16,7 @@ import pytest
 import scripts
 
 import stream_sr
+from stream_sr.threads import Worker
 
 SCRIPT = Path(stream_sr.__file__).parent.parent / "benchmarks" / "soak.py"
 
@@ -37,6 +40,7 @@ def test_a_short_run_with_faults_comes_to_its_end(tmp_path: Path) -> None:
     assert min(result["pictures_seen"]) > 0
     assert min(result["memory_mib"]) > 10
     assert min(result["descriptors"]) > 3
+    assert result["threads"][0] > len(result["pictures_seen"])
 
 
 def verdict(
@@ -48,7 +52,10 @@ def verdict(
     The age lasts ``until`` that second.
     """
     options = argparse.Namespace(minutes=30, cameras=1, size="320x180@15", model="fast")
-    samples = [(float(s), memory if s >= 900 else 200, files if s >= 900 else 40, 30) for s in range(1801)]
+    threads = Counter({"capture": 1, "camera c#": 5})
+    samples = [
+        soak.Sample(float(s), memory if s >= 900 else 200, files if s >= 900 else 40, threads) for s in range(1801)
+    ]
     ages = [(float(s), age if 900 <= s < until else 20) for s in range(1801)]
     checks = soak.figures(options, 0, samples, list(faults), [ages])["checks"]
     return {name for name, met in checks.items() if not met}
@@ -65,3 +72,27 @@ def test_what_is_late_within_a_fault_is_not_counted_and_no_picture_is_no_success
     assert verdict(soak, age=5000, until=1600) == {"latency"}
     assert verdict(soak, age=5000, until=1600, faults=[(900, 1600, "silent")]) == set()
     assert verdict(soak, faults=[(1400, 1900, "silent")]) == {"latency"}
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux' /proc")
+def test_threads_are_counted_by_kind(soak: ModuleType) -> None:
+    done, named = threading.Event(), threading.Barrier(4)
+
+    def work() -> None:
+        named.wait(30)
+        done.wait(30)
+
+    workers = [Worker(f"soaked {number}", work) for number in range(3)]
+    try:
+        named.wait(30)
+        assert soak.threads(Path("/proc/self"))["soaked #"] == 3
+    finally:
+        done.set()
+        for worker in workers:
+            worker.join()
+    assert "soaked #" not in soak.threads(Path("/proc/self"))
+    kinds = [Counter({"capture": 1 + (minute > 1)}) for minute in range(4) for _ in range(60)]
+    kinds.append(kinds[-1])
+    options = argparse.Namespace(minutes=4, cameras=1, size="320x180@15", model="fast")
+    samples = [soak.Sample(float(s), 200, 40, kind) for s, kind in enumerate(kinds)]
+    assert soak.figures(options, 0, samples, [], [[]])["threads_by_minute"] == {"capture": [1, 1, 2, 2]}

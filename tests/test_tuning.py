@@ -69,6 +69,12 @@ def test_the_usual_comes_first_and_each_is_possible(threads: int, depth: int) ->
         assert len(found) == (2 if depth == 1 else 5)
 
 
+def test_cameras_of_one_process_share_the_threads() -> None:
+    assert choices(16, 1, cameras=4) == [Form(16, 4, 1)]  # each frame on four
+    assert choices(2, 1, cameras=4) == [Form(2, 2, 1)]
+    assert choices(8, 2, cameras=2) == [Form(8, 4, 2)]
+
+
 def measured(machine: Machine, others: Callable[[], bool] = lambda: False) -> list[list[float]]:
     return measure([USUAL, OTHER], machine.make, others=others, clock=machine.clock)
 

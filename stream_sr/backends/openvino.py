@@ -9,7 +9,7 @@ import io
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from importlib import metadata
 from importlib.util import find_spec
 from typing import Any
@@ -67,10 +67,9 @@ def open_model(model: ModelSpec, info: StreamInfo, options: EngineOptions) -> En
     size = (info.height, info.width)
     form, note = _form(chosen, size, options)
     luma = _compile_cached(chosen, size, threads=form.threads, streams=form.streams, keep=options.keep)
-    chroma = compile_graph(
-        chroma_graph(chroma_shape(info.width, info.height), scale, info.color.siting),
-        precision="fp32", threads=1, streams=1,
-    )  # fmt: skip
+    chroma = _compile_chroma(
+        chroma_shape(info.width, info.height), scale, info.color.siting, threads=min(form.threads, options.cameras)
+    )
     spec = EngineSpec(
         backend="openvino", model=model.name, scale=scale, width=info.width, height=info.height,
         precision=chosen.precision, device=f"CPU: {cpu().name}, {form.threads} threads", head=chosen.head,
@@ -82,7 +81,7 @@ def open_model(model: ModelSpec, info: StreamInfo, options: EngineOptions) -> En
 def _form(chosen: Chosen, size: tuple[int, int], options: EngineOptions) -> tuple[Form, str]:
     """Threads, streams and depth: as asked for, or by measuring where that is wanted and leaves a choice."""
     depth = 1 if chosen.graph.states else options.depth  # a recurrent network needs the frame before
-    forms = choices(cpu_threads(options), depth)
+    forms = choices(cpu_threads(options), depth, options.cameras)
     if not options.tune or options.threads is not None:
         return forms[0], ""
     key = _key(chosen, f"{size[1]}x{size[0]}, {forms[0].threads} threads, depth {depth}")
@@ -111,12 +110,17 @@ class _Trial:
 
 def _compile_cached(chosen: Chosen, size: tuple[int, int], *, threads: int, streams: int, keep: bool) -> Any:
     key = _key(chosen, f"{size[1]}x{size[0]}, {threads} threads, {streams} streams")
-    with _sharing:
-        if (shared := _shared.get(key)) is not None:
-            return shared
-        compiled = _load_or_compile(key, chosen.graph, size, threads, streams, keep)
-        _shared[key] = compiled
-        return compiled
+    return _share(key, lambda: _load_or_compile(key, chosen.graph, size, threads, streams, keep))
+
+
+def _compile_chroma(shape: tuple[int, int], scale: int, siting: int, *, threads: int) -> Any:
+    """For the chroma of ``threads`` frames at once, each on one thread: it is little work."""
+    return _share(
+        (shape, scale, siting, threads),
+        lambda: compile_graph(
+            chroma_graph(shape, scale, siting), precision="fp32", threads=threads, streams=threads
+        ),
+    )  # fmt: skip
 
 
 def _key(chosen: Chosen, profile: str) -> BuildKey:
@@ -128,9 +132,17 @@ def _key(chosen: Chosen, profile: str) -> BuildKey:
 
 
 # What is compiled once serves every stream of this process that needs the same, for as long as one does. Each has its
-# own requests, which OpenVINO serves in the order they come.
-_shared: WeakValueDictionary[BuildKey, Any] = WeakValueDictionary()
+# own requests, which OpenVINO serves in the order they come. (It starts threads for everything that is compiled, keeps
+# them for what is compiled next, and ends none: there are as many as were ever needed at once.)
+_shared: WeakValueDictionary[Hashable, Any] = WeakValueDictionary()
 _sharing = threading.Lock()
+
+
+def _share(key: Hashable, make: Callable[[], Any]) -> Any:
+    with _sharing:
+        if (compiled := _shared.get(key)) is None:
+            compiled = _shared[key] = make()
+        return compiled
 
 
 def _load_or_compile(key: BuildKey, graph: Graph, size: tuple[int, int], threads: int, streams: int, keep: bool) -> Any:

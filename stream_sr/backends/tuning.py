@@ -46,8 +46,15 @@ class Runner(Protocol):
         ...
 
 
-def choices(threads: int, depth: int) -> list[Form]:
-    """The usual choice, and those that are worth a try: for the latency of a frame at depth 1, else for throughput."""
+def choices(threads: int, depth: int, cameras: int = 1) -> list[Form]:
+    """The usual choice, and those that are worth a try: for the latency of a frame at depth 1, else for throughput.
+
+    Cameras of one process share the threads: each frame is computed on as many as fall to it when all have one, which
+    costs less than that each takes all of them in turn. There is nothing to try then: what one is measured beside the
+    others says little of how they will run together.
+    """
+    if cameras > 1:
+        return [Form(threads, min(threads, depth * cameras), depth)]
     if depth == 1:
         half = [Form(threads // 2, 1, 1)] if threads >= 4 else []  # two threads of a core may hinder each other
         return [Form(threads, 1, 1), *half]
