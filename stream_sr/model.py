@@ -172,19 +172,23 @@ def model_ladder(
 
     From the best PSNR downwards, each that computes less than the one before by a factor of `RUNG`: of models of about
     one size the best. A model is ranked by the figures of its name and scale, measured on clean pictures, whatever it
-    is tuned for; one without figures is left out. Raises ModelError where none is left.
+    is tuned for; one without figures is left out. Where ``tune`` is None the best is one that is tuned for ``prefer``,
+    if any is: a larger one that is not is no better on such pictures. Raises ModelError where none is left.
     """
     fitting = [model for model in list_models(folder) if model.scale == scale]
     ranks = {model.name: _rank(model) for model in fitting if model.psnr_y}
     names = {model.name for model in fitting if tune in (None, model.tune)} & set(ranks)
+    tuned = {model.name for model in fitting if model.tune == (tune or prefer)} & names
     ladder: list[ModelSpec] = []
     for name in sorted(names, key=lambda name: ranks[name], reverse=True):
+        if not ladder and tuned and name not in tuned:
+            continue
         model = find_model(name, scale, tune, prefer=prefer, folder=folder)
         if not ladder or model.macs_per_pixel * RUNG <= ladder[-1].macs_per_pixel:
             ladder.append(model)
     if not ladder:
-        tuned = f" and {tune}" if tune else ""
-        raise ModelError(f"--model {AUTO} has no measured model for x{scale}{tuned} (`stream-sr models` lists them)")
+        asked = f" and {tune}" if tune else ""
+        raise ModelError(f"--model {AUTO} has no measured model for x{scale}{asked} (`stream-sr models` lists them)")
     return ladder[::-1]
 
 

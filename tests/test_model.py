@@ -170,6 +170,9 @@ def test_the_ladder_is_made_of_what_each_costs_and_gains(tmp_path: Path) -> None
     assert ladder() == [("small", "clean"), ("large", "clean")]
     assert ladder(prefer="camera") == [("small", "clean"), ("large", "camera")]
     assert ladder(tune="camera") == [("large", "camera")]
+    write_model(tmp_path, "largest", 60_000, 37.4)
+    assert ladder()[-1] == ("largest", "clean")
+    assert ladder(prefer="camera") == [("small", "clean"), ("large", "camera")]  # it was not tuned for cameras
     with pytest.raises(ModelError, match="auto has no measured model for x3"):
         model_ladder(3, folder=tmp_path)
 
