@@ -235,7 +235,9 @@ def find_model(
             f"`stream-sr train {name} --scale {wanted} --tune {tune}` trains it"
         )
     scales = ", ".join(sorted({f"x{model.scale}" for model in named}))
-    hint = "; for the same size without a network give --backend bicubic" if wanted == 1 else ""
+    hint = f"; `stream-sr train {name} --scale {wanted}` trains it" if name in PRESETS else ""
+    if wanted == 1:
+        hint = "; for the same size without a network give --backend bicubic"
     raise ModelError(f"model '{name}' is not trained for x{wanted}; there is {scales}{hint}")
 
 

@@ -83,6 +83,11 @@ def test_a_tune_is_preferred_or_demanded(folder: Path) -> None:
 def test_a_preset_that_is_not_trained_names_its_training(folder: Path) -> None:
     with pytest.raises(ModelError, match="preset 'quality' is not trained yet; `stream-sr train quality --scale 4`"):
         find_model("quality", 4, folder=folder)
+    (folder / "quality-x2").mkdir()
+    (folder / "quality-x2" / "model.toml").write_text(TOML.format(name="quality", scale=2, default="false"))
+    (folder / "quality-x2" / "model.onnx").write_bytes(b"quality")
+    with pytest.raises(ModelError, match="not trained for x4; there is x2; `stream-sr train quality --scale 4`"):
+        find_model("quality", 4, folder=folder)
 
 
 def test_files(folder: Path) -> None:
