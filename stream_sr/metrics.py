@@ -141,6 +141,7 @@ def _of_pipelines(pipelines: list[tuple[str, Pipeline]]) -> Iterable[Metric]:
     )
     signal = GaugeMetricFamily("stream_sr_signal", "Whether the camera sends pictures.", labels=["camera"])
     viewers = GaugeMetricFamily("stream_sr_viewers", "Who watches now.", labels=["camera", "output"])
+    recording = GaugeMetricFamily("stream_sr_recording", "Whether a file is written now.", labels=["camera", "output"])
     depth = GaugeMetricFamily("stream_sr_queue_depth", "What waits in a queue.", labels=["camera", "queue"])
     latency = HistogramMetricFamily("stream_sr_latency_seconds", "From capture to the first output.", labels=["camera"])
     stages = HistogramMetricFamily(
@@ -163,6 +164,8 @@ def _of_pipelines(pipelines: list[tuple[str, Pipeline]]) -> Iterable[Metric]:
             told = sink.counters() if is_packet_sink(sink) else {}
             if "viewers" in told:
                 viewers.add_metric([name, output], told["viewers"])
+            if "recording" in told:
+                recording.add_metric([name, output], told["recording"])
             if "reconnects" in told:
                 counters["reconnects"].add_metric([name, output], told["reconnects"])
         for queue, waiting in pipeline.queues().items():
@@ -185,7 +188,7 @@ def _of_pipelines(pipelines: list[tuple[str, Pipeline]]) -> Iterable[Metric]:
             "device": spec.device,
         })  # fmt: skip
     yield from counters.values()
-    yield from (steps, model, signal, viewers, depth, latency, stages, engine)
+    yield from (steps, model, signal, viewers, recording, depth, latency, stages, engine)
 
 
 def _buckets(histogram: Histogram) -> list[tuple[str, float]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import random
 import threading
 import time
@@ -12,16 +13,20 @@ from pathlib import Path
 from typing import Any
 
 from stream_sr.config import Config, make_config, read_toml, read_values
-from stream_sr.errors import ConfigError, ModelError, PipelineStalled, StreamSRError
-from stream_sr.media import redact
+from stream_sr.errors import ConfigError, ModelError, PipelineStalled, SourceRefused, StreamSRError
+from stream_sr.media import FrameSink, PacketSink, SinkOptions, redact
 from stream_sr.metrics import Camera, Cameras
 from stream_sr.pipeline import Pipeline
 from stream_sr.session import Hooks, run
+from stream_sr.sinks import is_file, open_sink
+from stream_sr.sinks.lasting import LastingFile
 from stream_sr.status import describe
 from stream_sr.telemetry import auto_line
 from stream_sr.threads import Worker
 
 FIRST_WAIT_SECONDS, MOST_WAIT_SECONDS = 0.5, 5.0
+REFUSED_WAIT_SECONDS = 30.0  # cameras lock out who comes too often with a wrong password
+LEAVE_SECONDS = 10.0  # that a camera which was changed may take to end before its successor starts all the same
 WELL_AFTER_SECONDS = 60.0  # a run that lasted so long starts the waits anew
 LOG_EVERY_SECONDS = 60.0
 FORM = '[camera.NAME] with source = "ADDRESS", sinks = ["ADDRESS", ...] and options'
@@ -98,9 +103,10 @@ def _refuse_twice(file: Path, plans: tuple[CameraPlan, ...]) -> None:
     seen: dict[str, str] = {}
     for plan in plans:
         for sink in plan.sinks:
-            if sink != "null:" and sink in seen:
-                raise ConfigError(f"{file}: {redact(sink)} is an output of both {seen[sink]} and {plan.name}")
-            seen[sink] = plan.name
+            place = os.path.realpath(sink) if is_file(sink) else sink
+            if sink != "null:" and place in seen:
+                raise ConfigError(f"{file}: {redact(sink)} is an output of both {seen[place]} and {plan.name}")
+            seen[place] = plan.name
 
 
 class Keeper:
@@ -114,6 +120,7 @@ class Keeper:
         self._stopping = threading.Event()
         self._aborting = False
         self._pipeline: Pipeline | None = None
+        self._said = ""  # the last failure that was logged
         self._lock = threading.Lock()
         self._rate_at, self._rate_frames = time.monotonic(), 0
         self._worker = Worker(f"camera {plan.name}", self._keep)
@@ -166,8 +173,11 @@ class Keeper:
                 self.camera.detach("failed", error)
                 return
             failures = 1 if time.monotonic() - began > WELL_AFTER_SECONDS else failures + 1
-            wait = min(MOST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2.0 ** min(failures - 1, 9)) * random.uniform(0.5, 1)
-            log.warning("%s: %s; starting it again in %.1f s", self.plan.name, error, wait)
+            wait = _wait(failures, error) * random.uniform(0.5, 1)
+            # a camera that is away for a night says so once, and each minute with the others
+            level = logging.DEBUG if str(error) == self._said else logging.WARNING
+            log.log(level, "%s: %s; starting it again in %.1f s", self.plan.name, error, wait)
+            self._said = str(error)
             self.camera.detach("restarting", error)
             self.camera.restarts += 1
             self._stopping.wait(wait)
@@ -176,9 +186,11 @@ class Keeper:
     def _once(self) -> BaseException | None:
         """One run; why it ended, None when its source came to its end."""
         try:
-            hooks = Hooks(started=self._attach, ticked=self.camera.tick, show_status=False)
-            sinks = [time.strftime(sink) if "%" in sink and "://" not in sink else sink for sink in self.plan.sinks]
-            return run(self.plan.source, sinks, self.plan.config, hooks).error
+            hooks = Hooks(
+                started=self._attach, ticked=self.camera.tick, show_status=False, open_sink=_open_sink,
+                cancelled=self._stopping,
+            )  # fmt: skip
+            return run(self.plan.source, self.plan.sinks, self.plan.config, hooks).error
         except StreamSRError as error:
             return error
         except Exception as error:
@@ -190,6 +202,7 @@ class Keeper:
 
     def _attach(self, pipeline: Pipeline) -> None:
         self.camera.attach(pipeline)
+        self._said = ""
         with self._lock:
             self._pipeline = pipeline
             self._rate_at, self._rate_frames = time.monotonic(), 0
@@ -197,6 +210,17 @@ class Keeper:
                 pipeline.stop()
             if self._aborting:
                 pipeline.abort()
+
+
+def _wait(failures: int, error: BaseException) -> float:
+    """Seconds, after so many failures in a row, the last being ``error``."""
+    if isinstance(error, SourceRefused):
+        return REFUSED_WAIT_SECONDS
+    return min(MOST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2.0 ** min(failures - 1, 9))
+
+
+def _open_sink(address: str, options: SinkOptions) -> FrameSink | PacketSink:
+    return LastingFile(address, options) if is_file(address) else open_sink(address, options)
 
 
 class Supervisor:
@@ -208,6 +232,7 @@ class Supervisor:
         self.fleet = read_fleet(file)
         self._keepers: dict[str, Keeper] = {}
         self._leaving: list[Keeper] = []  # stopped, not ended yet
+        self._patience = 0.0  # until when their successors wait
         self._stop_wanted = self._abort_wanted = self._reload_wanted = False
 
     def stop(self) -> None:
@@ -224,16 +249,15 @@ class Supervisor:
 
         Raises PipelineStalled at the end, if a thread of any camera hangs: the process cannot end by itself then.
         """
-        for plan in self.fleet.cameras:
-            self._keepers[plan.name] = Keeper(plan, self._cameras)
         due = time.monotonic() + LOG_EVERY_SECONDS
         try:
             while not self._stop_wanted and self._alive():
-                time.sleep(0.1)
                 if self._reload_wanted:
                     self._reload_wanted = False
                     self._take_up()
                 self._leaving = [keeper for keeper in self._leaving if not keeper.join(0)]
+                self._start()
+                time.sleep(0.1)
                 if time.monotonic() >= due:
                     due = time.monotonic() + LOG_EVERY_SECONDS
                     for keeper in self._keepers.values():
@@ -242,7 +266,18 @@ class Supervisor:
             self._end()
 
     def _alive(self) -> bool:
-        return any(keeper.camera.state not in ("ended",) for keeper in self._keepers.values())
+        waiting = len(self._keepers) < len(self.fleet.cameras)
+        return waiting or any(keeper.camera.state != "ended" for keeper in self._keepers.values())
+
+    def _start(self) -> None:
+        """Start what is not running, once the ports and files of those that leave are free, or they take too long."""
+        waiting = [plan for plan in self.fleet.cameras if plan.name not in self._keepers]
+        if not waiting or (self._leaving and time.monotonic() < self._patience):
+            return
+        for keeper in self._leaving:
+            log.warning("%s takes its time to end", keeper.plan.name)
+        for plan in waiting:
+            self._keepers[plan.name] = Keeper(plan, self._cameras)
 
     def _take_up(self) -> None:
         """The file again: what is unchanged is not touched."""
@@ -260,14 +295,10 @@ class Supervisor:
         ]  # fmt: skip
         new = [name for name in wanted if name not in self._keepers]
         for name in changed:
-            self._keepers[name].stop()
-        for name in changed:  # its port and files must be free before its successor takes them
             keeper = self._keepers.pop(name)
-            if not keeper.join(10):
-                log.warning("%s takes its time to end", name)
-                self._leaving.append(keeper)
-        for name in [name for name in changed if name in wanted] + new:
-            self._keepers[name] = Keeper(wanted[name], self._cameras)
+            keeper.stop()
+            self._leaving.append(keeper)
+        self._patience = time.monotonic() + LEAVE_SECONDS
         self.fleet = fleet
         gone = [name for name in changed if name not in wanted]
         log.info(

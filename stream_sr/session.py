@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
@@ -22,7 +23,7 @@ from stream_sr.controls import RunControls
 from stream_sr.engine import Engine, EngineSpec
 from stream_sr.errors import ConfigError, PipelineStalled, StreamSRError
 from stream_sr.frame import Frame, StreamInfo, empty_planes, read_only
-from stream_sr.media import Display, redact
+from stream_sr.media import Display, FrameSink, PacketSink, SinkOptions, redact
 from stream_sr.model import AUTO, ModelSpec, default_model, find_model, list_models, model_ladder
 from stream_sr.pipeline import Pipeline, Plan, is_packet_sink, split_sinks
 from stream_sr.sinks import is_file, is_page, is_published, is_served, open_sink
@@ -48,6 +49,8 @@ class Hooks:
     ticked: Callable[[Stats], None] = lambda _: None  # four times a second, in the thread of the run
     show_status: bool = True
     seen: Callable[[Frame, Frame], None] = lambda before, after: None  # shown each input and result, both borrowed
+    open_sink: Callable[[str, SinkOptions], FrameSink | PacketSink] = open_sink
+    cancelled: threading.Event | None = None  # set it to give up opening the source
 
 
 def choose_model(config: Config, info: StreamInfo | None = None) -> tuple[ModelSpec | None, int]:
@@ -155,7 +158,7 @@ def run(source: str, sinks: Sequence[str], config: Config, hooks: Hooks | None =
     _refuse_losing_the_input(source, sinks, config)
     choose_model(config)  # a wrong name is refused before anything is opened
     with ExitStack() as stack:
-        outputs = [stack.enter_context(closing(open_sink(sink, config.sink_options(source)))) for sink in sinks]
+        outputs = [stack.enter_context(closing(hooks.open_sink(sink, config.sink_options(source)))) for sink in sinks]
         displays = [sink for sink in outputs if isinstance(sink, Display)]
         recorder = _recorder(config, displays, stack)
         if recorder is not None:
@@ -169,7 +172,12 @@ def run(source: str, sinks: Sequence[str], config: Config, hooks: Hooks | None =
         _refuse_idle_server_options(config, sinks)
         reader = stack.enter_context(
             closing(
-                open_lasting_source(source, config.source_options(applicable(source)), give_up_seconds=config.reconnect)
+                open_lasting_source(
+                    source,
+                    config.source_options(applicable(source)),
+                    give_up_seconds=config.reconnect,
+                    cancelled=hooks.cancelled,
+                )
             )
         )
         if not reader.info.live:

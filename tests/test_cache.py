@@ -91,10 +91,11 @@ def test_prune_keeps_what_can_still_be_used(monkeypatch: pytest.MonkeyPatch, fol
     path = cache.store(damaged, BLOB)
     assert path is not None
     path.write_bytes(b"?")
-    old, fresh = folder / "old.partial", folder / "fresh.partial"
-    for partial in (old, fresh):
+    old, fresh, figures = folder / "old.partial", folder / "fresh.partial", folder.parent / "speed.partial"
+    for partial in (old, fresh, figures):
         partial.write_bytes(b"")
     os.utime(old, (0, 0))
+    os.utime(figures, (0, 0))
 
     timings, lost = (cache.companion(cache.shared(key), ".timing") for key in (current, stale[1]))
     for beside in (timings, lost):
@@ -105,7 +106,7 @@ def test_prune_keeps_what_can_still_be_used(monkeypatch: pytest.MonkeyPatch, fol
     assert timings.exists(), "they are of every engine of this device"
     assert not lost.exists()
     assert cache.load(current) == BLOB
-    assert (old.exists(), fresh.exists()) == (False, True)
+    assert (old.exists(), fresh.exists(), figures.exists()) == (False, True, False)
     assert [entry.key for entry in cache.prune(everything=True)] == [current]
     assert cache.engine_entries() == []
 
@@ -139,3 +140,24 @@ def test_without_the_variable_it_is_the_users_cache(monkeypatch: pytest.MonkeyPa
     monkeypatch.delenv("STREAM_SR_CACHE")
     assert cache.cache_folder().name == "engines"
     assert "stream_sr" in cache.cache_folder().parts
+
+
+def test_who_writes_takes_away_what_others_left_that_were_killed(folder: Path) -> None:
+    folder.mkdir()
+    left, being_written = folder / "left.partial", folder / "now.partial"
+    for partial in (left, being_written):
+        partial.write_bytes(b"half")
+    os.utime(left, (0, 0))
+    path = cache.store(KEY, BLOB)
+    assert path is not None
+    assert sorted(os.listdir(folder)) == sorted([path.name, being_written.name])
+
+
+def test_a_signal_in_the_middle_of_writing_leaves_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(descriptor: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        cache.store(KEY, BLOB)
+    assert os.listdir(folder) == []

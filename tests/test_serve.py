@@ -1,5 +1,7 @@
 """Many streams in one process: the file, and who fails, restarts and is left alone."""
 
+import logging
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -9,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from stream_sr import serve
-from stream_sr.errors import ConfigError
+from stream_sr.errors import ConfigError, SourceOpenError, SourceRefused
 from stream_sr.metrics import Cameras
 from stream_sr.serve import Supervisor, read_fleet
 from stream_sr.threads import Worker
@@ -72,6 +74,8 @@ def test_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("[camera.a]\nsource = 'rtsp://h/x'\nsinks = ['window:']", "stream-sr run"),
         ("metrics-port = 'x'\n[camera.a]\nsource = 'r'\nsinks = ['null:']", "metrics-port"),
         ("[camera.a]\nsource = 'r'\nsinks = ['b.mkv']\n[camera.c]\nsource = 'r'\nsinks = ['b.mkv']", "both a and c"),
+        ("[camera.a]\nsource = 'r'\nsinks = ['b.mkv']\n[camera.c]\nsource = 'r'\nsinks = ['./b.mkv']", "both a and c"),
+        ("[camera.a]\nsource = 'r'\nsinks = ['null:']\n[camera.a]\nsource = 'r'\nsinks = ['null:']", "is not TOML"),
         ("[camera.a]\nsource='r'\nsinks=['null:']\n[camera.c]\nsource='r'\nsinks=['null:']\ndevice=1", "one GPU"),
         ("[camera.a", "is not TOML"),
     ],
@@ -116,6 +120,88 @@ def test_a_camera_fails_alone_and_is_tried_again(tmp_path: Path, monkeypatch: py
         assert "nonsense" in states["wrong"].error
         assert not cameras.health()[0]
     assert list(cameras) == []
+
+
+def test_a_camera_that_is_away_is_said_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(serve, "FIRST_WAIT_SECONDS", 0.01)
+    file = tmp_path / "c.toml"
+    file.write_text(f'[camera.bad]\nsource = "{tmp_path}/none.mp4"\nsinks = ["null:"]\n')
+    cameras = Cameras()
+    with running(Supervisor(file, cameras)):
+        until(lambda: [camera.restarts >= 3 for camera in cameras] == [True])
+    assert len([record for record in caplog.records if record.levelno >= logging.WARNING]) == 1
+
+
+def test_a_wrong_password_is_not_tried_often() -> None:
+    assert serve._wait(1, SourceRefused("no")) == serve.REFUSED_WAIT_SECONDS
+    assert serve._wait(1, SourceOpenError("no")) == serve.FIRST_WAIT_SECONDS
+    assert serve._wait(100, SourceOpenError("no")) == serve.MOST_WAIT_SECONDS
+
+
+@contextmanager
+def silent_camera() -> Iterator[int]:
+    """A port at which everybody is heard and nobody is answered."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(8)
+        yield listener.getsockname()[1]
+
+
+def test_a_stop_does_not_wait_for_a_camera_that_is_being_opened(tmp_path: Path) -> None:
+    file = tmp_path / "c.toml"
+    with silent_camera() as port:
+        file.write_text(
+            f'[all]\nread-timeout = 600\n[camera.a]\nsource = "rtsp://127.0.0.1:{port}/a"\nsinks = ["null:"]\n'
+        )
+        cameras = Cameras()
+        with running(Supervisor(file, cameras)):
+            until(lambda: [camera.state for camera in cameras] == ["starting"])
+            until(lambda: any(thread.name == "rtsp source" for thread in threading.enumerate()))
+
+
+def test_a_recording_is_never_in_its_own_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a restart the name is taken; the camera must run all the same."""
+    monkeypatch.setattr(serve, "FIRST_WAIT_SECONDS", 0.01)
+    (tmp_path / "a.mkv").write_bytes(b"an earlier recording")
+    file = tmp_path / "c.toml"
+    file.write_text(ONE.format(name="a").replace('"null:"', f'"{tmp_path}/a.mkv"'))
+    cameras = Cameras()
+    with running(Supervisor(file, cameras)):
+        until(lambda: [camera.health() for camera in cameras] == ["live"])
+        until(lambda: (tmp_path / "a-2.mkv").exists())
+    assert (tmp_path / "a.mkv").read_bytes() == b"an earlier recording"
+    assert (tmp_path / "a-2.mkv").stat().st_size > 0
+
+
+def test_a_reload_does_not_wait_for_a_camera_that_takes_its_time_to_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither does a stop, and its successor waits for its ports and files."""
+    may_end = threading.Event()
+    real = serve.Keeper.join
+    monkeypatch.setattr(serve.Keeper, "join", lambda self, timeout=None: may_end.wait(timeout) and real(self, timeout))
+    file = tmp_path / "c.toml"
+    file.write_text(ONE.format(name="a"))
+    cameras = Cameras()
+    supervisor = Supervisor(file, cameras)
+    with running(supervisor):
+        until(lambda: [camera.health() for camera in cameras] == ["live"])
+        (before,) = cameras
+        file.write_text(ONE.format(name="a").replace("@30", "@25"))
+        supervisor.reload()
+        until(lambda: before.state == "ended")
+        file.write_text(ONE.format(name="a").replace("@30", "@20"))
+        supervisor.reload()
+        until(lambda: not supervisor._reload_wanted)
+        assert list(cameras) == [before]
+        may_end.set()
+        until(lambda: [camera.health() for camera in cameras] == ["live"])
+        (after,) = cameras
+        assert after is not before
+        assert after.pipeline is not None
+        assert after.pipeline.plan.source.info.fps == 20
 
 
 def test_reloading_leaves_the_unchanged_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

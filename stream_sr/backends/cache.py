@@ -131,8 +131,12 @@ def refuse(key: BuildKey, reason: str) -> None:
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Write a file so that others see all of it or what was there before. Raises OSError."""
+    """Write a file so that others see all of it or what was there before. Raises OSError.
+
+    What processes left beside it that were killed while they wrote goes, after an hour.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_stale(path.parent)
     descriptor, name = tempfile.mkstemp(prefix=path.stem, suffix=".partial", dir=path.parent)
     partial = Path(name)
     try:
@@ -141,10 +145,18 @@ def write_whole(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
-    except OSError:
+    except BaseException:  # a signal's too
         with contextlib.suppress(OSError):
             partial.unlink()
         raise
+
+
+def _remove_stale(folder: Path) -> None:
+    """Writing takes a second. If the clock jumps meanwhile, who writes finds its file gone and does without."""
+    for partial in folder.glob("*.partial"):
+        with contextlib.suppress(OSError):
+            if time.time() - partial.stat().st_mtime > STALE_SECONDS:
+                partial.unlink()
 
 
 def companion(key: BuildKey, ending: str) -> Path:
@@ -198,10 +210,8 @@ def prune(*, everything: bool = False) -> list[Entry]:
             with contextlib.suppress(FileNotFoundError):
                 entry.path.unlink()
             removed.append(entry)
-    for partial in cache_folder().glob("*.partial"):
-        with contextlib.suppress(FileNotFoundError):
-            if time.time() - partial.stat().st_mtime > STALE_SECONDS:
-                partial.unlink()
+    for folder in (cache_folder(), cache_folder().parent):
+        _remove_stale(folder)
     kept = {path.stem for path in cache_folder().glob(f"*{ENDING}")}
     kept |= {entry_path(shared(entry.key)).stem for entry in engine_entries() if entry.key is not None}
     for ending in (*COMPANIONS, ".lock"):

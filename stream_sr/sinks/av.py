@@ -160,7 +160,8 @@ class FileSink:
                 self._settle(disk.path, whole=ended and self._whole)
             elif not self._written and disk.path.is_file():
                 disk.path.unlink()  # without a picture it could not be played, and would stand in the next run's way
-                log.warning("%s: no picture came, so there is no file", self.name)
+                if not self._failed:  # else the error has said more
+                    log.warning("%s: no picture came, so there is no file", self.name)
 
     def _end_file(self, container: Any, disk: _Disk) -> bool:
         """Write what remains and free all; whether the file is as it should be."""
@@ -274,6 +275,15 @@ class _Disk:
 
     def close(self) -> None:
         self._file.close()
+
+
+def free_name(path: Path) -> Path:
+    """The path, or where that is taken with a number: ``door.mkv``, ``door-2.mkv``..."""
+    free, number = path, 1
+    while os.path.lexists(free):
+        number += 1
+        free = path.with_stem(f"{path.stem}-{number}")
+    return free
 
 
 def _same_file(path: Path, source: str) -> bool:

@@ -14,7 +14,7 @@ from stream_sr.codec.encoder import Encoder
 from stream_sr.errors import SinkOpenError, StreamSRError
 from stream_sr.frame import Frame, StreamInfo
 from stream_sr.media import EncoderOptions, SinkOptions
-from stream_sr.sinks.av import FileSink
+from stream_sr.sinks.av import FileSink, free_name
 
 log = logging.getLogger("stream_sr")
 
@@ -134,9 +134,4 @@ class RecordSink:
                 log.debug("closing the recording failed too: %s", later)
 
     def _free_name(self) -> Path:
-        stem = time.strftime("stream_sr-%Y%m%d-%H%M%S")
-        path, number = self._folder / f"{stem}.mp4", 1
-        while os.path.lexists(path):
-            number += 1
-            path = self._folder / f"{stem}-{number}.mp4"
-        return path
+        return free_name(self._folder / f"{time.strftime('stream_sr-%Y%m%d-%H%M%S')}.mp4")

@@ -100,20 +100,21 @@ def open_lasting_source(
     options: SourceOptions = SourceOptions(),  # noqa: B008 - it is immutable
     *,
     give_up_seconds: float | None = None,
+    cancelled: threading.Event | None = None,
 ) -> Source:
     """`open_source`, but a live input (a camera, a network stream) that is lost is tried again for so long; None: for
-    ever, 0: not at all. See `reconnect.ReconnectingSource`.
+    ever, 0: not at all. See `reconnect.ReconnectingSource`. ``cancelled`` is for the opening now.
     """
     kind = kind_of(address) if address else ""
     if give_up_seconds == 0 or not is_live_address(address):
-        return open_source(address, options)
+        return open_source(address, options, cancelled=cancelled)
     from stream_sr.sources.reconnect import ReconnectingSource
 
     _check_options(address, kind, options)
     once, said = replace(options, duration=None), set[str]()
     return ReconnectingSource(
         lambda cancelled: open_source(address, once, cancelled=cancelled, said=said),
-        duration=options.duration, give_up_seconds=give_up_seconds,
+        duration=options.duration, give_up_seconds=give_up_seconds, cancelled=cancelled,
     )  # fmt: skip
 
 

@@ -82,12 +82,14 @@ class ReconnectingSource:
         give_up_seconds: float | None = None,
         backoff: Backoff = Backoff(),
         clock: Clock | None = None,
+        cancelled: threading.Event | None = None,
     ) -> None:
+        """``cancelled``: given to ``connect`` the first time, when nobody can call `stop` yet."""
         self._connect, self._duration, self._give_up = connect, duration, give_up_seconds
         self._backoff, self._clock = backoff, clock or MonotonicClock()
         self._stopping = threading.Event()
         self._lock = threading.Lock()
-        self._source: Source | None = connect(self._stopping)
+        self._source: Source | None = connect(self._stopping if cancelled is None else cancelled)
         self._search: _Search | None = None
         self.info: StreamInfo = self._source.info
         inner = self._source.lane
