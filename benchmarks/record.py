@@ -16,4 +16,4 @@ def write_result(out: Path, result: Mapping[str, Any], command: str) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     whole = {"command": command, "machine": machine.describe()} | dict(result)
     out.write_text(json.dumps(whole, indent=1) + "\n")
-    print(f"wrote {out.name}; `python benchmarks/render.py` renders the README's tables from it")
+    print(f"wrote {out.name}; `python benchmarks/render.py` renders the tables from it")

@@ -1,13 +1,15 @@
-"""Render the README's tables from the committed results, between ``<!-- NAME:begin -->`` and ``<!-- NAME:end -->``.
+"""Render the tables of README.md and docs/measured.md from the committed results.
 
-    python benchmarks/render.py [--check] [--readme FILE] [--results DIR]
+    python benchmarks/render.py [--check] [--document FILE] [--results DIR]
 
-Block NAME comes from ``results/NAME.json`` (block gpu from each ``results/gpu-*.json``); while there is none the block
-must be empty. --check writes nothing and fails where the README is out of step.
+What stands between ``<!-- NAME:begin -->`` and ``<!-- NAME:end -->`` comes from ``results/NAME.json`` (block gpu from
+each ``results/gpu-*.json``); while there is none the block must be empty. --check writes nothing and fails where a
+document is out of step.
 """
 
 import argparse
 import json
+import os
 import re
 import sys
 from collections.abc import Callable, Mapping
@@ -19,6 +21,7 @@ import peers_tables
 from stream_sr.machine import format_line
 
 ROOT = Path(__file__).parent.parent
+DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "measured.md")
 BLOCK = re.compile(r"(<!-- ([a-z0-9_]+):begin -->\n)(.*?)(<!-- \2:end -->)", re.DOTALL)
 SETS = ("Set5", "Set14", "B100")
 
@@ -27,13 +30,24 @@ class RenderError(Exception):
     """A block without its result, or of an unknown name."""
 
 
-def render(text: str, results: Path) -> str:
-    """``text`` with every block rendered anew. Raises RenderError."""
+def render(text: str, results: Path, folder: Path = ROOT) -> str:
+    """``text`` with every block rendered anew, links as seen from ``folder``. Raises RenderError."""
     marks = re.findall(r"<!-- ([a-z0-9_]+):(begin|end) -->", text)
     blocks = BLOCK.findall(text)
     if len(marks) != 2 * len(blocks):
         raise RenderError(f"{len(marks)} marks make {len(blocks)} blocks; every begin needs its end")
-    return BLOCK.sub(lambda match: match[1] + _block(match[2], match[3], results) + match[4], text)
+
+    def anew(match: re.Match[str]) -> str:
+        return match[1] + _from(folder, _block(match[2], match[3], results)) + match[4]
+
+    return BLOCK.sub(anew, text)
+
+
+def _from(folder: Path, text: str) -> str:
+    """Renderers write links as the README needs them."""
+    return re.sub(
+        r"\]\(((?:docs|benchmarks)/[^)]*)\)", lambda link: f"]({os.path.relpath(ROOT / link[1], folder)})", text
+    )
 
 
 def _block(name: str, now: str, results: Path) -> str:
@@ -374,22 +388,25 @@ RENDERERS: dict[str, Callable[[Mapping[str, Any]], str]] = {
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
-    parser.add_argument("--readme", type=Path, default=ROOT / "README.md", metavar="FILE")
+    parser.add_argument("--document", type=Path, action="append", metavar="FILE")
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks" / "results", metavar="DIR")
     parsed = parser.parse_args()
-    text = parsed.readme.read_text()
+    stale = []
     try:
-        fresh = render(text, parsed.results)
+        for document in parsed.document or DOCUMENTS:
+            text = document.read_text()
+            fresh = render(text, parsed.results, document.resolve().parent)
+            if fresh != text:
+                stale.append((document, fresh))
     except RenderError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    if fresh == text:
-        return 0
-    if parsed.check:
-        print(f"{parsed.readme.name} is out of step with the results; run python benchmarks/render.py", file=sys.stderr)
-        return 1
-    parsed.readme.write_text(fresh)
-    return 0
+    for document, fresh in stale:
+        if parsed.check:
+            print(f"{document.name} is out of step with the results; run python benchmarks/render.py", file=sys.stderr)
+        else:
+            document.write_text(fresh)
+    return int(bool(stale and parsed.check))
 
 
 if __name__ == "__main__":

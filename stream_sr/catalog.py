@@ -111,12 +111,17 @@ def _decibel(value: float | None) -> str:
 
 
 def format_engines(entries: Sequence[cache.Entry], done: str = "") -> str:
-    """Compiled engines, a line each: model, precision, profile, library, device, size and file."""
+    """Compiled engines by model, a line each: precision, profile, library, device, size and file; then how many."""
     if not entries:
         return "no compiled engines" if not done else f"nothing {done}"
     names = {digest: model.label() for model in list_models() for digest in model.digests()}
+
+    def order(entry: cache.Entry) -> tuple[str, ...]:
+        key = entry.key
+        return (names.get(key.onnx_sha256, "~"), key.backend, key.precision, key.profile) if key else ("~",)
+
     lines = []
-    for entry in entries:
+    for entry in sorted(entries, key=order):
         size = f"{entry.size_bytes / 1e6:.2f} MB"
         if entry.key is None:
             lines.append(f"{done} damaged file, {size}, {entry.path.name}".strip())
@@ -127,6 +132,8 @@ def format_engines(entries: Sequence[cache.Entry], done: str = "") -> str:
             f"{done} {name}  {key.backend} {key.precision}  {key.profile}  {key.head}{_measured(entry.measured)}  "
             f"device {key.device}, {key.backend_version.split('-')[0]}, {size}, {entry.path.name}".strip()
         )
+    total = sum(entry.size_bytes for entry in entries) / 1e6
+    lines += [] if done else [f"{len(entries)} in {entries[0].path.parent}, {total:.2f} MB"]
     return "\n".join(lines)
 
 

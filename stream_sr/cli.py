@@ -10,9 +10,9 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 from stream_sr import bench_commands, commands
+from stream_sr.arguments import Parser, reading
 from stream_sr.config import (
     DISPLAY_OPTIONS,
     ENGINE_OPTIONS,
@@ -21,12 +21,24 @@ from stream_sr.config import (
     SOURCE_OPTIONS,
     Option,
     switch,
+    whole,
 )
-from stream_sr.errors import ConfigError, PipelineStalled, SinkWriteError, StreamSRError
+from stream_sr.errors import PipelineStalled, SinkWriteError, StreamSRError
+from stream_sr.machine import PROGRAM
 from stream_sr.model import TUNES
-from stream_sr.terminal import PROGRAM, StoppedEarly, configure_log, flush
+from stream_sr.terminal import StoppedEarly, configure_log, flush
 
 BENCH_COMPARE = "bench compare"  # a command of two words; a source named compare is ./compare
+EXAMPLES = f"""\
+to begin with:
+  {PROGRAM} doctor                                        what this machine has
+  {PROGRAM} preview 0 --web 8080                          a webcam, before and after in the browser
+  {PROGRAM} restream rtsp://CAMERA/x rtsp://@:8654/sr     a camera, served at twice the size
+  {PROGRAM} run FILM.mp4 LARGE.mp4                        a file, with its sound
+
+`{PROGRAM} COMMAND --help` lists the options of a command."""
+MODES = ("engine", "pipeline", "live")
+SEE_BELOW = "an address: see below"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,7 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         parser = _parser()
         _answer_choices(words)
-        parsed = parser.parse_args(words)
+        parsed, unknown = parser.parse_known_args(words)
+        parsed.parser.refuse_unknown(unknown)
         configure_log(parsed.verbose)
         return int(parsed.command(parsed))
     except _Said:
@@ -104,45 +117,34 @@ def _answer_choices(words: Sequence[str]) -> None:
         raise _Said
 
 
-class _Parser(argparse.ArgumentParser):
-    """Errors as one line and exit code 2."""
-
-    def error(self, message: str) -> Any:
-        raise ConfigError(f"{message} (see `{self.prog} --help`)")
-
-
 def _parser() -> argparse.ArgumentParser:
     source = _forms("SOURCE")
-    parser = _Parser(prog=PROGRAM, description="Real-time video super-resolution filter.")
+    parser = Parser(prog=PROGRAM, description="Real-time video super-resolution filter.", epilog=EXAMPLES)
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {_version()}")
-    names = parser.add_subparsers(title="commands", required=True, metavar="COMMAND", parser_class=_Parser)
+    names = parser.add_subparsers(title="commands", required=True, metavar="COMMAND", parser_class=Parser)
 
-    def command(name: str, function: Callable[[argparse.Namespace], int], text: str, more: str = "") -> _Parser:
-        sub: _Parser = names.add_parser(
-            name, help=text, description=text, epilog=more, formatter_class=argparse.RawDescriptionHelpFormatter
-        )
+    def command(name: str, function: Callable[[argparse.Namespace], int], text: str, more: str = "") -> Parser:
+        sub: Parser = names.add_parser(name, help=text, description=text, epilog=more)
         sub.set_defaults(command=function)
-        sub.add_argument("-v", "--verbose", action="store_true", help="more log lines, and tracebacks of defects")
+        _add_verbose(sub, default=False)
         return sub
 
     sub = command(
         "run", commands.run_command, "upscale a source into one or more sinks", source + "\n" + _forms("SINK")
     )
-    sub.add_argument("source", metavar="SOURCE")
-    sub.add_argument("sinks", metavar="SINK", nargs="+")
+    sub.add_argument("source", metavar="SOURCE", help=SEE_BELOW)
+    sub.add_argument("sinks", metavar="SINK", nargs="+", help="one or more, encoded once")
     _add_run_options(sub)
     _add_metrics(sub)
 
     sub = command("preview", commands.preview_command, "show a source upscaled in a window, or in the browser", source)
-    sub.add_argument("source", metavar="SOURCE")
+    sub.add_argument("source", metavar="SOURCE", help=SEE_BELOW)
     sub.add_argument("--web", metavar="[HOST:]PORT", help="serve a page for browsers instead of a window")
     _add_run_options(sub)
     _add_metrics(sub)
 
-    sub = command(
-        "restream", commands.restream_command, "serve or publish a source at a higher resolution", _forms("SOURCE")
-    )
-    sub.add_argument("source", metavar="SOURCE")
+    sub = command("restream", commands.restream_command, "serve or publish a source at a higher resolution", source)
+    sub.add_argument("source", metavar="SOURCE", help=SEE_BELOW)
     sub.add_argument("url", metavar="URL", help="rtsp://@:8654/path (served here) or rtsp://host/path (published)")
     _add_run_options(sub)
     _add_metrics(sub)
@@ -170,12 +172,12 @@ def _parser() -> argparse.ArgumentParser:
     sub = command(
         "bench", bench_commands.bench_command, "measure the engine, the whole filter, or a live picture",
         "--model, --scale, --backend, --precision and --size take lists: --model tiny,fast --size 640x360,1280x720\n\n"
-        "Two results of --json are compared by `stream-sr bench compare A.json B.json`.\n\n" + _forms("SOURCE"),
+        "Two results of --json are compared by `stream-sr bench compare A.json B.json`.\n\n" + source,
     )  # fmt: skip
     sub.add_argument("source", metavar="SOURCE", nargs="?", help="without it the engine alone, or --mode")
     sub.add_argument("sink", metavar="SINK", nargs="?", default="null:", help="null: (the default) or a file")
     sub.add_argument(
-        "--mode", choices=("engine", "pipeline", "live"),
+        "--mode", type=reading("mode", choices=MODES), metavar="|".join(MODES),
         help="pipeline: a file as fast as it goes; live: by the clock, with latency and drops; without SOURCE on a "
         "test picture (default: what suits SOURCE)",
     )  # fmt: skip
@@ -188,8 +190,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_json(sub)
 
     sub = command(BENCH_COMPARE, bench_commands.compare_command, "two results of `bench --json`, side by side")
-    sub.add_argument("first", type=Path, metavar="A.json")
-    sub.add_argument("second", type=Path, metavar="B.json")
+    sub.add_argument("first", type=Path, metavar="A.json", help="the measurement to judge by")
+    sub.add_argument("second", type=Path, metavar="B.json", help="the one to judge")
     sub.add_argument(
         "--fail-over", metavar="PERCENT",
         help="exit with 7 where B is slower by more (fps; of live results later, p99), or lacks what A has",
@@ -204,7 +206,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_json(sub)
 
     group = command("engine", commands.engine_command, "build, list or prune compiled engines")
-    actions = group.add_subparsers(title="actions", required=True, metavar="ACTION", parser_class=_Parser)
+    actions = group.add_subparsers(title="actions", required=True, metavar="ACTION", parser_class=Parser)
     for action, text in (
         ("build", "compile a TensorRT engine for one picture size, which needs no GPU"),
         ("list", "the compiled engines in the cache"),
@@ -212,6 +214,7 @@ def _parser() -> argparse.ArgumentParser:
     ):
         sub = actions.add_parser(action, help=text, description=text)
         sub.set_defaults(action=action)
+        _add_verbose(sub, default=argparse.SUPPRESS)
         if action == "build":
             sub.add_argument("--input-size", metavar="WxH", default="640x360", help="of the frames (default 640x360)")
             sub.add_argument("--rebuild", action="store_true", help="even if it is in the cache")
@@ -223,8 +226,7 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = command("train", commands.train_command, "train a network; needs the extra [train]")
     sub.add_argument("recipe", metavar="RECIPE", help="fsrcnn, fast, tiny, ..., or a FILE.toml (see engines/*/card.md)")
-    sub.add_argument("--scale", type=int, choices=(1, 2, 3, 4), default=2)
-    sub.add_argument("--tune", choices=TUNES, default=TUNES[0], help="what it learns to take (default clean)")
+    _add_scale_and_tune(sub, TUNES[0], "pictures that it learns to enlarge (default clean)")
     sub.add_argument(
         "--data", type=Path, action="append", required=True, metavar="DIR", help="pictures; may be repeated"
     )
@@ -243,8 +245,17 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME=N,N",
         help="train every combination, such as width=8,16 depth=2,4 kernel=3,5",
     )
-    sub.add_argument("--iterations", type=int, help="instead of the recipe's")
-    sub.add_argument("--threads", type=int, help="CPU threads")
+    sub.add_argument(
+        "--validate", action="append", metavar="NAME",
+        help="picture in --data, without its ending, that chooses the best weights and is not learnt from; "
+        "may be repeated (default: those that the recipe names, and its shares of the folders that it names)",
+    )  # fmt: skip
+    sub.add_argument(
+        "--iterations", type=reading("iterations", whole(1, 10**9)), metavar="N", help="instead of the recipe's"
+    )
+    sub.add_argument(
+        "--threads", type=reading("threads", whole(1, 1024)), metavar="N", help="CPU threads (default: all cores)"
+    )
 
     sub = command("clips", commands.clips_command, "make clips to train on: moving, degraded, with their truth")
     sub.add_argument("out", type=Path, metavar="DIR", help="where the clips go")
@@ -252,9 +263,11 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--video", type=Path, action="append", default=[], metavar="FILE", help="reduced to half; may be repeated"
     )
-    sub.add_argument("--scale", type=int, choices=(1, 2, 3, 4), default=2)
-    sub.add_argument("--tune", choices=TUNES, default=TUNES[1], help="camera: blur, noise, H.264, JPEG (the default)")
-    sub.add_argument("--length", type=int, default=6, help="pictures of a clip (default 6; recurrent networks want 12)")
+    _add_scale_and_tune(sub, TUNES[1], "camera: blur, noise, H.264, JPEG (default camera)")
+    sub.add_argument(
+        "--length", type=reading("length", whole(1, 100)), default=6, metavar="N",
+        help="pictures of a clip (default 6; recurrent networks want 12)",
+    )  # fmt: skip
     sub.add_argument(
         "--validate", action="append", default=[], metavar="NAME",
         help="picture or video, without its ending, that chooses the best weights; may be repeated "
@@ -262,11 +275,11 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
 
     sub = command("export", commands.export_command, "turn a checkpoint into a model folder; needs the extra [train]")
-    sub.add_argument("checkpoint", type=Path, metavar="CHECKPOINT")
+    sub.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="checkpoint.pt, as `stream-sr train` left it")
     sub.add_argument("folder", type=Path, metavar="DIR", help="becomes model.onnx and model.toml")
     sub.add_argument("--name", help="of the model (default: the recipe's)")
     sub.add_argument("--default", action="store_true", help="make it the model that is used when none is named")
-    sub.add_argument("--overwrite", action="store_true")
+    sub.add_argument("--overwrite", action="store_true", help="replace the model that is there")
 
     sub = command(
         "quantize", commands.quantize_command, "give a model folder an eight-bit form for OpenVINO; needs [train]"
@@ -297,6 +310,17 @@ def _forms(word: str) -> str:
     forms = sources.ADDRESSES if word == "SOURCE" else sinks.ADDRESSES
     width = max(len(form) for form, _ in forms)
     return f"{word} is one of\n" + "\n".join(f"  {form:<{width}}  {text}" for form, text in forms) + "\n"
+
+
+def _add_verbose(parser: argparse.ArgumentParser, default: object) -> None:
+    text = "more log lines, and tracebacks of defects"
+    parser.add_argument("-v", "--verbose", action="store_true", default=default, help=text)
+
+
+def _add_scale_and_tune(parser: argparse.ArgumentParser, tune: str, help: str) -> None:
+    scale = reading("scale", whole(1, 4))
+    parser.add_argument("--scale", type=scale, default=2, metavar="1|2|3|4", help="enlargement (default 2)")
+    parser.add_argument("--tune", type=reading("tune", choices=TUNES), default=tune, metavar="|".join(TUNES), help=help)
 
 
 def _add_run_options(parser: argparse.ArgumentParser) -> None:

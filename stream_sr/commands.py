@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from stream_sr.config import RUN_OPTIONS, Config, Option, make_config, number, size, whole
 from stream_sr.errors import ConfigError, PipelineStalled, StreamSRError
+from stream_sr.machine import pip_install
 from stream_sr.media import redact
 from stream_sr.model import TUNES
 from stream_sr.terminal import Interrupts, Stopper, check_json, command_line, flush, print_result, write_json
@@ -62,6 +63,8 @@ def _filter(parsed: argparse.Namespace, sinks: Sequence[str]) -> int:
         raise ConfigError("the picture and --json cannot both go to standard output; give --json a file")
     check_json(parsed.json)
     config = _config(parsed)
+    if parsed.metrics_host is not None and parsed.metrics_port is None:
+        raise ConfigError("--metrics-host would do nothing: there is no --metrics-port")
     with ExitStack() as stack:
         camera = None
         if parsed.metrics_port is not None:
@@ -108,22 +111,27 @@ def _closing_line(report: Mapping[str, Any]) -> str:
     from stream_sr.status import describe
 
     sizes = " > ".join(f"{report[side]['width']}x{report[side]['height']}" for side in ("source", "output"))
-    return f"{report['frames_out']} of {report['frames_in']} frames  " + describe(sizes, report["fps"], dict(report))
+    text = describe(sizes, report["fps"], dict(report), live=report["source"]["live"])
+    return f"{report['frames_out']} of {report['frames_in']} frames  {text}"
 
 
 def serve_command(parsed: argparse.Namespace) -> int:
     from stream_sr.metrics import Cameras, MetricsServer
     from stream_sr.serve import Supervisor
+    from stream_sr.session import choose_model
 
     cameras = Cameras()
     supervisor = Supervisor(parsed.file, cameras)
     if parsed.check:
         for plan in supervisor.fleet.cameras:
+            choose_model(plan.config)
             print(f"{plan.name}: {redact(plan.source)} > {', '.join(map(redact, plan.sinks))}")
         return 0
     with ExitStack() as stack:
         fleet = supervisor.fleet
         port = fleet.metrics_port if parsed.metrics_port is None else _metrics_port(parsed.metrics_port)
+        if port is None and parsed.metrics_host is not None:
+            raise ConfigError("--metrics-host would do nothing: there is no --metrics-port, nor one in the file")
         if port is not None:
             stack.enter_context(MetricsServer(cameras, port, parsed.metrics_host or fleet.metrics_host))
         interrupts = stack.enter_context(Interrupts(reload=supervisor.reload))
@@ -232,10 +240,17 @@ def train_command(parsed: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from stream_sr.train.loop import train
+    from stream_sr.train.material import holds_clips
     from stream_sr.train.plots import plot_curves
     from stream_sr.train.recipe import load_recipe
 
-    recipe = load_recipe(parsed.recipe, scale=parsed.scale, tune=parsed.tune, iterations=parsed.iterations)
+    recipe = load_recipe(
+        parsed.recipe, scale=parsed.scale, tune=parsed.tune, iterations=parsed.iterations,
+        validation_images=tuple(parsed.validate) if parsed.validate else None,
+        shares={} if parsed.validate else None,  # they are of the folders of the recipe's own pictures
+    )  # fmt: skip
+    if parsed.validate and any(map(holds_clips, parsed.data)):
+        raise ConfigError("--validate is for pictures; clips were told apart by `stream-sr clips --validate`")
     tune = f"-{recipe.tune}" if recipe.tune != TUNES[0] else ""
     out = parsed.out or Path("runs") / f"{recipe.name}{tune}-x{recipe.scale}"
     bar: Any = None
@@ -291,14 +306,12 @@ def _sweep(parsed: argparse.Namespace, recipe: Recipe, out: Path, report: Callab
 
 def clips_command(parsed: argparse.Namespace) -> int:
     from stream_sr.codec.roundtrip import h264_roundtrip, read_luma
-    from stream_sr.train.clips import make_clips
+    from stream_sr.train.clips import VALIDATION, make_clips
     from stream_sr.train.data import find_images
     from stream_sr.train.recipe import load_recipe
 
     if not parsed.data and not parsed.video:
         raise ConfigError("nothing to make clips of; give folders with --data, films with --video")
-    if not 1 <= parsed.length <= 100:
-        raise ConfigError(f"--length {parsed.length}: a clip has 1 to 100 pictures")
     if parsed.scale == 1 and parsed.tune == TUNES[0]:
         raise ConfigError("at scale 1 a clean clip is its own truth; give --tune camera")
     validation = parsed.validate or load_recipe("fast", scale=2).validation_images
@@ -311,6 +324,11 @@ def clips_command(parsed: argparse.Namespace) -> int:
         validation=validation, roundtrip=h264_roundtrip, report=logging.getLogger("stream_sr").debug,
     )  # fmt: skip
     print(f"{parsed.out}: {count} clips")
+    if not any((parsed.out / VALIDATION).iterdir()):
+        logging.getLogger("stream_sr").warning(
+            "none of them chooses the best weights, as `stream-sr train` wants; name some pictures with --validate "
+            "(there are %s)", ", ".join(sorted(names)[:5]) + (", ..." if len(names) > 5 else ""),
+        )  # fmt: skip
     return 0
 
 
@@ -343,7 +361,7 @@ def _need_training(*names: str) -> None:
 
     missing = [name for name in names if find_spec(name) is None]
     if missing:
-        raise ConfigError(f"{' and '.join(missing)} not installed; training needs `pip install 'stream-sr[train]'`")
+        raise ConfigError(f"{' and '.join(missing)} not installed; training needs `{pip_install('stream-sr[train]')}`")
 
 
 def evaluate_command(parsed: argparse.Namespace) -> int:
@@ -376,7 +394,7 @@ def evaluate_command(parsed: argparse.Namespace) -> int:
         if len(parsed.paths) > 1:
             raise ConfigError(f"{len(parsed.paths)} folders; give one, each is a set of its own")
         if parsed.crfs or parsed.frames:
-            raise ConfigError("--crf and --frames are for films; PATH is none")
+            raise ConfigError(f"--crf and --frames are for films, and {parsed.paths[0]} is none")
         result = evaluate(
             model, parsed.paths[0], options, scale=scale or None, command=command_line(), show=examples.append
         )

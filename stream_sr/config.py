@@ -101,14 +101,15 @@ class Option:
 
 
 ENGINE_OPTIONS = (
-    Option("model", "name of a model, FILE.onnx, or auto: for a live input the largest that keeps up, at every moment; "
-           "for a file the largest (default: the one marked in `stream-sr models`)", metavar="NAME"),
+    Option("model", "auto: for a live input the largest that keeps up, at every moment; for a file the largest "
+           "(default: the one marked in `stream-sr models`)", metavar="NAME|FILE.onnx|auto"),
     Option("scale", "enlargement (default 2)", whole(1, 4), "1|2|3|4"),
     Option("tune", "weights for clean pictures or for cameras (default: camera if the input is live)", choices=TUNES),
     Option("backend", "what computes (default auto)", choices=BACKENDS),
     Option("precision", "of the computation (default auto); int8 is for OpenVINO", choices=PRECISIONS),
     Option("device", "number of the GPU (default 0)", whole(0, 63), "N"),
-    Option("threads", "CPU threads of the engine (default: all cores)", whole(1, 1024), "N"),
+    Option("threads", "CPU threads of the engine (default: all cores, or fewer where that was measured to be faster)",
+           whole(1, 1024), "N"),
 )  # fmt: skip
 SOURCE_OPTIONS = (
     Option("start", "start at this time of the file", number(0, 1e9), "SECONDS"),
@@ -265,7 +266,10 @@ def make_config(
         elif "model" in layer and values.get("backend") == "bicubic":
             values.pop("backend")
         values |= layer
-    return Config(**values, asked=frozenset(given))
+    config = Config(**values, asked=frozenset(given))
+    if config.backend == "bicubic":
+        config.refuse({"tune"}, "--backend bicubic uses no network")
+    return config
 
 
 def read_toml(file: Path) -> dict[str, Any]:

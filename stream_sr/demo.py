@@ -22,6 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from stream_sr import machine
 from stream_sr.compare import PairKeeper
 from stream_sr.config import Config
 from stream_sr.errors import SinkOpenError, SourceOpenError, StreamSRError
@@ -42,9 +43,9 @@ PAGE_PORT = 8080
 SCREENSHOT_SECONDS = 60.0  # at most
 TRY_NEXT = """\
 Try next:
-  stream-sr preview 0 --web 8080                             your webcam, before and after in the browser
-  stream-sr restream rtsp://CAMERA/stream rtsp://@:8654/sr   your own camera, served at twice the size
-  stream-sr run FILE.mp4 LARGE.mp4                           a file, with its sound"""
+  {0} preview 0 --web 8080                             your webcam, before and after in the browser
+  {0} restream rtsp://CAMERA/stream rtsp://@:8654/sr   your own camera, served at twice the size
+  {0} run FILE.mp4 LARGE.mp4                           a file, with its sound"""
 
 
 def demo(out: Path, seconds: float, config: Config, *, started: Callable[[Any], None] = lambda _: None) -> str:
@@ -67,7 +68,8 @@ def demo(out: Path, seconds: float, config: Config, *, started: Callable[[Any], 
     log.info("before and after, live in your browser: http://127.0.0.1:%d/", page_port)
     camera_url = f"rtsp://127.0.0.1:{camera_port}/camera"
     served_url = f"rtsp://127.0.0.1:{served_port}/demo"
-    config = replace(config, overwrite=True, duration=seconds)
+    patience = max(config.read_timeout, PATIENCE_SECONDS)  # with a camera that is only starting, on a busy machine
+    config = replace(config, overwrite=True, duration=seconds, read_timeout=patience)
     pairs = PairKeeper(wanted=round(min(seconds / 2, 3) * 30))  # a place that shows the motorcycle
     runs: list[Pipeline] = []
 
@@ -97,7 +99,9 @@ def demo(out: Path, seconds: float, config: Config, *, started: Callable[[Any], 
     report_file.write_text(json.dumps(report, indent=2) + "\n")
     pairs.save(picture, model=f"{report['model']} x{report['scale']}")
     files = [video, picture, report_file, *([out / "page.png"] if len(runs) > 1 else [])]
-    return format_report(report, [file for file in files if file.exists()]) + "\n\n" + TRY_NEXT
+    return (
+        format_report(report, [file for file in files if file.exists()]) + "\n\n" + TRY_NEXT.format(machine.program())
+    )
 
 
 def _take_screenshot(camera: str, page: str, file: Path, config: Config, started: Callable[[Pipeline], None]) -> None:

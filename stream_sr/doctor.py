@@ -15,6 +15,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -24,32 +25,32 @@ from stream_sr.backends.cache import cache_folder, engine_entries
 from stream_sr.errors import EngineUnavailable, ModelError
 from stream_sr.model import ModelSpec, engines_folder, read_model
 
-OK, ABSENT, MISSING, BROKEN = "ok", "absent", "missing", "broken"
+OK, ABSENT, OPTIONAL, MISSING, BROKEN = "ok", "absent", "optional", "missing", "broken"
 PROBE_SECONDS = 60
-BASE, TORCH, TRAIN, DEMO = ("pip install " + name for name in (
-    "stream-sr", "'stream-sr[torch]'", "'stream-sr[train]'", "'stream-sr[demo]'"))  # fmt: skip
-TENSORRT, RTX = "pip install 'stream-sr[tensorrt]'", "pip install 'stream-sr[tensorrt-rtx]'"
-LIBRARIES = (  # distribution, module, what for, command
-    ("numpy", "numpy", "arrays", BASE),
-    ("av", "av", "files, RTSP, encoding", BASE),
-    ("openvino", "openvino", "inference on the CPU", BASE),
-    ("opencv-python", "cv2", "window and webcam", BASE),
-    ("aiortsp", "aiortsp", "RTSP with low delay", BASE),
-    ("pillow", "PIL", "pictures", BASE),
-    ("platformdirs", "platformdirs", "cache folder", BASE),
-    ("tqdm", "tqdm", "progress bar", BASE),
-    ("scikit-image", "skimage", "photographs of the demo", DEMO),
-    ("torch", "torch", "reference backend, training", TORCH),
-    ("onnx", "onnx", "reference backend, export", TORCH),
-    ("matplotlib", "matplotlib", "training curves", TRAIN),
-    ("nncf", "nncf", "eight bits", TRAIN),
-    ("onnxruntime", "onnxruntime", "eight bits", TRAIN),
-    ("tensorrt", "tensorrt", "engines for NVIDIA GPUs", TENSORRT),
-    ("tensorrt-rtx-cu13-bindings", "tensorrt_rtx_bindings", "engines for RTX GPUs", RTX),
-    ("pycuda", "pycuda.driver", "memory and streams of the GPU", TENSORRT),
-    ("cuda-bindings", "cuda.bindings.driver", "CUDA graphs", TENSORRT),
+REINSTALL = "install stream_sr again, from its wheel or checkout"
+LIBRARIES = (  # distribution, module, what for, extra that brings it (the base has none)
+    ("numpy", "numpy", "arrays", ""),
+    ("av", "av", "files, RTSP, encoding", ""),
+    ("openvino", "openvino", "inference on the CPU", ""),
+    ("opencv-python", "cv2", "window and webcam", ""),
+    ("aiortsp", "aiortsp", "RTSP with low delay", ""),
+    ("websockets", "websockets", "page for browsers", ""),
+    ("prometheus-client", "prometheus_client", "metrics", ""),
+    ("pillow", "PIL", "pictures", ""),
+    ("platformdirs", "platformdirs", "cache folder", ""),
+    ("tqdm", "tqdm", "progress bar", ""),
+    ("scikit-image", "skimage", "photographs of the demo", "demo"),
+    ("torch", "torch", "reference backend, training", "torch"),
+    ("onnx", "onnx", "reference backend, export", "torch"),
+    ("matplotlib", "matplotlib", "plots", "plot"),
+    ("nncf", "nncf", "eight bits", "train"),
+    ("onnxruntime", "onnxruntime", "eight bits", "train"),
+    ("tensorrt", "tensorrt", "engines for NVIDIA GPUs", "tensorrt"),
+    ("tensorrt-rtx-cu13-bindings", "tensorrt_rtx_bindings", "engines for RTX GPUs", "tensorrt-rtx"),
+    ("pycuda", "pycuda.driver", "memory and streams of the GPU", "tensorrt"),
+    ("cuda-bindings", "cuda.bindings.driver", "CUDA graphs", "tensorrt"),
 )
-NEEDS_GPU = ("tensorrt", "pycuda", "cuda-bindings")
+NEEDS_GPU = ("tensorrt", "tensorrt-rtx")  # extras
 SHARED_LIBRARIES = {  # what an import misses, and the Debian package that has it
     "libGL.so": "apt-get install libgl1",
     "libgthread": "apt-get install libglib2.0-0",
@@ -77,12 +78,15 @@ kinds = [port.get_element_type().get_type_name() for port in (*graph.inputs, *gr
 print(" to ".join(kinds))
 """
 AREAS = ("processor", "GPU", "libraries", "encoders", "backends", "models", "cache", "devices")
-COLOURS = {OK: "32", ABSENT: "2", MISSING: "33", BROKEN: "31"}
+COLOURS = {OK: "32", ABSENT: "2", OPTIONAL: "2", MISSING: "33", BROKEN: "31"}
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One answer. ``absent`` is what this machine need not have; ``missing`` and ``broken`` name what mends them."""
+    """One answer. ``absent`` is what this machine cannot use; ``optional`` names what brings it, for who wants it.
+
+    ``missing`` and ``broken`` name what mends them.
+    """
 
     area: str
     name: str
@@ -95,7 +99,7 @@ def examine() -> dict[str, Any]:
     """Look at everything. Takes some seconds, changes nothing, raises nothing.
 
     Returns ``findings`` (of `Finding`, in the order of the areas), ``auto`` (the ``backend`` that it chooses, None
-    where it can choose none, and the ``reason``), ``machine``, and the counts ``missing`` and ``broken``.
+    where it can choose none, and the ``reason``), ``machine``, and the counts ``optional``, ``missing`` and ``broken``.
     """
     libraries = Probes()
     questions: dict[str, Callable[[], Iterable[Finding]]] = {
@@ -113,9 +117,7 @@ def examine() -> dict[str, Any]:
         "findings": [asdict(finding) for finding in findings],
         "auto": _auto(),
         "machine": machine.describe(),
-        "missing": sum(finding.state == MISSING for finding in findings),
-        "broken": sum(finding.state == BROKEN for finding in findings),
-    }
+    } | {state: sum(finding.state == state for finding in findings) for state in (OPTIONAL, MISSING, BROKEN)}
 
 
 def _ask(area: str, question: Callable[[], Iterable[Finding]]) -> list[Finding]:
@@ -124,7 +126,7 @@ def _ask(area: str, question: Callable[[], Iterable[Finding]]) -> list[Finding]:
         return list(question())
     except Exception as error:
         reason = f"could not be examined: {type(error).__name__}: {error}"
-        return [Finding(area, "examination", BROKEN, reason, f"{BASE} --force-reinstall")]
+        return [Finding(area, "examination", BROKEN, reason, REINSTALL)]
 
 
 class Probes:
@@ -138,17 +140,18 @@ class Probes:
 
     def findings(self) -> Iterable[Finding]:
         """An answer per library, in order."""
-        for name, _, use, command in LIBRARIES:
+        for name, _, use, extra in LIBRARIES:
             if name not in self.versions:
-                state = ABSENT if name in NEEDS_GPU and not has_nvidia() else MISSING
-                yield Finding("libraries", name, state, f"not installed: {use}", command)
+                state = MISSING if not extra else ABSENT if extra in NEEDS_GPU and not has_nvidia() else OPTIONAL
+                mend = machine.pip_install(f"stream-sr[{extra}]" if extra else name)
+                yield Finding("libraries", name, state, f"not installed: {use}", mend)
                 continue
             code, _, complaint = _finish(self._processes[name])
             version = self.versions[name]
             if code == 0:
                 yield Finding("libraries", name, OK, f"{version}: {use}")
             else:
-                mend = _mend(complaint) or f"{command} --force-reinstall"
+                mend = _mend(complaint) or _again(name)
                 yield Finding("libraries", name, BROKEN, f"{version} cannot be imported: {complaint}", mend)
 
 
@@ -189,13 +192,13 @@ def _gpu() -> Iterable[Finding]:
 def _encoders() -> Iterable[Finding]:
     code, answer, complaint = _finish(_python(ENCODERS))
     if code != 0:
-        yield Finding("encoders", "libx264", BROKEN, f"av cannot say: {complaint}", f"{BASE} --force-reinstall")
+        yield Finding("encoders", "libx264", BROKEN, f"av cannot say: {complaint}", _again("av"))
         return
     for name, error in json.loads(answer).items():
         if not error:
             yield Finding("encoders", name, OK, "opens")
         elif name == "libx264":
-            yield Finding("encoders", name, BROKEN, error, "pip install --force-reinstall av")
+            yield Finding("encoders", name, BROKEN, error, _again("av"))
         elif has_nvidia():
             yield Finding("encoders", name, BROKEN, error, "apt-get install libnvidia-encode1")
         else:
@@ -206,7 +209,7 @@ def _backends() -> Iterable[Finding]:
     for name, found in backends().items():
         detail = ", ".join(part for part in (found.version, found.reason) if part)
         needless = name in ("tensorrt", "torch-cuda") and not has_nvidia()
-        state = OK if found.usable else ABSENT if needless else MISSING
+        state = OK if found.usable else ABSENT if needless else OPTIONAL
         yield Finding("backends", name, state, detail, found.mend)
 
 
@@ -224,7 +227,7 @@ def _models() -> Iterable[Finding]:
     folder = engines_folder()
     paths = sorted(folder.glob("*/model.toml"))
     if not paths:
-        yield Finding("models", "engines", MISSING, f"no model in {folder}", f"{BASE} --force-reinstall")
+        yield Finding("models", "engines", MISSING, f"no model in {folder}", REINSTALL)
     readable: list[ModelSpec] = []
     for path in paths:
         try:
@@ -283,7 +286,7 @@ def _display() -> Iterable[Finding]:
     wayland, x11 = os.environ.get("WAYLAND_DISPLAY"), os.environ.get("DISPLAY")
     if not (wayland or x11):
         detail = "neither DISPLAY nor WAYLAND_DISPLAY is set: no window, all else works"
-        yield Finding("devices", "display", MISSING, detail, "ssh -X HOST, or xvfb-run -a stream-sr ...")
+        yield Finding("devices", "display", OPTIONAL, detail, "ssh -X HOST, or xvfb-run -a stream-sr ...")
     elif x11 and not wayland and not _x11_answers(x11):
         detail = f"nothing answers at DISPLAY={x11}"
         yield Finding("devices", "display", BROKEN, detail, "ssh -X HOST, or xvfb-run -a stream-sr ...")
@@ -340,6 +343,10 @@ def _finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     return process.returncode, answer.strip(), last
 
 
+def _again(name: str) -> str:
+    return machine.pip_install("--force-reinstall", name)
+
+
 def _mend(complaint: str) -> str:
     """The command that brings the shared library an import misses; empty where it is another failure."""
     return next((command for name, command in SHARED_LIBRARIES.items() if name in complaint), "")
@@ -357,16 +364,25 @@ def format_findings(report: Mapping[str, Any], *, color: bool = False, width: in
         found = [finding for finding in report["findings"] if finding["area"] == area]
         if found:
             lines += ["", area[0].upper() + area[1:]]
-        for finding in found:
-            lines += _lines(finding, color, width)
+        for finding, mend in group(found):
+            lines += _lines(finding, mend, color, width)
     auto = report["auto"]
     choice = f"--backend auto chooses {auto['backend']}" if auto["backend"] else "--backend auto finds nothing to run"
     lines += ["", *textwrap.wrap(f"{choice}: {auto['reason']}", width)]
-    lines.append(f"{report['missing']} missing, {report['broken']} broken")
+    lines.append(
+        f"{report['missing']} missing, {report['broken']} broken; {report['optional']} optional, for who wants"
+    )
     return "\n".join(lines[1:])
 
 
-def _lines(finding: Mapping[str, str], color: bool, width: int) -> Sequence[str]:
+def group(findings: Sequence[Mapping[str, str]]) -> Iterable[tuple[Mapping[str, str], str]]:
+    """Each finding with the command that is shown below it: where several in a row share one, below the last."""
+    for finding, after in zip_longest(findings, findings[1:]):
+        same = after is not None and (after["state"], after["mend"]) == (finding["state"], finding["mend"])
+        yield finding, "" if same else finding["mend"]
+
+
+def _lines(finding: Mapping[str, str], mend: str, color: bool, width: int) -> Sequence[str]:
     mark = f"{finding['state']:<8}"
     if color:
         mark = f"\x1b[{COLOURS[finding['state']]}m{mark}\x1b[0m"
@@ -375,5 +391,5 @@ def _lines(finding: Mapping[str, str], color: bool, width: int) -> Sequence[str]
     detail = textwrap.wrap(finding["detail"], width - indent, break_on_hyphens=False) or [""]
     head = [f"  {mark} {name:<19} {detail[0]}"] if len(name) < 20 else [f"  {mark} {name}", " " * indent + detail[0]]
     rest = [" " * indent + line for line in detail[1:]]
-    mend = [f"{'':11}-> {finding['mend']}"] if finding["mend"] and finding["state"] in (MISSING, BROKEN) else []
-    return [line.rstrip() for line in (*head, *rest, *mend)]
+    command = [f"{'':11}-> {mend}"] if mend and finding["state"] in (OPTIONAL, MISSING, BROKEN) else []
+    return [line.rstrip() for line in (*head, *rest, *command)]

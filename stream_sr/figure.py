@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from stream_sr.errors import ConfigError
+from stream_sr.machine import pip_install
 
 
 def new_figure(width: float, height: float) -> Any:
@@ -13,7 +14,7 @@ def new_figure(width: float, height: float) -> Any:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ConfigError(f"a plot needs matplotlib ({error}); pip install 'stream-sr[plot]'") from error
+        raise ConfigError(f"a plot needs matplotlib ({error}); {pip_install('stream-sr[plot]')}") from error
     return Figure(figsize=(width, height), layout="constrained")
 
 

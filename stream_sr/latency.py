@@ -78,6 +78,7 @@ def measure(
             )
             wait_for_port(port, PATIENCE_SECONDS)
             source = f"rtsp://127.0.0.1:{port}/camera"
+            config = replace(config, read_timeout=max(config.read_timeout, PATIENCE_SECONDS))  # it is only starting
         viewer = None
         if sink != "null:":
             url = _watched(sink)

@@ -9,6 +9,8 @@ import ctypes
 import os
 import platform
 import shlex
+import shutil
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,12 +22,13 @@ from typing import Any
 from stream_sr.media import redact
 
 LIBRARIES = (
-    "stream-sr", "numpy", "av", "openvino", "opencv-python", "aiortsp", "websockets", "pillow", "platformdirs", "tqdm",
-    "scikit-image", "torch", "onnx", "matplotlib", "tensorrt", "tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu13-libs",
-    "pycuda", "cuda-bindings", "onnxruntime", "nncf",
+    "stream-sr", "numpy", "av", "openvino", "opencv-python", "aiortsp", "websockets", "prometheus-client", "pillow",
+    "platformdirs", "tqdm", "scikit-image", "torch", "onnx", "matplotlib", "tensorrt", "tensorrt-rtx-cu13-bindings",
+    "tensorrt-rtx-cu13-libs", "pycuda", "cuda-bindings", "onnxruntime", "nncf",
 )  # fmt: skip
 FEATURES = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "amx_tile")
 ARM_FEATURES = ("asimd", "asimddp", "i8mm", "bf16", "sve")
+PROGRAM = "stream-sr"
 VNNI = frozenset({"avx_vnni", "avx512_vnni", "amx_int8"})
 NVML = "libnvidia-ml.so.1"
 LIBCUDA = "libcuda.so.1"
@@ -69,6 +72,25 @@ def command_line(words: Sequence[str]) -> str:
         elif word.startswith("--viewer-password="):
             shown[index] = "--viewer-password=..."
     return shlex.join(shown)
+
+
+def program() -> str:
+    """How this program is called from this shell: its name where the PATH has it, else where it is."""
+    called = sys.argv[0] if Path(sys.argv[0]).name == PROGRAM else str(Path(sys.executable).with_name(PROGRAM))
+    if shutil.which(PROGRAM) in (called, os.path.abspath(called)):
+        return PROGRAM
+    return _near(called) if os.path.exists(called) else f"{_near(sys.executable)} -m stream_sr"
+
+
+def pip_install(*words: str) -> str:
+    """The command that installs for the Python that runs here, which may be in no PATH."""
+    own = shutil.which("pip") == str(Path(sys.executable).with_name("pip"))
+    return shlex.join([*(["pip"] if own else [_near(sys.executable), "-m", "pip"]), "install", *words])
+
+
+def _near(path: str) -> str:
+    """A path as seen from the working folder, where that is shorter."""
+    return min(path, os.path.relpath(path), key=len)
 
 
 def cpu_name(info: dict[str, str] | None = None) -> str:

@@ -223,6 +223,8 @@ def find_model(
         raise ModelError(f"preset '{name}' is not trained yet; `stream-sr train {name} --scale {scale or 2}` trains it")
     if not named:
         known = ", ".join(sorted({model.name for model in models})) or "none"
+        if Path(name, "model.onnx").is_file():
+            raise ModelError(f"'{name}' is a folder; give {Path(name, 'model.onnx')}")
         raise ModelError(f"no model '{name}'; there are {known}, or give a FILE.onnx (`stream-sr models` lists them)")
     wanted = 2 if scale is None else scale
     fitting = {model.tune: model for model in named if model.scale == wanted}

@@ -167,6 +167,8 @@ def run(source: str, sinks: Sequence[str], config: Config, hooks: Hooks | None =
             check_options(config.encoder_options)
         else:
             config.refuse(ENCODER_OPTIONS, "no output is encoded")
+        if not any(map(is_file, sinks)):
+            config.refuse({"overwrite"}, "no output is a file")
         if not is_live_address(source) and not any(map(is_published, sinks)):
             config.refuse({"reconnect"}, f"{redact(source)} is no live input that could be lost and come back")
         _refuse_idle_server_options(config, sinks)
@@ -305,13 +307,16 @@ def _announce(plan: Plan) -> None:
         log.info("%s", note)
 
 
+def expected_frames(info: StreamInfo, config: Config) -> int | None:
+    """About how many frames will come, None where nobody knows; not every container counts its own."""
+    if info.frame_count is not None and config.duration is None:
+        return info.frame_count
+    seconds = [one for one in (info.duration_seconds, config.duration) if one is not None]
+    return round(min(seconds) * info.fps) if info.fps and seconds else None
+
+
 def _status(plan: Plan, config: Config) -> Status:
-    info = plan.source.info
-    frames = info.frame_count
-    if config.duration is not None or config.start is not None:
-        seconds = (info.duration_seconds or 0) - (config.start or 0)
-        seconds = min(seconds, config.duration) if config.duration is not None else seconds
-        frames = round(seconds * info.fps) if info.fps and seconds > 0 else None
+    info, frames = plan.source.info, expected_frames(plan.source.info, config)
     return open_status(info, plan.output, frames=frames, model=lambda stats: auto_line(plan.engine.spec, stats))
 
 

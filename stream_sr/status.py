@@ -37,7 +37,7 @@ def open_status(
     stream = stream or sys.stderr
     sizes = f"{source.width}x{source.height} > {output.width}x{output.height}"
     if not stream.isatty():
-        return LogLines(sizes, model)
+        return LogLines(sizes, model, frames, live=source.live)
     if not source.live:
         return Bar(sizes, frames, stream)
     return Line(sizes, stream, model)
@@ -59,16 +59,19 @@ class Rate:
         return (last - first) / (ended - began) if ended > began else 0.0
 
 
-def describe(sizes: str, fps: float, summary: dict[str, Any], model: str = "") -> str:
-    """``640x360 > 1280x720  30.0 fps  latency p50 12.1 p99 20.3 ms  dropped 3 (late 3)``, and the source's losses."""
+def describe(sizes: str, fps: float, summary: dict[str, Any], model: str = "", *, live: bool = True) -> str:
+    """``640x360 > 1280x720  30.0 fps  latency p50 12.1 p99 20.3 ms  dropped 3 (late 3)``, and the source's losses.
+
+    A file goes as fast as it can and waits for itself: no latency is told, and drops only where there are some.
+    """
     parts = [sizes, f"{fps:5.1f} fps", *([model] if model else [])]
     latency = summary["latency_ms"]
-    if latency["count"]:
+    if latency["count"] and live:
         parts.append(f"latency p50 {latency['p50']:.1f} p99 {latency['p99']:.1f} ms")
     dropped = summary["dropped"]
     total = sum(dropped.values())
     reasons = ", ".join(f"{reason} {count}" for reason, count in dropped.items())
-    parts.append(f"dropped {total} ({reasons})" if total else "dropped 0")
+    parts += [f"dropped {total} ({reasons})"] if total else ["dropped 0"] if live else []
     parts += [f"repeated {summary['repeated']}"] if summary["repeated"] else []
     parts += [f"{name.replace('_', ' ')} {count}" for name, count in summary["lost_in_source"].items()]
     return "  ".join(parts)
@@ -131,10 +134,11 @@ class Bar:
 
 
 class LogLines:
-    """A log line every few seconds."""
+    """A log line every few seconds; of a file, how far it is."""
 
-    def __init__(self, sizes: str, model: Model) -> None:
+    def __init__(self, sizes: str, model: Model, frames: int | None, *, live: bool) -> None:
         self._sizes, self._model, self._rate, self._due = sizes, model, Rate(LOG_EVERY_SECONDS), -math.inf
+        self._live, self._of = live, f" of {frames}" if frames else ""
 
     def show(self, stats: Stats) -> None:
         now = time.monotonic()
@@ -145,7 +149,9 @@ class LogLines:
             self._due = now + LOG_EVERY_SECONDS
             summary = stats.summary()
             rate = self._rate.update(summary["frames_out"])
-            logging.getLogger("stream_sr").info("%s", describe(self._sizes, rate, summary, self._model(stats)))
+            text = describe(self._sizes, rate, summary, self._model(stats), live=self._live)
+            far = "" if self._live else f"{summary['frames_out']}{self._of} frames  "
+            logging.getLogger("stream_sr").info("%s%s", far, text)
 
     def close(self) -> None:
         pass

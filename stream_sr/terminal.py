@@ -14,8 +14,8 @@ from types import FrameType
 from typing import Any, TypeVar
 
 from stream_sr.errors import ConfigError
+from stream_sr.machine import PROGRAM
 
-PROGRAM = "stream-sr"
 T = TypeVar("T")
 
 

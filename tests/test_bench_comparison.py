@@ -32,8 +32,8 @@ def test_ratios_and_what_is_worse() -> None:
     assert missed(found, 9.9) == ["b x2 640x360 openvino bf16", "c x2 640x360 openvino bf16"]
     assert missed(found, 10.1) == ["c x2 640x360 openvino bf16"]
     text = format_comparison(found)
-    assert "only in the first: c x2" in text
-    assert "only in the second: d x2" in text
+    assert "only in A: c x2" in text
+    assert "only in B: d x2" in text
     assert "warning" not in text
 
 
@@ -57,12 +57,12 @@ def test_other_machines_settings_and_libraries_are_said() -> None:
     other["machine"] = other["machine"] | {"cores": 99, "libraries": {"openvino": "1.0"}}
     other["settings"] = {"threads": "1"}
     found = compare(result(row("a", 10)), other)
-    assert found["machines"] == [f"cores: {describe()['cores']}, then 99"]
-    assert found["settings"] == ["threads: 2, then 1"]
-    assert any(text.startswith("openvino: ") and text.endswith(", then 1.0") for text in found["libraries"])
+    assert found["machines"] == [f"cores: A {describe()['cores']}, B 99"]
+    assert found["settings"] == ["threads: A 2, B 1"]
+    assert any(text.startswith("openvino: ") and text.endswith(", B 1.0") for text in found["libraries"])
     lines = format_comparison(found).splitlines()
     assert lines[0].startswith("warning: different machines: cores")
-    assert lines[1] == "warning: different settings: threads: 2, then 1"
+    assert lines[1] == "warning: different settings: threads: A 2, B 1"
 
 
 def test_what_cannot_be_compared_is_refused(tmp_path: Path) -> None:

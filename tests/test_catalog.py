@@ -77,5 +77,10 @@ def test_an_engine_in_eight_bits_is_named_after_its_model_and_tune() -> None:
         precision="int8", profile="64x48",
     )  # fmt: skip
     assert format_engines([Entry(Path("a.engine"), key, 1, {})]).startswith("fast x2, camera  openvino int8")
+    smaller = replace(key, onnx_sha256=find_model("fast", 2).sha256())
+    lines = format_engines(
+        [Entry(Path("there/b"), key, 600_000, {}), Entry(Path("there/a"), smaller, 1, {})]
+    ).splitlines()
+    assert [line.split("  ")[0] for line in lines] == ["fast x2", "fast x2, camera", "2 in there, 0.60 MB"]
     other = replace(key, onnx_sha256="ab" * 32)
     assert format_engines([Entry(Path("a.engine"), other, 1, {})]).startswith("another model abababab")

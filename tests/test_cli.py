@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import signal
@@ -150,7 +151,12 @@ class TestMistakes:
         assert_one_line(stream_sr("run", source, "null:", "--model", "none"), 2, "no model 'none'", "fsrcnn")
         assert_one_line(stream_sr("run", source, "null:", "--scale", "1"), 2, "x1")
         assert_one_line(stream_sr("run", source, "null:", "--backend", "cuda"), 2, "openvino")
-        assert_one_line(stream_sr("run", source, "null:", "--fast"), 2, "--fast")
+        assert_one_line(stream_sr("run", source, "null:", "--cfr", "2"), 2, "--cfr", "--crf?", "`stream-sr run --help`")
+        assert_one_line(stream_sr("preview", source, "more"), 2, "'more' is one word too many", "preview --help")
+        assert_one_line(stream_sr("bench", "--mode", "fast"), 2, "--mode: 'fast' is not one of engine, pipeline, live")
+        assert_one_line(stream_sr("run", source, "null:", "--model", tmp_path), 2, f"no model '{tmp_path}'")
+        (tmp_path / "model.onnx").touch()
+        assert_one_line(stream_sr("run", source, "null:", "--model", tmp_path), 2, f"give {tmp_path}/model.onnx")
         assert_one_line(stream_sr("run", source, "null:", "--backend", "tensorrt"), 4, "tensorrt")
         assert_one_line(stream_sr("run"), 2, "SOURCE")
 
@@ -163,6 +169,10 @@ class TestMistakes:
         assert_one_line(
             stream_sr("run", source, tmp_path / "o.mp4", "--encoder-preset", "warp"), 2, "warp", "ultrafast"
         )
+        assert_one_line(stream_sr("run", source, "null:", "--overwrite"), 2, "--overwrite", "no output is a file")
+        assert_one_line(stream_sr("run", source, "null:", "--metrics-host", "::"), 2, "there is no --metrics-port")
+        words = ("run", source, "null:", "--backend", "bicubic", "--tune", "camera")
+        assert_one_line(stream_sr(*words), 2, "--tune", "bicubic uses no network")
         assert_one_line(stream_sr("bench", "--crf", "20"), 2, "--crf")
         assert_one_line(stream_sr("bench", source, "-"), 2, "standard output")
         assert_one_line(stream_sr("engine", "list", "--device", "1"), 2, "--device")
@@ -362,8 +372,36 @@ def test_lists_and_help() -> None:
     assert b"openvino" in stream_sr("run", "--backend=help").stdout.split()
     assert b"fsrcnn-s" in stream_sr("run", "--model=help").stdout
     text = stream_sr("run", "--help").stdout.decode()
+    assert text.startswith("usage: stream-sr run [options] SOURCE SINK [SINK ...]\n\n")
     assert "rtsp://@:8654/path" in text
     assert "--max-latency" in text
+    assert stream_sr("engine", "list", "-v").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("command", "usage"),
+    [
+        ("bench", "bench [options] [SOURCE] [SINK]"),
+        ("train", "train [options] RECIPE --data DIR"),
+        ("engine", "engine [options] ACTION ..."),
+        ("models", "models [options]"),
+    ],
+)
+def test_usage_is_one_line(command: str, usage: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main([command, "--help"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.splitlines()[:2] == [f"usage: stream-sr {usage}", ""]
+
+
+def test_every_option_says_what_it_does() -> None:
+    parsers = [cli._parser()]
+    for parser in parsers:
+        for action in parser._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                parsers += action.choices.values()
+            else:
+                assert action.help, f"{parser.prog} {action.dest}"
 
 
 def test_bench_of_engine_and_pipeline(tmp_path: Path) -> None:

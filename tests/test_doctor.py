@@ -2,7 +2,11 @@
 
 import json
 import re
+import shutil
 import socket
+import sys
+import tomllib
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -61,9 +65,10 @@ def test_the_text_fits_a_terminal_and_has_every_answer(report: dict[str, Any]) -
     for finding in report["findings"]:
         assert finding["name"] in text
         assert re.sub(r"\s+", " ", finding["detail"]) in words
-        if finding["state"] in ("missing", "broken"):
+        if finding["state"] in ("optional", "missing", "broken"):
             assert f"-> {finding['mend']}\n" in text
-    assert text.endswith(f"{report['missing']} missing, {report['broken']} broken")
+    last = text.splitlines()[-1]
+    assert last.startswith(f"{report['missing']} missing, {report['broken']} broken; {report['optional']} optional")
 
 
 def test_colour_changes_nothing_but_the_colour(report: dict[str, Any]) -> None:
@@ -79,23 +84,23 @@ LIBGL = "numpy\nraise ImportError('libGL.so.1: cannot open shared object file: N
     ("module", "detail", "mend"),
     [
         (LIBGL, "libGL.so.1", "apt-get install libgl1"),
-        ("no_such_module", "No module named", "pip install it --force-reinstall"),
-        ("os\nos._exit(3)", "exit code 3", "pip install it --force-reinstall"),
-        ("os\nos.kill(os.getpid(), 9)", "exit code -9", "pip install it --force-reinstall"),
+        ("no_such_module", "No module named", "install --force-reinstall numpy"),
+        ("os\nos._exit(3)", "exit code 3", "install --force-reinstall numpy"),
+        ("os\nos.kill(os.getpid(), 9)", "exit code -9", "install --force-reinstall numpy"),
     ],
 )
 def test_a_library_that_cannot_be_imported(
     monkeypatch: pytest.MonkeyPatch, module: str, detail: str, mend: str
 ) -> None:
-    monkeypatch.setattr(doctor, "LIBRARIES", (("numpy", module, "arrays", "pip install it"),))
+    monkeypatch.setattr(doctor, "LIBRARIES", (("numpy", module, "arrays", ""),))
     (finding,) = doctor.Probes().findings()
     assert finding.state == "broken"
     assert detail in finding.detail
-    assert finding.mend == mend
+    assert finding.mend.endswith(mend)
 
 
 def test_an_import_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "LIBRARIES", (("numpy", "time\ntime.sleep(600)", "arrays", "pip install it"),))
+    monkeypatch.setattr(doctor, "LIBRARIES", (("numpy", "time\ntime.sleep(600)", "arrays", ""),))
     monkeypatch.setattr(doctor, "PROBE_SECONDS", 0.2)
     (finding,) = doctor.Probes().findings()
     assert (finding.state, "did not end" in finding.detail) == ("broken", True)
@@ -106,11 +111,20 @@ def test_a_library_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(doctor, "has_nvidia", lambda: False)
     findings = list(doctor.Probes().findings())
     assert one(findings, "openvino") == doctor.Finding(
-        "libraries", "openvino", "missing", "not installed: inference on the CPU", "pip install stream-sr"
+        "libraries", "openvino", "missing", "not installed: inference on the CPU", machine.pip_install("openvino")
     )
+    assert one(findings, "torch").state == "optional"
+    assert one(findings, "torch").mend == machine.pip_install("stream-sr[torch]")
     assert one(findings, "pycuda").state == "absent"
     monkeypatch.setattr(doctor, "has_nvidia", lambda: True)
-    assert one(doctor.Probes().findings(), "pycuda").state == "missing"
+    assert one(doctor.Probes().findings(), "pycuda").state == "optional"
+
+
+def test_every_library_of_the_base_is_asked_for() -> None:
+    project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
+    base = {re.split("[><=;[]", need)[0].strip() for need in project["dependencies"]}
+    assert {name for name, _, _, extra in doctor.LIBRARIES if not extra} == base
+    assert {extra for _, _, _, extra in doctor.LIBRARIES if extra} < set(project["optional-dependencies"])
 
 
 def test_a_question_that_fails_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,7 +143,7 @@ def test_no_backend_to_choose(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "choose_backend", none)
     auto = doctor._auto()
     assert auto == {"backend": None, "reason": "no backend runs networks here; pip install openvino"}
-    text = doctor.format_findings({"findings": [], "auto": auto, "missing": 0, "broken": 0})
+    text = doctor.format_findings({"findings": [], "auto": auto, "optional": 0, "missing": 0, "broken": 0})
     assert text.startswith("--backend auto finds nothing to run: no backend")
 
 
@@ -179,7 +193,7 @@ def display(monkeypatch: pytest.MonkeyPatch, **environment: str) -> str:
 
 
 def test_the_display(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert display(monkeypatch) == "missing"
+    assert display(monkeypatch) == "optional"
     assert display(monkeypatch, WAYLAND_DISPLAY="wayland-0") == "ok"
     assert display(monkeypatch, DISPLAY="elsewhere:10.0") == "ok"
     assert display(monkeypatch, DISPLAY=":98765") == "broken"
@@ -198,6 +212,32 @@ def test_the_machine_names_neither_host_nor_user_nor_path() -> None:
     assert socket.gethostname() not in text.replace(described["cpu"], "")
     assert str(Path.home()) not in text
     assert described["cpu"] in machine.format_line(described)
+
+
+def test_a_command_that_stands_for_several_is_shown_once() -> None:
+    findings = [doctor.Finding("libraries", name, "optional", "", "install both") for name in ("one", "two")]
+    lines = [line for pair in doctor.group(list(map(asdict, findings))) for line in doctor._lines(*pair, False, 80)]
+    assert [line.strip() for line in lines] == ["optional one", "optional two", "-> install both"]
+
+
+def test_commands_are_told_as_this_shell_finds_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("stream-sr", "pip", "python"):
+        (tmp_path / "bin" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "bin" / name).write_text("")
+        (tmp_path / "bin" / name).chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["bin/stream-sr", "doctor"])
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "bin" / "python"))
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert machine.program() == "bin/stream-sr"
+    assert machine.pip_install("stream-sr[torch]") == "bin/python -m pip install 'stream-sr[torch]'"
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    assert shutil.which("pip")
+    assert machine.program() == "stream-sr"
+    assert machine.pip_install("onnx") == "pip install onnx"
+    monkeypatch.setattr(sys, "argv", ["stream_sr/__main__.py"])
+    (tmp_path / "bin" / "stream-sr").unlink()
+    assert machine.program() == "bin/python -m stream_sr"
 
 
 @pytest.mark.parametrize(

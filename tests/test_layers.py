@@ -39,7 +39,7 @@ LAYERS: list[set[str]] = [
         "serve",
         "latency",
     },
-    {"terminal", "commands", "bench_commands"},
+    {"arguments", "terminal", "commands", "bench_commands"},
     {"cli", "__main__"},
 ]
 LIBRARIES = {

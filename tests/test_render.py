@@ -1,6 +1,7 @@
-"""The README's tables are those of the committed results."""
+"""The tables of the documents are those of the committed results."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -45,15 +46,32 @@ def check(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, SCRIPT, *arguments], capture_output=True, text=True, check=False)
 
 
-def test_the_readme_is_in_step_with_the_results() -> None:
+def test_the_documents_are_in_step_with_the_results() -> None:
     done = check("--check")
     assert done.returncode == 0, done.stderr
+
+
+def test_every_result_is_shown_once_and_every_link_leads_somewhere(render: ModuleType) -> None:
+    shown = [name for document in render.DOCUMENTS for _, name, _, _ in render.BLOCK.findall(document.read_text())]
+    kept = {path.stem for path in (ROOT / "benchmarks" / "results").glob("*.json") if not path.stem.startswith("gpu-")}
+    assert sorted(shown) == sorted(kept | {"gpu"})
+    for document in (*render.DOCUMENTS, ROOT / "ARCHITECTURE.md"):
+        for link in re.findall(r"\]\((?!https?:|#)([^)#]+)", document.read_text()):
+            assert (document.parent / link).exists(), f"{document.name}: {link}"
+        headings = re.findall(r"^#+ (.*)$", document.read_text(), re.MULTILINE)
+        anchors = {re.sub(r"[^a-z0-9 -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+        assert set(re.findall(r"\]\(#([^)]+)\)", document.read_text())) <= anchors
+
+
+def test_links_are_those_of_the_folder(render: ModuleType) -> None:
+    assert render._from(ROOT / "docs", "![a](docs/a.png) [b](benchmarks/b.md)") == "![a](a.png) [b](../benchmarks/b.md)"
+    assert render._from(ROOT, "![a](docs/a.png)") == "![a](docs/a.png)"
 
 
 def test_a_readme_out_of_step_is_noticed_and_rendered(results: Path, tmp_path: Path) -> None:
     readme = tmp_path / "README.md"
     readme.write_text("before\n<!-- quality:begin -->\nold\n<!-- quality:end -->\nafter\n")
-    options = ("--readme", str(readme), "--results", str(results))
+    options = ("--document", str(readme), "--results", str(results))
     assert check("--check", *options).returncode == 1
     assert "old" in readme.read_text()
     assert check(*options).returncode == 0

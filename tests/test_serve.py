@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from stream_sr import serve
+from stream_sr import cli, serve
 from stream_sr.errors import ConfigError, SourceOpenError, SourceRefused
 from stream_sr.metrics import Cameras
 from stream_sr.serve import Supervisor, read_fleet
@@ -238,3 +238,15 @@ def test_a_source_that_ends_is_no_failure(tmp_path: Path) -> None:
     worker = Worker("supervisor", Supervisor(file, Cameras()).run)
     assert worker.join(20)
     assert worker.error is None
+
+
+def test_check_finds_a_model_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text(ONE.format(name="door"))
+    assert cli.main(["serve", str(file), "--check"]) == 0
+    assert capsys.readouterr().out.startswith("door: synthetic:")
+    file.write_text(ONE.format(name="door").replace('backend = "bicubic"', 'model = "nope"'))
+    assert cli.main(["serve", str(file), "--check"]) == 2
+    assert "no model 'nope'" in capsys.readouterr().err
+    assert cli.main(["serve", str(file), "--metrics-host", "::"]) == 2
+    assert "there is no --metrics-port" in capsys.readouterr().err

@@ -27,7 +27,7 @@ from stream_sr.errors import ModelError
 from stream_sr.frame import StreamInfo
 from stream_sr.media import EncoderOptions, SinkOptions, SourceOptions
 from stream_sr.pipeline import Pipeline, Plan, run_sequential
-from stream_sr.session import Hooks, Outcome, choose_model, open_fitted_engine, run
+from stream_sr.session import Hooks, Outcome, choose_model, expected_frames, open_fitted_engine, run
 from stream_sr.sinks import open_sink
 from stream_sr.sources import open_source
 from stream_sr.threads import Worker
@@ -203,3 +203,14 @@ def test_a_live_stream_takes_the_weights_that_are_tuned_for_cameras() -> None:
 def test_only_a_long_file_is_worth_a_measurement(info: dict[str, Any], options: dict[str, Any], wanted: bool) -> None:
     stream = StreamInfo(64, 48, Fraction(1, 25), Fraction(25), **info)
     assert session._is_long(Config(**options), stream) == wanted
+
+
+def test_how_many_frames_are_expected() -> None:
+    info = StreamInfo(64, 48, Fraction(1, 1000), Fraction(25), duration_seconds=10.0)
+    assert expected_frames(info, Config()) == 250  # a container that does not count them
+    assert expected_frames(replace(info, frame_count=248), Config()) == 248
+    assert expected_frames(replace(info, frame_count=248), Config(duration=2)) == 50
+    started = replace(info, duration_seconds=4.0)  # a source tells what is left after --start
+    assert expected_frames(started, Config(start=6)) == 100
+    assert expected_frames(replace(info, duration_seconds=None), Config()) is None
+    assert expected_frames(replace(info, fps=None), Config(duration=2)) is None

@@ -119,5 +119,5 @@ def test_chroma_moves_with_luma_and_is_left_sited() -> None:
 
 def test_photographs_need_scikit_image(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "skimage", None)
-    with pytest.raises(SourceOpenError, match=r"pip install 'stream-sr\[demo\]'"):
+    with pytest.raises(SourceOpenError, match=r"install 'stream-sr\[demo\]'"):
         SyntheticSource(Scene(photos=True))

@@ -82,6 +82,20 @@ def test_without_a_terminal_there_are_log_lines(
     assert "latency p50" in caplog.messages[0]
 
 
+def test_a_file_without_a_terminal_tells_how_far_it_is(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(status, "LOG_EVERY_SECONDS", 0.0)
+    lines = status.open_status(FILE, FILE.scaled(1280, 720), frames=6, stream=io.StringIO())
+    with caplog.at_level(logging.INFO, "stream_sr"):
+        lines.show(some_stats())
+        lines.show(some_stats())
+    (line,) = caplog.messages
+    assert line.startswith("3 of 6 frames  640x360 > 1280x720")
+    assert "latency" not in line
+    assert "dropped 2 (late 2)" in line  # a window beside the file is paced, and may lose some
+
+
 @pytest.mark.parametrize("columns", ["200", "60"])
 def test_the_model_that_auto_chose_is_shown(monkeypatch: pytest.MonkeyPatch, columns: str) -> None:
     monkeypatch.setenv("COLUMNS", columns)

@@ -76,6 +76,18 @@ def test_from_pictures_to_a_model_that_is_tuned_for_cameras(work: Path, capsys: 
         assert sheet.height > 3 * 90
 
 
+def test_own_pictures_need_no_recipe_of_their_own(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("train", "tiny", "--data", "pictures", "--iterations", "1", "--threads", "1")
+    assert cli.main(words) == 2
+    assert "--validate NAME (there are held, one, two, ...)" in capsys.readouterr().err
+    run(*words, "--validate", "held")
+    run("clips", "clips", "--data", "pictures")
+    assert "clips: 3 clips" in (said := capsys.readouterr()).out
+    assert "--validate (there are held, one, two)" in said.err
+    assert cli.main(["train", "small.toml", "--data", "clips", "--validate", "held", "--out", "other"]) == 2
+    assert "--validate is for pictures" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("data", ["pictures", "clips"])
 def test_a_model_in_eight_bits(work: Path, data: str, capsys: pytest.CaptureFixture[str]) -> None:
     run("train", "small.toml", "--data", "pictures", "--threads", "1")
@@ -96,13 +108,19 @@ def test_a_model_in_eight_bits(work: Path, data: str, capsys: pytest.CaptureFixt
     ("words", "message"),
     [
         (["clips", "out"], "nothing to make clips of"),
-        (["clips", "out", "--data", "pictures", "--length", "0"], "1 to 100 pictures"),
+        (["clips", "out", "--data", "pictures", "--length", "0"], "a whole number from 1 to 100"),
         (["clips", "out", "--data", "pictures", "--scale", "1", "--tune", "clean"], "give --tune camera"),
         (["clips", "out", "--data", "nowhere"], "no folder nowhere"),
         (["clips", "out", "--video", "film.mp4", "--length", "9"], "no clip could be made: films need 9 pictures"),
         (["clips", "out", "--video", "film.mp4", "--validate", "flim"], "--validate flim: no such picture or film"),
         (["clips", "out", "--video", "film.mp4", "--video", "film.mp4"], "of the name film-00005; rename one"),
-        (["train", "small.toml", "--data", "pictures", "--iterations", "0"], "iterations is 0"),
+        (["train", "small.toml", "--data", "pictures", "--iterations", "0"], "--iterations: '0' is not a whole"),
+        (
+            ["train", "small.toml", "--data", "pictures", "--scale", "7"],
+            "--scale: '7' is not a whole number from 1 to 4",
+        ),
+        (["train", "small.toml", "--data", "pictures", "--tune", "x"], "--tune: 'x' is not one of clean, camera"),
+        (["train", "small.toml", "--data", "pictures", "--validate", "four"], "not found in the folders: four; name"),
         (["train", "small.toml", "--data", "pictures", "--sweep", "width=2", "--unlabelled", "x"], "--unlabelled"),
         (["train", "small.toml", "--data", "pictures", "--tune", "camera"], "camera x2 starts from x2 of the same"),
         (["train", "small.toml", "--data", "pictures", "--sweep", "width"], "expected NAME=NUMBER"),

@@ -15,6 +15,7 @@ from stream_sr.color import chroma_kernel
 from stream_sr.engine import Engine, EngineOptions, EngineSpec, Pending
 from stream_sr.errors import EngineRunError, EngineUnavailable, ModelError
 from stream_sr.frame import Frame, StreamInfo
+from stream_sr.machine import pip_install
 from stream_sr.model import ModelSpec
 from stream_sr.ring import Allocate, Slot
 from stream_sr.scene import SceneCut
@@ -23,14 +24,14 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 PRECISIONS = ("fp32",)
-INSTALL = "pip install stream-sr[torch]"
+INSTALL = "stream-sr[torch]"
 
 
 def availability() -> Availability:
     """Whether torch and onnx are installed; does not import them."""
     missing = [name for name in ("torch", "onnx") if find_spec(name) is None]
     if missing:
-        return Availability(False, reason=f"{' and '.join(missing)} not installed", mend=INSTALL)
+        return Availability(False, reason=f"{' and '.join(missing)} not installed", mend=pip_install(INSTALL))
     return Availability(True, metadata.version("torch"), "fp32 reference on the CPU")
 
 

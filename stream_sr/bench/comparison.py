@@ -96,7 +96,7 @@ def _by_key(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[Any, ...], Mapping[
 
 def _differences(one: Mapping[str, Any], other: Mapping[str, Any], names: tuple[str, ...] = ()) -> list[str]:
     return [
-        f"{key}: {_word(one.get(key))}, then {_word(other.get(key))}"
+        f"{key}: A {_word(one.get(key))}, B {_word(other.get(key))}"
         for key in names or sorted({*one, *other})
         if one.get(key) != other.get(key)
     ]
@@ -116,7 +116,16 @@ def format_comparison(comparison: Mapping[str, Any]) -> str:
     lines += [f"note: {text}" for text in comparison["libraries"]]
     rows = comparison["rows"]
     wide = max(len(row["name"]) for row in rows)
-    titles = ("fps", 9), ("then", 9), ("ratio", 8), ("+-%", 6), ("p99 ms", 9), ("then", 9), ("cpu ms", 9), ("then", 9)
+    titles = (
+        ("A fps", 9),
+        ("B fps", 9),
+        ("B / A", 8),
+        ("+-%", 6),
+        ("A p99", 9),
+        ("B p99", 9),
+        ("A cpu", 9),
+        ("B cpu", 9),
+    )
     lines.append(" " * wide + "".join(f"{title:>{width}}" for title, width in titles))
     for row in rows:
         late, cpu = row[f"{LATE}_ms"], row["cpu_ms_per_frame"]
@@ -124,6 +133,7 @@ def format_comparison(comparison: Mapping[str, Any]) -> str:
             f"{row['name']:<{wide}}{row['fps'][0]:>9.1f}{row['fps'][1]:>9.1f}{row['ratio']:>8.3f}"
             f"{row['variation_percent']:>6.0f}{late[0]:>9.2f}{late[1]:>9.2f}{cpu[0]:>9.2f}{cpu[1]:>9.2f}"
         )
-    lines += [f"only in the first: {text}" for text in comparison["missing"]]
-    lines += [f"only in the second: {text}" for text in comparison["added"]]
+    lines += [f"only in A: {text}" for text in comparison["missing"]]
+    lines += [f"only in B: {text}" for text in comparison["added"]]
+    lines.append("p99: of the latency, in ms; cpu: ms of processor time per frame, all threads; +-%: of the rounds")
     return "\n".join(lines)

@@ -24,7 +24,7 @@ def format_result(result: Mapping[str, Any]) -> str:
     elif result["kind"] == "engine":
         lines = [format_trtexec(rows[0])]
     else:
-        lines = [format_stages(rows[0]), format_load(rows[0])]
+        lines = [_head(rows[0]), format_stages(rows[0]), format_load(rows[0])]
     lines += [f"warning: {text}" for text in result["warnings"]]
     if result["stopped"]:
         lines.append("stopped before the end: this is what was measured until then")
@@ -73,11 +73,8 @@ def _joules(row: Mapping[str, Any]) -> str:
 
 def format_trtexec(row: Mapping[str, Any]) -> str:
     """A row of `EngineSubject`, as trtexec's closing lines. Lines for what the backend does not know are absent."""
-    size = f"{row['width']}x{row['height']}"
-    larger = f"{row['width'] * row['scale']}x{row['height'] * row['scale']}"
     lines = [
-        f"{row['model']} x{row['scale']}, {size} to {larger}, {row['backend']} {row['precision']}"
-        f" on {row['device']}" + (f", {row['head']}" if row["head"] else ""),
+        _head(row),
         *(f"note: {note}" for note in row["notes"]),
         f"Opened in {row['open_seconds']:.2f} s, first frame after {row['first_frame_ms']:.2f} ms",
         "",
@@ -91,6 +88,15 @@ def format_trtexec(row: Mapping[str, Any]) -> str:
         format_load(row),
     ]
     return "\n".join(lines)
+
+
+def _head(row: Mapping[str, Any]) -> str:
+    """What was measured."""
+    size = f"{row['width']}x{row['height']}"
+    larger = f"{row['width'] * row['scale']}x{row['height'] * row['scale']}"
+    head = f", {row['head']}" if row["head"] else ""
+    where = f"{row['backend']} {row['precision']} on {row['device']}"
+    return f"{row['model']} x{row['scale']}, {size} to {larger}, {where}{head}"
 
 
 def _trtexec_line(title: str, ms: Mapping[str, float]) -> str:

@@ -22,6 +22,7 @@ from stream_sr import barcode
 from stream_sr.color import ColorInfo, Matrix, guess_unknown
 from stream_sr.errors import ConfigError, SourceOpenError
 from stream_sr.frame import Frame, Plane, Planes, StreamInfo, empty_planes, read_only
+from stream_sr.machine import pip_install
 from stream_sr.media import Lane, SourceOptions
 from stream_sr.ring import FramePool
 from stream_sr.timing import NS, Clock, MonotonicClock
@@ -186,7 +187,7 @@ def draw_photos(width: int, height: int) -> Rgb:
         from skimage import data
     except ImportError as error:
         raise SourceOpenError(
-            "the photographs come with scikit-image, which is not installed: pip install 'stream-sr[demo]'"
+            f"the photographs come with scikit-image, which is not installed: {pip_install('stream-sr[demo]')}"
         ) from error
     pictures = [(Image.fromarray(_photo(data, name)), place) for name, place in PHOTOS.items()]
     across = min(PHOTO_WIDTH, width // 2)

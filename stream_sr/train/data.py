@@ -111,7 +111,7 @@ class Patches:
             if chosen.any() != (share > 0):
                 raise ConfigError(
                     f"share {share:g} of the patches from '{folder or 'other folders'}' cannot be had; "
-                    "change `shares` in the recipe"
+                    "change `shares` in the recipe, or train on your own pictures with --validate NAME"
                 )
             areas[chosen] *= share / max(areas[chosen].sum(), 1)
         self.chance = np.cumsum(areas)

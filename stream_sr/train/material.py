@@ -24,13 +24,18 @@ class Material:
 
 def load_material(recipe: Recipe, folders: Sequence[Path]) -> Material:
     """Pictures or clips from ``folders``, never both. Raises ConfigError, SourceOpenError."""
-    with_clips = [folder for folder in folders if any(folder.glob(f"*{ENDING}"))]
+    with_clips = [folder for folder in folders if holds_clips(folder)]
     if not with_clips:
         return _pictures(recipe, folders)
     if len(with_clips) < len(folders):
         others = ", ".join(str(folder) for folder in folders if folder not in with_clips)
         raise ConfigError(f"{others} holds no clips, the other folders do; give folders of one kind")
     return _clips(recipe, folders)
+
+
+def holds_clips(folder: Path) -> bool:
+    """Whether there are clips in it, rather than pictures."""
+    return any(folder.glob(f"*{ENDING}"))
 
 
 def _pictures(recipe: Recipe, folders: Sequence[Path]) -> Material:
@@ -41,9 +46,9 @@ def _pictures(recipe: Recipe, folders: Sequence[Path]) -> Material:
     missing = set(recipe.validation_images) - {path.stem for path in held_back}
     if missing:
         raise ConfigError(
-            f"validation pictures not found in the folders: {', '.join(sorted(missing))}; the packaged recipes take "
-            "ten of the Cloudinary Image Dataset (cid22); for your own pictures name some in a FILE.toml, "
-            "[validation] images"
+            f"validation pictures not found in the folders: {', '.join(sorted(missing))}; name some of yours with "
+            f"--validate NAME (there are {', '.join(sorted(path.stem for path in images)[:3])}, ...); the packaged "
+            "recipes take ten of the Cloudinary Image Dataset (cid22)"
         )
     patches = Patches(
         [path for path in images if path not in held_back],

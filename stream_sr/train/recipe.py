@@ -74,15 +74,14 @@ def load_recipe(name: str, *, scale: int, tune: str = TUNES[0], **overrides: Any
             train |= {"from_scale": scale} | raw["tune"][tune] | raw["tune"][tune].get("scale", {}).get(str(scale), {})
             train.pop("scale", None)
         train["from_scale"] = train.get("from_scale") or None
-        train |= {key: value for key, value in overrides.items() if value is not None}
+        validation = {"validation_every": raw["validation"]["every"], "validation_images": raw["validation"]["images"]}
+        train |= validation | {key: value for key, value in overrides.items() if value is not None}
         return Recipe(
             name=path.stem,
             scale=scale,
             tune=tune,
             network=dict(raw["network"]),
-            validation_every=raw["validation"]["every"],
-            validation_images=tuple(raw["validation"]["images"]),
-            **(train | {"shrinks": tuple(train["shrinks"])}),
+            **(train | {key: tuple(train[key]) for key in ("shrinks", "validation_images")}),
         )
     except (tomllib.TOMLDecodeError, KeyError, TypeError) as error:
         known = ", ".join(part.name for part in fields(Recipe))
