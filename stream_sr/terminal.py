@@ -26,18 +26,19 @@ class StoppedEarly(KeyboardInterrupt):
 class Interrupts:
     """Ctrl-C and SIGTERM: the first stops softly, the second aborts. The handler takes no lock.
 
-    SIGHUP does the same, or with ``reload`` calls that.
+    SIGHUP does the same; or, with ``reloads``, it calls ``reload`` of what is attached, and before that nothing: what
+    is to be read again has not been read then.
     """
 
-    def __init__(self, *, reload: Callable[[], None] | None = None) -> None:
+    def __init__(self, *, reloads: bool = False) -> None:
         self.count = 0
-        self._reload = reload
+        self._reloads = reloads
         self._pipeline: Any = None
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Interrupts:
         for which in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(which) is not signal.SIG_IGN or self._reload is not None:  # ignored: nohup
+            if signal.getsignal(which) is not signal.SIG_IGN or self._reloads:  # ignored: nohup
                 self._before[which] = signal.signal(which, self._handle)
         return self
 
@@ -45,8 +46,9 @@ class Interrupts:
         self._pipeline = pipeline
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGHUP and self._reload is not None:
-            self._reload()
+        if number == signal.SIGHUP and self._reloads:
+            if self._pipeline is not None:
+                self._pipeline.reload()
             return
         self.count += 1
         if self._pipeline is None:

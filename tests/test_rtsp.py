@@ -24,6 +24,7 @@ from stream_sr.frame import Frame, StreamInfo
 from stream_sr.media import EncodedStream, Lane, Packet, SinkOptions, SourceOptions
 from stream_sr.ring import FramePool
 from stream_sr.sinks import rtsp_mount, rtsp_server, rtsp_viewer
+from stream_sr.sinks.rtsp_listener import listen
 from stream_sr.sinks.rtsp_server import RtspServerSink
 from stream_sr.sources import rtsp, rtsp_client
 from stream_sr.sources.rtsp import LowDelayUnsupported, open_rtsp
@@ -832,6 +833,19 @@ def test_who_asks_too_often_is_disconnected(packets: list[Packet]) -> None:
             while data := peer.recv(1 << 16):
                 answers += data
         assert answers.count(b"200 OK") <= 2 * rtsp_viewer.REQUESTS_AT_ONCE
+
+
+def test_who_guesses_passwords_does_not_fill_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    listener = listen("127.0.0.1", 0, "picture")
+    try:
+        for now in (0.0, 1.0, 2.0, 59.0, 61.0):
+            listener.complain("192.0.2.1", now)
+    finally:
+        listener.release("picture")
+    assert [record.message for record in caplog.records] == [
+        "a client at 192.0.2.1 gave a wrong password",
+        "a client at 192.0.2.1 gave a wrong password, the last of 4 times",
+    ]
 
 
 def test_who_does_not_play_is_disconnected(packets: list[Packet], monkeypatch: pytest.MonkeyPatch) -> None:

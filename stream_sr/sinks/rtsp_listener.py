@@ -16,6 +16,7 @@ from stream_sr.threads import LoopThread
 
 CONNECTIONS = 256  # at once, of viewers and of those who are not yet
 BACKLOG = 64
+COMPLAINT_SECONDS = 60.0  # between lines about wrong passwords: who guesses would fill the log's disk
 UDP_BUFFER_BYTES = 4 << 20  # a key picture goes out in one burst
 
 log = logging.getLogger("stream_sr")
@@ -57,6 +58,8 @@ class Listener:
         self.connections: set[Viewer] = set()
         self.most_connections = CONNECTIONS
         self.lost_datagrams = 0  # that the system did not take
+        self._refusals = 0  # since the last line about them
+        self._complain_at = 0.0
         self._paths: set[str] = set()
         self._server: asyncio.Server | None = None
         self._udp: tuple[socket.socket, socket.socket] | None = None
@@ -116,6 +119,15 @@ class Listener:
         for one in self._udp or ():
             loop.remove_reader(one)
             one.close()
+
+    def complain(self, address: str, now: float) -> None:
+        """Say that a client gave a wrong password; of many soon after one another their number."""
+        self._refusals += 1
+        if now < self._complain_at:
+            return
+        times = f", the last of {self._refusals} times" if self._refusals > 1 else ""
+        log.warning("a client at %s gave a wrong password%s", address, times)
+        self._refusals, self._complain_at = 0, now + COMPLAINT_SECONDS
 
     # UDP, for the viewers that want it: one pair of ports for all
 

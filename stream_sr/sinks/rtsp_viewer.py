@@ -208,7 +208,7 @@ class Viewer(asyncio.Protocol):
     def _challenge(self, request: Request, mount: Mount) -> None:
         if request.headers.get("authorization"):
             self._refusals += 1
-            log.warning("a client at %s gave a wrong password", self._peer())
+            self._listener.complain(self._peer(), time.monotonic())
         self._answer(request, 401, WWW_Authenticate=self._gates[mount.path].challenge)
         if self._refusals >= REFUSALS:
             self._wire.close()

@@ -1,0 +1,36 @@
+"""Signals: what SIGHUP does to a program that reads its file again."""
+
+import os
+import signal
+
+from stream_sr.terminal import Interrupts
+
+
+class Reloaded:
+    def __init__(self) -> None:
+        self.reloads = self.stops = 0
+
+    def reload(self) -> None:
+        self.reloads += 1
+
+    def stop(self) -> None:
+        self.stops += 1
+
+
+def test_sighup_reads_again_and_before_there_is_anything_to_read_it_ends_nothing() -> None:
+    before = signal.getsignal(signal.SIGHUP)
+    program = Reloaded()
+    with Interrupts(reloads=True) as interrupts:
+        os.kill(os.getpid(), signal.SIGHUP)
+        interrupts.attach(program)
+        os.kill(os.getpid(), signal.SIGHUP)
+    assert (program.reloads, program.stops, interrupts.count) == (1, 0, 0)
+    assert signal.getsignal(signal.SIGHUP) is before
+
+
+def test_without_reloading_sighup_is_a_stop() -> None:
+    program = Reloaded()
+    with Interrupts() as interrupts:
+        interrupts.attach(program)
+        os.kill(os.getpid(), signal.SIGHUP)
+    assert (program.reloads, program.stops, interrupts.count) == (0, 1, 1)
