@@ -27,6 +27,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -85,6 +86,8 @@ class Bench:
         self.models.sort(key=lambda one: (one.scale != 2, one.macs_per_pixel))
         if parsed.rehearse:
             self.models = self.models[:1]
+        self.timed = list({(one.name, one.scale): one for one in self.models if one.tune == "clean"}.values())
+        self.timed += [one for one in self.models if not any(alike(one, other) for other in self.timed)]
 
     def run(self, section: str) -> None:
         for key, work in getattr(self, f"_{section}")():
@@ -111,11 +114,14 @@ class Bench:
         return measure.OPEN[backend](*what, device=self.parsed.device, **options)
 
     def _cells(self) -> Iterator[tuple[str, ModelSpec, Any, str]]:
-        for size in self.sizes:
-            for precision in PRECISIONS:
-                for model in self.models:
-                    key = f"{model.name} x{model.scale} {size[0]}x{size[1]} {precision}"
-                    yield key, model, measure.stream_info(*size), precision
+        """What is timed, x2 first; weights do not change the speed, so a model of another tune is the same."""
+        for double in (True, False):
+            for size in self.sizes:
+                for precision in PRECISIONS:
+                    for model in self.timed:
+                        if (model.scale == 2) is double:
+                            key = f"{model.name} x{model.scale} {size[0]}x{size[1]} {precision}"
+                            yield key, model, measure.stream_info(*size), precision
 
     def _limits(self) -> Iterator[tuple[str, Callable[[], Any]]]:
         yield "limits", lambda: measure.limits(self.device)
@@ -147,7 +153,7 @@ class Bench:
             for backend in self._backends():
                 for precision in ("fp32", "fp16", "bf16"):
                     yield (
-                        f"{backend} {model.name} x{model.scale} {precision}",
+                        f"{backend} {titled(model)} {precision}",
                         lambda model=model, backend=backend, precision=precision: self._compare(
                             model, backend, precision
                         ),  # type: ignore[misc]
@@ -249,9 +255,12 @@ class Bench:
             for key, model, info, precision in self._cells()
             if precision == "fp16" or (precision == "fp32" and info.height == self.sizes[0][1])
         ]
-        for name, mode in (("torch eager", None), ("onnxruntime", None), *((f"torch.compile {m}", m) for m in MODES)):
-            for cell in cells:
-                yield f"{name} {cell[0]}", lambda cell=cell, name=name, mode=mode: self._peer(name, mode, *cell)  # type: ignore[misc]
+        peers = (("torch eager", None), ("onnxruntime", None), *((f"torch.compile {mode}", mode) for mode in MODES))
+        for double in (True, False):
+            for name, mode in peers:
+                for cell in cells:
+                    if (cell[1].scale == 2) is double:
+                        yield f"{name} {cell[0]}", lambda cell=cell, name=name, mode=mode: self._peer(name, mode, *cell)  # type: ignore[misc]
 
     def _peer(self, name: str, mode: str | None, key: str, model: ModelSpec, info: Any, precision: str) -> Any:
         head = self._faster_head(f"torch-cuda {key}")
@@ -263,6 +272,15 @@ class Bench:
         heads = self.record.data.get("rows", {}).get(key, {}).get("heads_ms", {})
         times = {head: min(found.values()) for head, found in heads.items() if "error" not in found}
         return min(times, key=lambda head: times[head]) if times else measure.LOWERED
+
+
+def titled(model: ModelSpec) -> str:
+    return f"{model.name} x{model.scale}" + (f" {model.tune}" if model.tune != "clean" else "")
+
+
+def alike(one: ModelSpec, other: ModelSpec) -> bool:
+    """Whether they differ in their weights alone."""
+    return (one.name, one.scale) == (other.name, other.scale)
 
 
 def attempt(work: Callable[[], Any]) -> Any:
@@ -380,6 +398,8 @@ def main() -> int:
     parser.add_argument("--rehearse", action="store_true", help="on the processor, tiny, without meaning")
     parser.add_argument("--section", choices=SECTIONS, help=argparse.SUPPRESS)
     parsed = parser.parse_args()
+    # of its own, so that nothing comes from engines that were built before, and platformdirs is not needed
+    os.environ.setdefault("STREAM_SR_CACHE", str(Path(tempfile.gettempdir()) / "stream_sr-gpu"))
     parsed.words = [word for word in sys.argv[1:] if word not in ("--resume", "--retry")]
     gpus = machine.cuda()
     if not parsed.rehearse and parsed.device >= len(gpus.devices):

@@ -109,8 +109,12 @@ def ideas(rows: Sequence[Mapping[str, Any]], limits: Mapping[str, Any], frame_by
     as_it_is = sum(least_ms(row, limits) for row in rows)
     fused = as_it_is - sum(least_ms(row, limits) for row in epilogues)
     bytes_only = sum(least_ms(row, limits) for row in convolutions) + frame_bytes / limits["device_copy_gbs"] / 1e6
-    halo = ((TILE + 2 * sum(row["border"] for row in rows)) / TILE) ** 2
-    arithmetic = halo * sum(row["operations"] for row in convolutions) / limits["tflops"] / 1e9
+    work = sum(row["operations"] for row in convolutions)
+    tiled = sum(
+        row["operations"] * (1 + 2 * sum(later["border"] for later in convolutions[n + 1 :]) / TILE) ** 2
+        for n, row in enumerate(convolutions)
+    )
+    halo, arithmetic = tiled / work, tiled / limits["tflops"] / 1e9
     return [
         ("every operation a kernel of its own (torch eager)", as_it_is),
         ("each activation in the convolution before it", fused),

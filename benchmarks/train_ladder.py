@@ -11,6 +11,7 @@ train-gpu`` is this with the folders of ``data/``.
 """
 
 import argparse
+import os
 import signal
 import subprocess
 import sys
@@ -19,10 +20,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a checkout that was not installed
+
 from stream_sr.train.loop import CHECKPOINT
 from stream_sr.train.plots import read_log
 from stream_sr.train.recipe import load_recipe
 
+ROOT = Path(__file__).resolve().parent.parent
 PRESETS = ("quality", "balanced", "fast", "tiny")  # the largest teaches the others
 SCALES = (2, 3, 4)
 STOP_SECONDS = 60  # to write a checkpoint
@@ -98,6 +102,12 @@ def ready(job: Job, out: Path, by_name: dict[str, Job]) -> bool:
     return all(name not in by_name or by_name[name].done(out) >= by_name[name].iterations for name in needs)
 
 
+def environment() -> dict[str, str]:
+    """Ours, with this checkout found first by the runs too."""
+    before = os.environ.get("PYTHONPATH")
+    return os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *([before] if before else [])])}
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, action="append", required=True, metavar="DIR")
@@ -134,7 +144,7 @@ def main() -> int:
         for job in waiting:
             if len(running) < parsed.parallel and ready(job, parsed.out, by_name):
                 log = (parsed.out / f"{job.name}.log").open("ab")
-                running[job.name] = subprocess.Popen(job.command(parsed.out), stdout=log, stderr=log)
+                running[job.name] = subprocess.Popen(job.command(parsed.out), stdout=log, stderr=log, env=environment())
                 log.close()
                 print(f"{job.name}: started", flush=True)
         if not running:

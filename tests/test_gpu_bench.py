@@ -1,4 +1,4 @@
-"""benchmarks/gpu.py says why it cannot measure, and its rehearsal runs without PyAV, OpenCV and OpenVINO."""
+"""benchmarks/gpu.py says why it cannot measure, and its rehearsal runs where only torch, onnx and numpy are."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ import json
 import os
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import scripts
 
 import stream_sr
 from stream_sr import machine
+from stream_sr.model import list_models
 
 SCRIPT = Path(stream_sr.__file__).parent.parent / "benchmarks" / "gpu.py"
 BLOCKED = """
@@ -20,7 +23,7 @@ import sys
 
 class Blocker:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("av", "cv2", "openvino"):
+        if name.partition(".")[0] in ("av", "cv2", "openvino", "platformdirs", "aiortsp", "websockets"):
             raise ImportError(f"{name} is blocked by the test")
 
 sys.meta_path.insert(0, Blocker())
@@ -70,6 +73,7 @@ def test_a_rehearsal_measures_and_goes_on_where_it_was(tmp_path: Path) -> None:
     (layers,) = data["layers"].values()
     assert [row["name"].split()[0] for row in layers["rows"]].count("Conv2d") == 9
     assert all(row["ms"] > 0 and row["read"] > 0 and row["written"] > 0 for row in layers["rows"])
+    assert data["tensorrt"]["runs"].keys() == {"skipped"}
     assert "TensorRT" in done.stdout
     assert "overlap at least 0.9" in done.stdout
 
@@ -129,3 +133,16 @@ def test_a_section_that_cannot_even_begin_is_given_up_at_once(tmp_path: Path) ->
     )  # fmt: skip
     assert done.stdout.count("limits: the process ended with code 9 at 'start'") == 1
     assert json.loads((tmp_path / "gpu-rehearsal.json").read_text())["limits"]["limits"] == before["limits"]["limits"]
+
+
+def test_what_is_timed_is_timed_once_and_what_is_checked_is_every_model(tmp_path: Path) -> None:
+    gpu_bench = scripts.script("gpu")
+    parsed = Namespace(rehearse=False, device=0, model=None)
+    bench = gpu_bench.Bench(gpu_bench.Record(tmp_path / "x.json", resume=False), parsed)
+    cells = [key for key, *_ in bench._cells()]
+    assert len(cells) == len(set(cells))
+    assert {key.rsplit(" ", 2)[0] for key in cells} == {f"{one.name} x{one.scale}" for one in list_models()}
+    doubles = [" x2 " in key for key in cells]
+    assert doubles == sorted(doubles, reverse=True), "those with a bar come first"
+    checks = [key for key, _ in bench._conformance()]
+    assert len(checks) == len(set(checks)) == 3 * len(list_models())

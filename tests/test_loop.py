@@ -188,6 +188,21 @@ def test_the_optimiser_of_another_device_is_taken_over(tmp_path: Path) -> None:
     assert same(other.state()["network"], step.state()["network"])
 
 
+def test_measuring_leaves_cudnn_on_and_is_exact(tmp_path: Path) -> None:
+    seen: list[tuple[bool, bool]] = []
+
+    class Looking(torch.nn.Conv2d):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            seen.append((torch.backends.cudnn.enabled, torch.backends.cudnn.allow_tf32))
+            return x.repeat_interleave(2, 2).repeat_interleave(2, 3)
+
+    before = torch.backends.cudnn.enabled, torch.backends.cudnn.allow_tf32
+    grey = np.full((16, 16), 9, np.uint8)
+    assert measure(Looking(1, 1, 1), [[(grey[:8, :8], grey)]]) > 90
+    assert seen == [(True, False)]
+    assert (torch.backends.cudnn.enabled, torch.backends.cudnn.allow_tf32) == before
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

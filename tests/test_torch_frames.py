@@ -51,6 +51,23 @@ def test_the_same_picture_in_every_form(network: dict[str, object], size: tuple[
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="about machines without a GPU")
+def test_each_compiled_network_is_compiled_for_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch gives up after eight recompilations of one piece of code; networks of other sizes are none."""
+    real = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda work, *, mode, **options: real(work, backend="eager", **options))
+    model = small_model(tmp_path, PLAIN, 2)
+    with torch._dynamo.config.patch(recompile_limit=1), torch.no_grad():
+        for width in (8, 16):
+            info = StreamInfo(width, 8, Fraction(1, 25), color=ColorInfo(siting=Siting.LEFT))
+            frames = FrameNetwork(load_network(model), info, 2, "fp32", Form(lowered=True, compiled=True))
+            frame = torch.randint(0, 256, (width * 12,), dtype=torch.uint8)
+            results = [torch.zeros(width * 48, dtype=torch.uint8) for _ in range(2)]
+            frames.ready()(frame, results[0], [], [])
+            frames(frame, results[1], [], [])
+            assert torch.equal(*results)
+            assert results[0].any()
+
+
 def test_without_a_gpu_the_reason_is_said(tmp_path: Path) -> None:
     found = torch_cuda.availability()
     assert not found.usable

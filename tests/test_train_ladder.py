@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from types import ModuleType
 
@@ -42,3 +43,10 @@ def test_a_run_goes_on_where_it_was_and_learns_from_the_largest(ladder: ModuleTy
     assert "--resume" in words
     assert words[words.index("--teacher") + 1] == str(tmp_path / "quality-x3" / CHECKPOINT)
     assert words[words.index("--unlabelled") + 1] == "frames"
+
+
+def test_the_runs_take_this_checkout(ladder: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", "before")
+    assert ladder.environment()["PYTHONPATH"].split(os.pathsep) == [str(scripts.FOLDER.parent), "before"]
+    monkeypatch.delenv("PYTHONPATH")
+    assert ladder.environment()["PYTHONPATH"] == str(scripts.FOLDER.parent)

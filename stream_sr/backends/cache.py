@@ -22,8 +22,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import platformdirs
-
 from stream_sr.model import BuildKey, list_models
 
 ENDING = ".engine"
@@ -66,7 +64,11 @@ class Entry:
 def cache_folder() -> Path:
     """``$STREAM_SR_CACHE``, or ``stream_sr`` in the user's cache directory; below it ``engines``. Need not exist."""
     chosen = os.environ.get("STREAM_SR_CACHE")
-    return (Path(chosen) if chosen else Path(platformdirs.user_cache_dir("stream_sr"))) / "engines"
+    if chosen:
+        return Path(chosen) / "engines"
+    import platformdirs  # not on a machine that only measures, which says where
+
+    return Path(platformdirs.user_cache_dir("stream_sr")) / "engines"
 
 
 def entry_path(key: BuildKey) -> Path:

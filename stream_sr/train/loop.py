@@ -280,7 +280,7 @@ def measure(network: torch.nn.Module, runs: Sequence[Sequence[tuple[Plane, Plane
     means = []
     for run in runs:
         lows = torch.from_numpy(np.stack([low for low, _ in run]))[:, None].to(device, torch.float32) / 255
-        with torch.backends.cudnn.flags(allow_tf32=False):
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # what is left out is False
             outputs = network(lows[None])[0] if isinstance(network, RecurrentSR) else network(lows)
         pictures = (outputs * 255).clamp(0, 255).round().to(torch.uint8).cpu().numpy()
         border = run[0][1].shape[0] // run[0][0].shape[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -126,7 +127,8 @@ class _Captured:
         kept = {key: _copied(value) for key, value in step.state().items()}
         side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
+        with torch.cuda.stream(side), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "This instance was constructed with capturable")  # and not captured yet
             for _ in range(WARM_UP):
                 step.run(self.inputs, squared, False)
         torch.cuda.current_stream().wait_stream(side)

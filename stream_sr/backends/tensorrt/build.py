@@ -56,7 +56,7 @@ def build_engine(
     timing = _timing_path(engine_key(model, picture, precision, head, device))
     trt = library.library()
     name = f"{model.name} in {precision} with {head}"
-    complaints: list[str] = []
+    complaints = library.Complaints()
     try:
         with _on_gpu(device):
             return _build(trt, graph, name, complaints, timing, progress)
@@ -64,6 +64,8 @@ def build_engine(
         raise
     except Exception as error:  # the bindings raise what pybind11 makes of the library's exceptions
         raise EngineBuildError(f"{library.library_name()} could not build {name}: {error}") from error
+    finally:
+        complaints.close()
 
 
 def _on_gpu(device: int) -> AbstractContextManager[object]:
@@ -73,10 +75,12 @@ def _on_gpu(device: int) -> AbstractContextManager[object]:
     return contextlib.nullcontext()
 
 
-def _build(trt: Any, graph: bytes, name: str, complaints: list[str], timing: Path, progress: Progress) -> bytes:
-    builder = trt.Builder(make_logger(trt, complaints))
+def _build(
+    trt: Any, graph: bytes, name: str, complaints: library.Complaints, timing: Path, progress: Progress
+) -> bytes:
+    builder = trt.Builder(library.logger())
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    parser = trt.OnnxParser(network, builder.logger)
+    parser = trt.OnnxParser(network, library.logger())
     if not parser.parse(graph):
         errors = "; ".join(parser.get_error(n).desc() for n in range(parser.num_errors))
         raise EngineBuildError(f"{library.library_name()} cannot parse {name}: {errors}")
@@ -87,47 +91,34 @@ def _build(trt: Any, graph: bytes, name: str, complaints: list[str], timing: Pat
         config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
     config.progress_monitor = _make_monitor(trt, name, progress)
     timings = None if library.is_rtx() else _attach_timing_cache(config, timing)
+    complaints.first()  # of cached timings that do not fit: no reason for what may fail below
     serialized = builder.build_serialized_network(network, config)
     if serialized is None:
-        raise EngineBuildError(f"{library.library_name()} could not build {name}: {first(complaints)}")
+        raise EngineBuildError(f"{library.library_name()} could not build {name}: {complaints.first()}")
     if timings is not None:
         with contextlib.suppress(OSError):  # it only makes the next build quicker
-            cache.write_whole(timing, bytes(config.get_timing_cache().serialize()))
+            cache.write_whole(timing, bytes(timings.serialize()))
     return bytes(serialized)
 
 
 def _attach_timing_cache(config: Any, path: Path) -> Any:
-    """What TensorRT measured of its kernels on this device, for all engines of this device and version."""
+    """What TensorRT measured of its kernels on this device, for all engines of this device and version.
+
+    What it does not take (damaged, of another device) is left aside.
+    """
     try:
         known = path.read_bytes()
     except OSError:
         known = b""
-    timings = config.create_timing_cache(known)
-    config.set_timing_cache(timings, False)
-    return timings
+    for content in (known, b""):
+        timings = config.create_timing_cache(content)
+        if timings is not None and config.set_timing_cache(timings, False):
+            return timings
+    return None
 
 
 def _timing_path(key: BuildKey) -> Path:
     return cache.companion(cache.shared(key), ".timing")
-
-
-def first(complaints: list[str]) -> str:
-    """What TensorRT said first; the rest follows from it."""
-    return " ".join(complaints[0].split()) if complaints else "it gave no reason"
-
-
-def make_logger(trt: Any, complaints: list[str]) -> Any:
-    """A TensorRT logger that keeps errors for our message and prints nothing."""
-
-    class Logger(trt.ILogger):  # type: ignore[misc]
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-
-        def log(self, severity: Any, message: str) -> None:
-            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
-                complaints.append(message.strip())
-
-    return Logger()
 
 
 def _make_monitor(trt: Any, name: str, progress: Progress) -> Any:

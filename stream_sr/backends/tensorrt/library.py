@@ -6,6 +6,7 @@ GPU).
 
 from __future__ import annotations
 
+from functools import lru_cache
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -14,6 +15,7 @@ from stream_sr import machine
 from stream_sr.backends.output import Availability
 
 LIBRARIES = ("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings")
+MOST_COMPLAINTS = 20  # kept between two looks
 INSTALL = "pip install stream-sr[tensorrt] (or stream-sr[tensorrt-rtx])"
 
 
@@ -27,6 +29,49 @@ def library() -> Any:
     name = library_name()
     assert name is not None
     return import_module(name)
+
+
+class Complaints:
+    """What the library says is wrong, in any thread, from now until `close`; the text of our errors."""
+
+    _listening: tuple[Complaints, ...] = ()
+
+    def __init__(self) -> None:
+        self.words: list[str] = []
+        Complaints._listening = (*Complaints._listening, self)
+
+    def first(self) -> str:
+        """What was said first since this was asked the last time; the rest follows from it."""
+        words, self.words = self.words, []
+        return " ".join(words[0].split()) if words else "it gave no reason"
+
+    def close(self) -> None:
+        Complaints._listening = tuple(one for one in Complaints._listening if one is not self)
+
+    @classmethod
+    def tell(cls, message: str) -> None:
+        for one in cls._listening:
+            if len(one.words) < MOST_COMPLAINTS:
+                one.words.append(message.strip())
+
+
+@lru_cache(maxsize=1)
+def logger() -> Any:
+    """The logger of the process, which prints nothing: errors go to the `Complaints` that listen.
+
+    One, and kept: of several loggers the library goes on using the first, also for what has a later one.
+    """
+    trt: Any = library()
+
+    class Logger(trt.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
+                Complaints.tell(message)
+
+    return Logger()
 
 
 def is_rtx() -> bool:

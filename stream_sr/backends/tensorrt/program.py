@@ -10,7 +10,6 @@ from typing import Any
 
 from stream_sr.backends import cache
 from stream_sr.backends.tensorrt import library
-from stream_sr.backends.tensorrt.build import first, make_logger
 from stream_sr.backends.tensorrt.driver import PycudaDriver
 from stream_sr.backends.tensorrt.frames import Picture, tensors
 from stream_sr.errors import EngineBuildError, EngineRunError
@@ -31,14 +30,25 @@ class TensorRTProgram:
     def __init__(self, driver: PycudaDriver, engine: bytes, picture: Picture, runtime_cache: Path) -> None:
         self._driver, self._picture, self._runtime_cache = driver, picture, runtime_cache
         self._trt = library.library()
-        self._complaints: list[str] = []
+        self._complaints = library.Complaints()
         self._contexts: list[Any] = []
+        self._config: Any = None  # of the contexts, kept as long as they are
+        self._compiled: Any = None  # TensorRT-RTX's cache, which they fill
         self._states: dict[str, tuple[list[int], int]] = {}  # name: two addresses, bytes
-        with driver.current():  # the runtime too: without a context it would make itself one on the first GPU
-            self._runtime = self._trt.Runtime(make_logger(self._trt, self._complaints))
-            self._engine = self._runtime.deserialize_cuda_engine(engine)
+        self._runtime: Any = None
+        self._engine: Any = None
+        try:
+            with driver.current():  # the runtime too: without a context it would make itself one on the first GPU
+                self._runtime = self._trt.Runtime(library.logger())
+                self._engine = self._runtime.deserialize_cuda_engine(engine)
+        except TypeError as error:  # the bindings' word for no runtime
+            self._refuse("does not start", error)
         if self._engine is None:
-            raise EngineBuildError(f"{library.library_name()} refuses the engine: {self._complaint()}")
+            self._refuse("refuses the engine")
+
+    def _refuse(self, what: str, cause: BaseException | None = None) -> None:
+        self._complaints.close()
+        raise EngineBuildError(f"{library.library_name()} {what}: {self._complaints.first()}") from cause
 
     @property
     def recurrent(self) -> bool:
@@ -46,13 +56,12 @@ class TensorRTProgram:
 
     def prepare(self, lanes: Sequence[tuple[int, int]], stream: Any) -> None:
         """See `schedule.Program`. The first run compiles, with TensorRT-RTX; what it compiled is kept."""
-        trt, engine = self._trt, self._engine
-        config = trt.ExecutionContextAllocationStrategy.USER_MANAGED
-        compiled = None
+        engine = self._engine
+        self._config = self._trt.ExecutionContextAllocationStrategy.USER_MANAGED
         if library.is_rtx():
-            strategy, config = config, engine.create_runtime_config()
-            config.set_execution_context_allocation_strategy(strategy)
-            compiled = self._open_runtime_cache(config)
+            strategy, self._config = self._config, engine.create_runtime_config()
+            self._config.set_execution_context_allocation_strategy(strategy)
+            self._open_runtime_cache()
         size = max(1, int(engine.device_memory_size_v2))
         scratch = self._driver.device_memory(size)
         for name in self._names():
@@ -61,9 +70,9 @@ class TensorRTProgram:
                 places = [self._driver.device_memory(nbytes) for _ in range(2)]
                 self._states[name.removeprefix(STATE_IN)] = places, nbytes
         for number, (inputs, outputs) in enumerate(lanes):
-            context = engine.create_execution_context(config)
+            context = engine.create_execution_context(self._config)
             if context is None:
-                raise EngineBuildError(f"{library.library_name()} cannot run the engine: {self._complaint()}")
+                raise EngineBuildError(f"{library.library_name()} cannot run the engine: {self._complaints.first()}")
             context.set_device_memory(scratch, size)
             self._bind(context, number, inputs, outputs)
             self._contexts.append(context)
@@ -71,7 +80,7 @@ class TensorRTProgram:
             for lane in range(len(lanes)):
                 self.launch(lane, stream)
         self._driver.drain(stream)
-        self._keep_runtime_cache(compiled)
+        self._keep_runtime_cache()
 
     def _bind(self, context: Any, lane: int, inputs: int, outputs: int) -> None:
         addresses = {
@@ -83,12 +92,14 @@ class TensorRTProgram:
             addresses[STATE_OUT + name] = places[(lane + 1) % 2]
         for name, address in addresses.items():
             if not context.set_tensor_address(name, address):
-                raise EngineBuildError(f"the engine has no place for '{name}': {self._complaint()}; build it again")
+                raise EngineBuildError(
+                    f"the engine has no place for '{name}': {self._complaints.first()}; build it again"
+                )
 
     def launch(self, lane: int, stream: Any) -> None:
         """See `schedule.Program`."""
         if not self._contexts[lane].execute_async_v3(stream.handle):
-            raise EngineRunError(f"{library.library_name()} could not compute: {self._complaint()}")
+            raise EngineRunError(f"{library.library_name()} could not compute: {self._complaints.first()}")
 
     def reset(self, lane: int, stream: Any) -> None:
         """See `schedule.Program`."""
@@ -97,7 +108,9 @@ class TensorRTProgram:
 
     def close(self) -> None:
         """Free the engine; the driver frees the memory. Safe to call twice."""
+        self._complaints.close()
         self._contexts.clear()
+        self._config = self._compiled = None
         self._engine = self._runtime = None
 
     def _names(self) -> list[str]:
@@ -110,21 +123,15 @@ class TensorRTProgram:
         width = 2 if self._engine.get_tensor_dtype(name) in (self._trt.DataType.HALF, self._trt.DataType.BF16) else 4
         return math.prod(self._engine.get_tensor_shape(name)) * width
 
-    def _open_runtime_cache(self, config: Any) -> Any:
+    def _open_runtime_cache(self) -> None:
         """TensorRT-RTX's memory of what it compiled; TensorRT itself compiled everything when it built."""
-        compiled = config.create_runtime_cache()
+        self._compiled = self._config.create_runtime_cache()
         with contextlib.suppress(OSError):
-            compiled.deserialize(self._runtime_cache.read_bytes())  # one that does not fit is left aside
-        config.set_runtime_cache(compiled)
-        return compiled
+            self._compiled.deserialize(self._runtime_cache.read_bytes())  # one that does not fit is left aside
+        self._config.set_runtime_cache(self._compiled)
+        self._complaints.first()  # of that: no reason for what may fail later
 
-    def _keep_runtime_cache(self, compiled: Any) -> None:
-        if compiled is not None:
+    def _keep_runtime_cache(self) -> None:
+        if self._compiled is not None:
             with contextlib.suppress(OSError):  # it only makes the next start quicker
-                cache.write_whole(self._runtime_cache, bytes(compiled.serialize()))
-
-    def _complaint(self) -> str:
-        """What the library said first since the last time it was asked."""
-        words = first(self._complaints)
-        self._complaints.clear()
-        return words
+                cache.write_whole(self._runtime_cache, bytes(self._compiled.serialize()))
