@@ -198,11 +198,12 @@ class Keeper:
             return error
         finally:
             with self._lock:
-                self._pipeline = None
+                pipeline, self._pipeline = self._pipeline, None
+            if pipeline is not None and pipeline.stats.summary()["frames_out"]:
+                self._said = ""  # it has run: what ended it is news
 
     def _attach(self, pipeline: Pipeline) -> None:
         self.camera.attach(pipeline)
-        self._said = ""
         with self._lock:
             self._pipeline = pipeline
             self._rate_at, self._rate_frames = time.monotonic(), 0

@@ -122,12 +122,16 @@ def test_a_camera_fails_alone_and_is_tried_again(tmp_path: Path, monkeypatch: py
     assert list(cameras) == []
 
 
-def test_a_camera_that_is_away_is_said_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("away", ["camera", "server"])
+def test_a_camera_or_server_that_is_away_is_said_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, away: str
 ) -> None:
     monkeypatch.setattr(serve, "FIRST_WAIT_SECONDS", 0.01)
     file = tmp_path / "c.toml"
-    file.write_text(f'[camera.bad]\nsource = "{tmp_path}/none.mp4"\nsinks = ["null:"]\n')
+    if away == "camera":
+        file.write_text(f'[camera.bad]\nsource = "{tmp_path}/none.mp4"\nsinks = ["null:"]\n')
+    else:
+        file.write_text(ONE.format(name="bad").replace("null:", "rtsp://127.0.0.1:1/nobody"))
     cameras = Cameras()
     with running(Supervisor(file, cameras)):
         until(lambda: [camera.restarts >= 3 for camera in cameras] == [True])
