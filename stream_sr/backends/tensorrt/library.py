@@ -6,6 +6,7 @@ GPU).
 
 from __future__ import annotations
 
+import threading
 from functools import lru_cache
 from importlib import import_module
 from importlib.util import find_spec
@@ -34,11 +35,13 @@ def library() -> Any:
 class Complaints:
     """What the library says is wrong, in any thread, from now until `close`; the text of our errors."""
 
-    _listening: tuple[Complaints, ...] = ()
+    _listening: tuple[Complaints, ...] = ()  # replaced whole: the library's threads read it without the lock
+    _lock = threading.Lock()
 
     def __init__(self) -> None:
         self.words: list[str] = []
-        Complaints._listening = (*Complaints._listening, self)
+        with Complaints._lock:
+            Complaints._listening = (*Complaints._listening, self)
 
     def first(self) -> str:
         """What was said first since this was asked the last time; the rest follows from it."""
@@ -46,7 +49,9 @@ class Complaints:
         return " ".join(words[0].split()) if words else "it gave no reason"
 
     def close(self) -> None:
-        Complaints._listening = tuple(one for one in Complaints._listening if one is not self)
+        """Stop listening. Safe to call twice."""
+        with Complaints._lock:
+            Complaints._listening = tuple(one for one in Complaints._listening if one is not self)
 
     @classmethod
     def tell(cls, message: str) -> None:
