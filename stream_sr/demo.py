@@ -38,9 +38,12 @@ from stream_sr.timing import MonotonicClock
 log = logging.getLogger("stream_sr")
 
 SIZE = "640x360@30"
-PATIENCE_SECONDS = 15.0
+PATIENCE_SECONDS = 30.0  # with a process that is starting, on a small or busy machine
 PAGE_PORT = 8080
 SCREENSHOT_SECONDS = 60.0  # at most
+LEFT_NOTHING = (
+    "the viewer process left no measurement; where no line above says why, the machine was too busy: try again"
+)
 TRY_NEXT = """\
 Try next:
   {0} preview 0 --web 8080                             your webcam, before and after in the browser
@@ -228,7 +231,7 @@ def _take(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text()
     except OSError as error:
-        raise SourceOpenError("the viewer process left no measurement; see its line above") from error
+        raise SourceOpenError(LEFT_NOTHING) from error
     path.unlink()
     return dict(json.loads(text))
 

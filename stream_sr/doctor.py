@@ -142,7 +142,8 @@ class Probes:
         """An answer per library, in order."""
         for name, _, use, extra in LIBRARIES:
             if name not in self.versions:
-                state = MISSING if not extra else ABSENT if extra in NEEDS_GPU and not has_nvidia() else OPTIONAL
+                state = MISSING if not extra or extra in NEEDS_GPU else OPTIONAL
+                state = ABSENT if extra in NEEDS_GPU and not has_nvidia() else state
                 mend = machine.pip_install(f"stream-sr[{extra}]" if extra else name)
                 yield Finding("libraries", name, state, f"not installed: {use}", mend)
                 continue
@@ -208,8 +209,8 @@ def _encoders() -> Iterable[Finding]:
 def _backends() -> Iterable[Finding]:
     for name, found in backends().items():
         detail = ", ".join(part for part in (found.version, found.reason) if part)
-        needless = name in ("tensorrt", "torch-cuda") and not has_nvidia()
-        state = OK if found.usable else ABSENT if needless else OPTIONAL
+        unused = (MISSING if has_nvidia() else ABSENT) if name in ("tensorrt", "torch-cuda") else OPTIONAL
+        state = OK if found.usable else unused
         yield Finding("backends", name, state, detail, found.mend)
 
 
@@ -369,9 +370,7 @@ def format_findings(report: Mapping[str, Any], *, color: bool = False, width: in
     auto = report["auto"]
     choice = f"--backend auto chooses {auto['backend']}" if auto["backend"] else "--backend auto finds nothing to run"
     lines += ["", *textwrap.wrap(f"{choice}: {auto['reason']}", width)]
-    lines.append(
-        f"{report['missing']} missing, {report['broken']} broken; {report['optional']} optional, for who wants"
-    )
+    lines.append(f"{report['missing']} missing, {report['broken']} broken, {report['optional']} optional")
     return "\n".join(lines[1:])
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from stream_sr import barcode, machine
 from stream_sr.config import Config
-from stream_sr.demo import child, free_port, wait_for_port
+from stream_sr.demo import LEFT_NOTHING, child, free_port, wait_for_port
 from stream_sr.errors import ConfigError, SourceOpenError, StreamSRError
 from stream_sr.frame import Frame
 from stream_sr.media import SourceOptions, redact
@@ -109,7 +109,7 @@ def _read(path: Path) -> dict[str, int]:
     try:
         return dict(json.loads(path.read_text()))
     except (OSError, ValueError) as error:
-        raise SourceOpenError("the viewer process left no measurement; see its line above") from error
+        raise SourceOpenError(LEFT_NOTHING) from error
 
 
 def chain(marks: Marks, seen: Mapping[int, int]) -> dict[str, dict[str, float]]:

@@ -116,16 +116,8 @@ def format_comparison(comparison: Mapping[str, Any]) -> str:
     lines += [f"note: {text}" for text in comparison["libraries"]]
     rows = comparison["rows"]
     wide = max(len(row["name"]) for row in rows)
-    titles = (
-        ("A fps", 9),
-        ("B fps", 9),
-        ("B / A", 8),
-        ("+-%", 6),
-        ("A p99", 9),
-        ("B p99", 9),
-        ("A cpu", 9),
-        ("B cpu", 9),
-    )
+    pairs = [(f"{side} {what}", 9) for what in ("p99", "cpu") for side in "AB"]
+    titles = [("A fps", 9), ("B fps", 9), ("B / A", 8), ("+-%", 6), *pairs]
     lines.append(" " * wide + "".join(f"{title:>{width}}" for title, width in titles))
     for row in rows:
         late, cpu = row[f"{LATE}_ms"], row["cpu_ms_per_frame"]
