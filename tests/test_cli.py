@@ -149,7 +149,7 @@ class TestMistakes:
         clip(tmp_path / "in.mp4", count=2)
         source = tmp_path / "in.mp4"
         assert_one_line(stream_sr("run", source, "null:", "--model", "none"), 2, "no model 'none'", "fsrcnn")
-        assert_one_line(stream_sr("run", source, "null:", "--scale", "1"), 2, "x1")
+        assert_one_line(stream_sr("run", source, "null:", "--model", "tiny", "--scale", "1"), 2, "x1")
         assert_one_line(stream_sr("run", source, "null:", "--backend", "cuda"), 2, "openvino")
         assert_one_line(stream_sr("run", source, "null:", "--cfr", "2"), 2, "--cfr", "--crf?", "`stream-sr run --help`")
         assert_one_line(stream_sr("preview", source, "more"), 2, "'more' is one word too many", "preview --help")

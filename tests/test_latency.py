@@ -14,7 +14,7 @@ from stream_sr.latency import format_latency, measure
 
 def test_every_stage_of_the_chain(tmp_path: Path) -> None:
     file = tmp_path / "latency.json"
-    words = peers.stream_sr("latency", "synthetic:192x108@20", "--seconds", "3", "--backend", "bicubic")
+    words = peers.stream_sr("latency", "synthetic:192x108@20", "--seconds", "6", "--backend", "bicubic")
     done = subprocess.run([*words, "--json", str(file)], capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stderr
     report = json.loads(file.read_text())
