@@ -195,7 +195,9 @@ def plot(loaded: Any, picture: str, out: Path) -> None:
     figure = new_figure(9, 5.5)
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     for axes in (above, below):
-        axes.axvspan(loaded["busy_from"], loaded["busy_to"], color="0.9", label="a second process is busy")
+        axes.axvspan(
+            loaded["busy_from"], loaded["busy_to"], color="0.9", label=f"busy processes beside it: {loaded['busy']}"
+        )
     seconds = [point["seconds"] for point in loaded["times"]]
     above.plot(seconds, [point["p99"] for point in loaded["times"]], color="C1", linewidth=1, label="slowest")
     above.plot(seconds, [point["p50"] for point in loaded["times"]], color="C0", label="median")

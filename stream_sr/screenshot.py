@@ -10,6 +10,7 @@ import itertools
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -111,5 +112,15 @@ class _Browser:
             time.sleep(0.1)
 
 
+def main() -> None:
+    """Ended by SIGTERM, it takes Chromium along."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        screenshot(sys.argv[1], Path(sys.argv[2]))
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
 if __name__ == "__main__":
-    screenshot(sys.argv[1], Path(sys.argv[2]))
+    main()
