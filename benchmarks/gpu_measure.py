@@ -18,7 +18,7 @@ from stream_sr.backends.schedule import IN_A_ROW, OverlappedEngine, i420_bytes, 
 from stream_sr.color import ColorInfo, Siting
 from stream_sr.engine import EngineOptions
 from stream_sr.frame import Frame, StreamInfo, read_only
-from stream_sr.model import ModelSpec
+from stream_sr.model import PREVIOUS, ModelSpec
 from stream_sr.quality import texture
 from stream_sr.ring import FramePool
 
@@ -278,11 +278,11 @@ def time_torch(model: ModelSpec, info: StreamInfo, precision: str, mode: str | N
     source = torch.from_numpy(np.concatenate([plane.ravel() for plane in picture.planes])).to(device)
     width, height = info.width * model.scale, info.height * model.scale
     target = torch.empty(i420_bytes(width, height), dtype=torch.uint8, device=device)
-    states = frames.empty(), frames.empty()
-    for one in (source, target, *states[0], *states[1]):  # else torch.compile leaves its CUDA graph out: it writes them
+    previous = target[: width * height].clone() if frames.recurrent else None
+    for one in (source, target, *(() if previous is None else (previous,))):  # else torch.compile leaves its graph out
         torch._dynamo.mark_static_address(one)
     with torch.no_grad():
-        return percentiles(device_times(lambda: run(source, target, *states), device))
+        return percentiles(device_times(lambda: run(source, target, previous), device))
 
 
 def time_onnxruntime(model: ModelSpec, info: StreamInfo, precision: str, device: str, head: str) -> Any:
@@ -304,7 +304,7 @@ def time_onnxruntime(model: ModelSpec, info: StreamInfo, precision: str, device:
     session = onnxruntime.InferenceSession(data, providers=[(wanted, options)])
     if wanted not in session.get_providers():
         raise Skipped(f"onnxruntime fell back to {', '.join(session.get_providers())}")
-    if any(one.name.startswith("state_") for one in session.get_inputs()):
+    if any(one.name == PREVIOUS for one in session.get_inputs()):
         raise Skipped("a recurrent network is not timed through onnxruntime")
     where = "cpu" if device == "cpu" else "cuda"
     binding = session.io_binding()

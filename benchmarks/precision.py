@@ -17,12 +17,12 @@ from typing import Any
 
 from record import RESULTS, write_result
 
-from stream_sr.backends.openvino_graph import LUMA, compile_graph
+from stream_sr.backends.openvino_graph import compile_graph
 from stream_sr.backends.openvino_precision import choose, cpu
 from stream_sr.config import size
 from stream_sr.engine import QUALITY_FIDELITY
 from stream_sr.errors import StreamSRError
-from stream_sr.model import ModelSpec, find_model
+from stream_sr.model import LUMA, ModelSpec, find_model
 from stream_sr.quality import texture
 
 FRAMES = 5  # of each turn

@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from stream_sr.errors import EngineUnavailable, ModelError
-from stream_sr.model import STATE_IN, STATE_OUT, ModelSpec
+from stream_sr.model import PREVIOUS, ModelSpec
+from stream_sr.motion import LastOutput
 from stream_sr.quality import texture
 
 Plane = npt.NDArray[np.uint8]
@@ -80,7 +81,7 @@ def compute(model: ModelSpec) -> Reference:
 
 
 def evaluate(model: ModelSpec, planes: list[Plane]) -> list[Plane]:
-    """The graph's results for planes of one size in turn; for a network without states only the first."""
+    """The graph's results for planes of one size in turn; for a network that is not recurrent only the first."""
     try:
         import onnx
         from onnx.reference import ReferenceEvaluator
@@ -91,20 +92,19 @@ def evaluate(model: ModelSpec, planes: list[Plane]) -> list[Plane]:
         evaluator = ReferenceEvaluator(graph)
         constants = {one.name for one in graph.graph.initializer}
         inputs = [one for one in graph.graph.input if one.name not in constants]
-        states = {one.name: _empty(one, planes[0].shape) for one in inputs if one.name.startswith(STATE_IN)}
-        (luma,) = (one.name for one in inputs if not one.name.startswith(STATE_IN))
-        names = [one.name for one in graph.graph.output]
-        results = []
-        for plane in planes if states else planes[:1]:
-            values = dict(zip(names, evaluator.run(None, {luma: plane[None, None], **states}), strict=True))
-            states = {name: values[STATE_OUT + name.removeprefix(STATE_IN)] for name in states}
-            (result,) = (value for name, value in values.items() if not name.startswith(STATE_OUT))
+        names = {one.name for one in inputs} - {PREVIOUS}
+        (luma,) = names
+        recurrent = len(inputs) > 1
+        last, results = LastOutput(model.scale), []
+        for plane in planes if recurrent else planes[:1]:
+            given = {luma: plane[None, None]}
+            if recurrent:
+                previous = np.empty((plane.shape[0] * model.scale, plane.shape[1] * model.scale), np.uint8)
+                last.write(plane, previous)
+                given[PREVIOUS] = previous[None, None]
+            (result,) = evaluator.run(None, given)
             results.append(np.asarray(result)[0, 0])
+            last.keep(results[-1])
     except Exception as error:  # protobuf's and the evaluator's own
         raise ModelError(f"{model.onnx} cannot be evaluated: {error}; export the model again") from error
     return results
-
-
-def _empty(port: object, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
-    channels = port.type.tensor_type.shape.dim[1].dim_value  # type: ignore[attr-defined]
-    return np.zeros((1, channels, *shape), np.float32)

@@ -23,7 +23,7 @@ class SceneCut:
 
     def is_cut(self, luma: npt.NDArray[np.uint8]) -> bool:
         """Whether ``luma`` (``[H, W]``) begins a new scene. The first picture does."""
-        now = _grid(luma)
+        now = grid(luma)
         before, self._before = self._before, now
         return before is None or change(before, now) > CUT
 
@@ -35,7 +35,7 @@ def change(before: npt.NDArray[np.float32], now: npt.NDArray[np.float32]) -> flo
     return float(np.sqrt(((a - b) ** 2).mean())) / (contrast + FLAT)
 
 
-def _grid(luma: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+def grid(luma: npt.NDArray[np.uint8 | np.float32]) -> npt.NDArray[np.float32]:
     """Means over cells that cover the whole picture, each of some of its rows and columns."""
     rows, columns = (_samples(side) for side in luma.shape)
     thin = luma[np.ix_(rows, columns)].astype(np.float32)

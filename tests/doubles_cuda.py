@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stream_sr.errors import EngineRunError
+from stream_sr.motion import register
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -130,6 +131,14 @@ class RecordingDriver:
         assert self.is_pinned(host), "a download to pageable memory is not asynchronous"
         self.put(stream, Work("copy_out", [device], [host], lambda: np.copyto(host, device)))
 
+    def copy_plane(
+        self, target: Bytes, source: Bytes, size: tuple[int, int], shift: tuple[int, int], stream: Stream
+    ) -> None:
+        self._call("copy_plane")
+        old, new = (one[: size[0] * size[1]] for one in (source, target))
+        work = Work("copy_plane", [old], [new], lambda: register(old.reshape(size), shift, new.reshape(size)))
+        self.put(stream, work)
+
     def record(self, event: Event, stream: Stream) -> None:
         if self._call("record"):
             event.recorded += 1
@@ -228,36 +237,31 @@ class RecordingDriver:
 
 
 class AddingProgram:
-    """Repeats each luma sample in both directions and chroma too; a recurrent one adds the frames it has seen."""
+    """Repeats each luma sample in both directions and chroma too; a recurrent one adds 1 to the last output's first."""
 
     def __init__(self, driver: RecordingDriver, width: int, height: int, *, recurrent: bool = False) -> None:
         self.driver, self.width, self.height = driver, width, height
         self.recurrent = recurrent
-        self.states = [np.full(1, 77, np.uint8), np.full(1, 77, np.uint8)]
+        self.previous: Bytes | None = None
         self.lanes: Sequence[tuple[Bytes, Bytes]] = ()
         self.closed = 0
 
     def prepare(self, lanes: Sequence[tuple[Bytes, Bytes]], stream: Stream) -> None:
         self.lanes = lanes
-        assert not self.recurrent or len(lanes) % 2 == 0
+        if self.recurrent:
+            self.previous = self.driver.device_memory(4 * self.width * self.height)
 
     def launch(self, lane: int, stream: Stream) -> None:
         source, target = self.lanes[lane]
-        before, after = self.states[lane % 2], self.states[(lane + 1) % 2]
+        previous = self.previous
 
         def compute() -> None:
             target[:] = enlarge(source, self.width, self.height)
-            if self.recurrent:
-                after[0] = before[0] + 1
-                target[0] = after[0]
+            if previous is not None:
+                target[0] = (int(previous[0]) + 1) % 256
 
-        states = ([before], [after]) if self.recurrent else ([], [])
-        self.driver.put(stream, Work("compute", [source, *states[0]], [target, *states[1]], compute))
-
-    def reset(self, lane: int, stream: Stream) -> None:
-        if self.recurrent:
-            before = self.states[lane % 2]
-            self.driver.put(stream, Work("reset", [], [before], lambda: before.fill(0)))
+        reads = [source] if previous is None else [source, previous]
+        self.driver.put(stream, Work("compute", reads, [target], compute))
 
     def close(self) -> None:
         self.closed += 1

@@ -11,7 +11,8 @@ from PIL import Image
 from stream_sr.codec.roundtrip import h264_roundtrip
 from stream_sr.errors import ConfigError, SourceOpenError
 from stream_sr.frame import Plane
-from stream_sr.train.clips import FASTEST, VALIDATION, ClipPatches, make_clips, move, read_clips
+from stream_sr.motion import ANEW, register
+from stream_sr.train.clips import VALIDATION, Clip, ClipPatches, make_clips, read_clips
 from stream_sr.train.data import bicubic, to_uint8
 from stream_sr.train.loop import CHECKPOINT, measure, train
 from stream_sr.train.material import load_material
@@ -48,26 +49,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_a_moving_still_is_cut_out_of_it_pixel_for_pixel() -> None:
-    still = noise(300, 420)
-    frames = move(still.astype(float), 4, 12, np.random.default_rng(3))
-    assert {frame.shape for frame in frames} == {(256, 384)}
-    places = []
-    for frame in frames:
-        ys, xs = np.nonzero(
-            np.lib.stride_tricks.sliding_window_view(still, (4, 4))[:45, :37]
-            .reshape(45, 37, 16)
-            .__eq__(frame[:4, :4].reshape(16))
-            .all(2)
-        )
-        places.append((int(ys[0]), int(xs[0])))
-    steps = np.abs(np.diff(places, axis=0))
-    assert steps.max() <= FASTEST + 1
-    assert steps.sum() > 0
-    assert {frame.shape for frame in move(still.astype(float), 3, 2, np.random.default_rng(3))} == {(252, 384)}
-    assert move(noise(100, 90).astype(float), 2, 4, np.random.default_rng(1)) == []
-
-
 def test_a_film_is_reduced_to_half_before_it_counts_as_truth(folder: Path) -> None:
     clips = {clip.name: clip for clip in read_clips(folder)}
     assert sorted(clips) == ["film-00003", "film-00011", f"{sorted(clips)[-1].rsplit('-', 1)[0]}-one"]
@@ -82,7 +63,7 @@ def test_patches_of_low_and_truth_lie_at_the_same_place(folder: Path) -> None:
     clips = read_clips(folder)
     exact = [replace(clip, low=clip.truth[:, ::2, ::2]) for clip in clips]
     for frames in (1, 3):
-        lows, truths = ClipPatches(exact, patch=12, frames=frames, seed=2).batch(20)
+        lows, truths, _ = ClipPatches(exact, patch=12, frames=frames, seed=2).batch(20)
         assert lows.shape[:-2] == truths.shape[:-2] == ((20, 1) if frames == 1 else (20, 3, 1))
         corners = [truths[..., a::2, b::2] for a in (0, 1) for b in (0, 1)]  # a turn moves the corner
         hit = np.stack([(corner == lows).reshape(20, -1).all(1) for corner in corners])
@@ -116,7 +97,7 @@ def test_a_recurrent_run_starts_from_a_plain_one_and_goes_on(folder: Path, tmp_p
     train(recipe, folders=[folder], out=tmp_path / "parts", resume=True, threads=1)
     whole, parts = (torch.load(tmp_path / name / CHECKPOINT, weights_only=True) for name in ("whole", "parts"))
     assert all(torch.equal(value, parts["network"][name]) for name, value in whole["network"].items())
-    assert "memory.weight" in whole["best"]
+    assert "recall.weight" in whole["best"]
     again = tmp_path / "parts" / CHECKPOINT  # a recurrent one starts from its like too, bound kernels and all
     train(
         replace(recipe, learning_rate=0.0, iterations=1),
@@ -135,6 +116,43 @@ def test_a_recurrent_run_starts_from_a_plain_one_and_goes_on(folder: Path, tmp_p
     wider = replace(recipe, network=recipe.network | {"width": 6})
     with pytest.raises(ConfigError, match="the recipe starts from"):
         train(wider, folders=[folder], out=tmp_path / "wider", start_from=start, threads=1)
+
+
+def test_the_motion_of_an_example_is_that_of_its_pictures(tmp_path: Path) -> None:
+    """Whatever turn it took: the truth before, moved by it, is the truth."""
+    truth = noise(90, 90)
+    planes = np.stack([truth[8 - 2 * n : 72 - 2 * n, 4 + n : 68 + n] for n in range(4)])  # down by 2, left by 1
+    clip = Clip(np.ascontiguousarray(planes[:, ::2, ::2]), planes, "moving")
+    vars(clip)["moves"] = np.array([[ANEW, ANEW], [2, -1], [2, -1], [2, -1]])
+    lows, truths, moves = ClipPatches([clip], patch=24, frames=3, seed=4).batch(40)
+    seen = set()
+    for example, shifts in zip(truths[:, :, 0], moves, strict=True):
+        for before, now, shift in zip(example[:-1], example[1:], shifts[1:], strict=True):
+            moved = np.empty_like(before)
+            register(before, (int(shift[0]), int(shift[1])), moved)
+            assert (moved[4:-4, 4:-4] == now[4:-4, 4:-4]).all()
+            seen.add((int(shift[0]), int(shift[1])))
+    assert seen == {(a, b) for x, y in ((2, 1), (1, 2)) for a in (x, -x) for b in (y, -y)}
+    assert lows.shape == (40, 3, 1, 24, 24)
+
+
+def test_stills_become_scenes_too(folder: Path, tmp_path: Path) -> None:
+    stills = tmp_path / "stills"
+    stills.mkdir()
+    for n in range(3):
+        Image.fromarray(noise(260, 300)).save(stills / f"{n}.png")
+    for motion, names in (
+        ("pan", ["stills-0", "stills-1"]),
+        ("scene", ["stills-0-scene", "stills-1-scene"]),
+        ("both", ["stills-0", "stills-0-scene", "stills-1", "stills-1-scene"]),
+    ):
+        out = tmp_path / motion
+        make_clips(
+            out, pictures=[stills], videos=[], scale=2, length=3, tune="clean", roundtrip=h264_roundtrip,
+            motion=motion, validation=["2"],
+        )  # fmt: skip
+        assert sorted(clip.name for clip in read_clips(out)) == names
+        assert len(read_clips(out / VALIDATION)) == len(names) // 2
 
 
 @pytest.mark.parametrize("frames", [1, 3])

@@ -113,7 +113,7 @@ def test_a_patch_is_a_piece_of_the_reduced_picture_and_of_its_truth(pictures: li
         for y in range(rotated.shape[0] - 9)
         for x in range(rotated.shape[1] - 9)
     }
-    lows, truths = patches.batch(50)
+    lows, truths, _ = patches.batch(50)
     assert lows.shape == (50, 1, 10, 10)
     assert truths.shape == (50, 1, 20, 20)
     assert all((a.tobytes(), b.tobytes()) in spots for a, b in zip(lows[:, 0], truths[:, 0], strict=True))

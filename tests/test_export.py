@@ -114,7 +114,7 @@ def test_a_recurrent_run_is_exported_with_its_bound_kernels_plain(tmp_path: Path
     spec = export_checkpoint(path, tmp_path / "out")
     assert dict(spec.network) == network
     stored = {one.name: onnx.numpy_helper.to_array(one) for one in onnx.load(str(spec.onnx)).graph.initializer}
-    assert stored["memory.weight"].shape == (4, 4, 3, 3)
+    assert stored["recall.weight"].shape == (4, 4, 3, 3)
     assert "validation_psnr" not in tomllib.loads(spec.onnx.with_name("model.toml").read_text())["training"]
 
 

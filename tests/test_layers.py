@@ -12,7 +12,20 @@ ROOT = Path(stream_sr.__file__).parent
 
 # From the bottom up; a module may import from its own group only what the rules below allow, and from lower groups.
 LAYERS: list[set[str]] = [
-    {"errors", "frame", "color", "timing", "ring", "stats", "deconvolution", "quality", "barcode", "scene", "governor"},
+    {
+        "errors",
+        "frame",
+        "color",
+        "timing",
+        "ring",
+        "stats",
+        "deconvolution",
+        "quality",
+        "barcode",
+        "scene",
+        "motion",
+        "governor",
+    },
     {"media", "engine", "model", "threads", "machine", "energy", "figure"},
     {"networks", "reference"},
     {"stages", "pipeline"},

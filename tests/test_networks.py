@@ -1,8 +1,10 @@
 """The networks: published sizes, the two forms of the head, any input size, and the transfer between scales."""
 
+import numpy as np
 import pytest
 import torch
 
+from stream_sr.motion import register
 from stream_sr.networks import (
     FSRCNN,
     Collapsible,
@@ -16,6 +18,7 @@ from stream_sr.networks import (
     transfer,
 )
 from stream_sr.networks.layers import Anchor, bound, operator_norm
+from stream_sr.networks.recurrent import repeated
 
 
 def test_sizes_are_those_of_the_paper() -> None:
@@ -150,29 +153,52 @@ def recurrent(scale: int = 2) -> RecurrentSR:
     return network.eval()
 
 
-def test_with_empty_states_the_recurrent_network_is_the_plain_one() -> None:
-    network = recurrent()
-    plain = PlainSR(scale=2, width=6, depth=2).eval()
-    missing = network.load_state_dict(plain.state_dict(), strict=False)
-    assert all(key.startswith(("memory", "before", "recall")) or "parametrizations" in key for key in missing[0])
+@pytest.mark.parametrize("skip", [False, True])
+def test_where_nothing_came_before_the_recurrent_network_is_the_plain_one(skip: bool) -> None:
+    network = RecurrentSR(scale=2, width=6, depth=2, skip=skip)
+    shake(network)
+    plain = PlainSR(scale=2, width=6, depth=2, skip=skip).eval()
+    missing = network.eval().load_state_dict(plain.state_dict(), strict=False)
+    assert all(key.startswith(("gate", "recall")) for key in missing[0])
     x = torch.rand(1, 1, 8, 9)
-    torch.testing.assert_close(network(x[None])[0], plain(x), rtol=0, atol=1e-6)
+    torch.testing.assert_close(network(x[None], torch.zeros(1, 1, 2).long())[0], plain(x), rtol=0, atol=1e-6)
 
 
 def test_a_sequence_is_its_steps_and_the_past_counts() -> None:
-    network, sequence = recurrent(), torch.rand(1, 3, 1, 8, 9)
-    whole = network(sequence)
-    states = tuple(network.empty(sequence[:, 0]).values())
-    for t in range(3):
-        picture, *rest = network.step(sequence[:, t], *states)
-        states = tuple(rest)
-        torch.testing.assert_close(whole[:, t], picture, rtol=0, atol=1e-6)
+    network, sequence = recurrent(), torch.rand(2, 3, 1, 8, 9)
+    shifts = torch.tensor([[[0, 0], [1, -2], [0, 3]], [[0, 0], [0, 0], [-5, 1]]])
+    whole = network(sequence, shifts)
+    for n in range(2):
+        previous = repeated(sequence[n : n + 1, 0], 2)
+        for t in range(3):
+            if t:
+                handed_on = (previous[0, 0] * 255).clamp(0, 255).round().to(torch.uint8).numpy()
+                moved = np.empty_like(handed_on)
+                register(handed_on, tuple(shifts[n, t].tolist()), moved)
+                previous = torch.from_numpy(moved)[None, None] / 255
+            previous = network.step(sequence[n : n + 1, t], previous)
+            torch.testing.assert_close(whole[n : n + 1, t], previous, rtol=0, atol=1e-5)
     other = sequence.clone()
     other[:, 0] += 0.5
-    assert (network(other)[:, 2] - whole[:, 2]).abs().max() > 1e-4
+    assert (network(other, shifts)[:, 2] - whole[:, 2]).abs().max() > 1e-4
 
 
-def test_what_reads_the_states_cannot_amplify() -> None:
+def test_the_state_cannot_grow_by_itself() -> None:
+    """Whatever the gate says: with nothing from the layers, what is handed on is at most what came."""
+    network = recurrent()
+    with torch.no_grad():
+        network.head.weight.zero_()
+        network.head.bias.zero_()  # type: ignore[union-attr]
+        x, previous = torch.rand(1, 1, 8, 9), torch.rand(1, 1, 16, 18)
+        known = previous - repeated(x, 2)
+        for factor in (-100, 1, 100):
+            network.gate[-1].bias.fill_(factor)  # type: ignore[operator]
+            kept = network.step(x, previous) - repeated(x, 2)
+            assert (kept.abs() <= known.abs() + 1e-6).all()
+            assert (kept * known >= -1e-6).all()
+
+
+def test_what_reads_the_state_cannot_amplify() -> None:
     memory = bound(torch.nn.Conv2d(6, 6, 3, padding=1, bias=False))
     memory.weight = torch.full((6, 6, 3, 3), 3.0)
     x = torch.randn(1, 6, 40, 40, generator=torch.Generator().manual_seed(1))
@@ -220,5 +246,5 @@ def test_a_bound_kernel_gets_no_branches() -> None:
     network = recurrent()
     expand(network)
     with torch.no_grad():
-        network.memory.parametrizations.weight.original.mul_(100)  # type: ignore[union-attr, operator]
-        assert float(operator_norm(network.memory.weight, 16)) <= 1 + 1e-5
+        network.recall.parametrizations.weight.original.mul_(100)  # type: ignore[union-attr, operator]
+        assert float(operator_norm(network.recall.weight, 16)) <= 1 + 1e-5

@@ -11,9 +11,10 @@ import torch
 from torch import nn
 
 from stream_sr.backends import openvino_graph
-from stream_sr.backends.openvino_graph import LUMA, UPSCALED, Graph, compile_graph, read_graph, rewrite
+from stream_sr.backends.openvino_graph import Graph, compile_graph, read_graph, rewrite
 from stream_sr.errors import ModelError
-from stream_sr.model import ModelSpec
+from stream_sr.model import LUMA, PREVIOUS, UPSCALED, ModelSpec
+from stream_sr.motion import LastOutput, shifts
 from stream_sr.networks import LumaGraph, RecurrentSR, build_network, collapse
 from stream_sr.quality import texture
 from stream_sr.train.export import write_model
@@ -41,13 +42,14 @@ def make(folder: Path, network: dict[str, object], scale: int) -> tuple[ModelSpe
 def run(graph: Graph, pictures: list[npt.NDArray[np.uint8]]) -> list[npt.NDArray[np.uint8]]:
     height, width = pictures[0].shape
     request = compile_graph(graph.sized(height, width), precision="fp32", threads=1, streams=1).create_infer_request()
-    states = openvino_graph.States(request, graph.states)
-    results = []
+    last, results = LastOutput(graph.scale), []
     for picture in pictures:
         request.get_tensor(LUMA).data[0, 0] = picture
-        states.turn()
+        if graph.recurrent:
+            last.write(picture, request.get_tensor(PREVIOUS).data[0, 0])
         request.infer()
         results.append(request.get_tensor(UPSCALED).data[0, 0].copy())
+        last.keep(results[-1])
     return results
 
 
@@ -56,7 +58,8 @@ def expected(module: nn.Module, pictures: list[npt.NDArray[np.uint8]]) -> list[n
     if not isinstance(module, RecurrentSR):
         return [LumaGraph(module)(torch.from_numpy(one)[None, None])[0, 0].numpy() for one in pictures]
     sequence = torch.from_numpy(np.stack(pictures))[None, :, None].float() / 255
-    return list((module(sequence)[0, :, 0] * 255).clamp(0, 255).round().to(torch.uint8).numpy())
+    moved = torch.tensor(shifts(pictures, module.scale))[None]
+    return list((module(sequence, moved)[0, :, 0] * 255).clamp(0, 255).round().to(torch.uint8).numpy())
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -97,28 +100,35 @@ def test_the_shuffle_comes_last_and_the_scalings_are_gone(network: dict[str, obj
     kinds = [node.get_type_name() for node in graph.model.get_ordered_ops()]
     assert head == openvino_graph.LOWERED
     assert kinds.count("DepthToSpace") == 1  # the head's and the anchor's are one
-    assert not {"ConvolutionBackpropData", "SpaceToDepth", "Identity", "Multiply"} & set(kinds)
+    recurrent = network["kind"] == "RecurrentSR"
+    assert not {"ConvolutionBackpropData", "Identity"} & set(kinds)
+    assert kinds.count("SpaceToDepth") == recurrent  # of its last output
+    assert kinds.count("Multiply") == 2 * recurrent  # by its gate, which is a share
     (shuffle,) = [node for node in graph.model.get_ordered_ops() if node.get_type_name() == "DepthToSpace"]
     assert shuffle.get_output_element_type(0).get_type_name() == "u8"  # bytes are shuffled, not floats
     assert graph.model.outputs[0].get_any_name() == UPSCALED
 
 
-def test_the_states_are_what_comes_from_before(tmp_path: Path) -> None:
+def test_the_last_output_is_what_comes_from_before(tmp_path: Path) -> None:
     model, _ = make(tmp_path, KINDS[2], 2)
     graph = rewrite(read_graph(model))[0]
-    assert graph.states == ("features", "picture", "residual")
-    a, b = texture(16, 16), np.roll(texture(16, 16), 5, 0)
+    assert graph.recurrent
+    a, b = texture(16, 16), texture(16, 16) // 8 * 7 + 20  # alike, as the detector of cuts has it
     after_a, alone = run(graph, [a, b])[1], run(graph, [b])[0]
     assert (after_a != alone).any()
     assert (run(graph, [b, b])[1] != after_a).any()
 
 
-def test_a_graph_with_half_a_state_is_refused(tmp_path: Path) -> None:
+def test_a_recurrent_graph_of_another_form_is_refused_and_so_is_a_bare_one(tmp_path: Path) -> None:
     import onnx
 
     model, _ = make(tmp_path, KINDS[2], 2)
     proto = onnx.load(str(model.onnx))
-    del proto.graph.output[-1]
+    with pytest.raises(ModelError, match=r"scale must be in a model\.toml"):
+        read_graph(ModelSpec("bare", 0, model.onnx))
+    proto.graph.input[1].type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+    del proto.graph.node[:]
+    proto.graph.node.append(onnx.helper.make_node("Identity", ["luma"], ["upscaled"]))
     model.onnx.write_bytes(proto.SerializeToString())
     with pytest.raises(ModelError, match="it must have one input and one output, uint8 luma"):
         read_graph(model)

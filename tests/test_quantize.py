@@ -18,7 +18,7 @@ from stream_sr.engine import EngineOptions
 from stream_sr.errors import ConfigError, ModelError
 from stream_sr.evaluate import TIME_BASE, upscale_luma
 from stream_sr.frame import StreamInfo
-from stream_sr.model import INT8_FILE, LOSS_LIMIT, ModelSpec
+from stream_sr.model import INT8_FILE, LOSS_LIMIT, LUMA, UPSCALED, ModelSpec
 from stream_sr.quality import psnr, texture
 from stream_sr.train import quantize
 
@@ -70,9 +70,9 @@ def test_the_rewritten_graph_computes_what_the_file_says(
     request = openvino_graph.compile_graph(
         graph.sized(40, 56), precision="int8", threads=1, streams=1
     ).create_infer_request()
-    request.get_tensor(openvino_graph.LUMA).data[0, 0] = picture
+    request.get_tensor(LUMA).data[0, 0] = picture
     request.infer()
-    got = request.get_tensor(openvino_graph.UPSCALED).data[0, 0]
+    got = request.get_tensor(UPSCALED).data[0, 0]
     assert psnr(got, wanted) > (50 if openvino_precision.cpu().int8 else 30)
     assert np.abs(got.astype(int) - wanted).max() <= 4  # a value on the border of two levels falls to either side
 

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from small_models import RECURRENT, recurrent_model, small_model
+from small_models import RECURRENT, small_model
 
 from stream_sr import machine
 from stream_sr.backends import cache, tensorrt
@@ -78,9 +78,9 @@ def test_engines_take_no_memory_of_their_own_while_they_run(monkeypatch: pytest.
 
 @needs_rtx
 def test_recurrent_models_build(tmp_path: Path) -> None:
-    for model in (recurrent_model(tmp_path), small_model(tmp_path, RECURRENT, 2)):
-        for precision in PRECISIONS:
-            assert build_engine(model, Picture(64, 48, 2, Siting.LEFT), precision, LOWERED)
+    model = small_model(tmp_path, RECURRENT, 2)
+    for precision in PRECISIONS:
+        assert build_engine(model, Picture(64, 48, 2, Siting.LEFT), precision, LOWERED)
 
 
 @needs_rtx

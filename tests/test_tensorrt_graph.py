@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
-from small_models import FSRCNN, PLAIN, RECURRENT, recurrent_model, small_model
+from small_models import FSRCNN, PLAIN, RECURRENT, small_model
 
 from stream_sr import reference
 from stream_sr.backends.check import enlarge_chroma
@@ -19,7 +19,8 @@ from stream_sr.backends.tensorrt.graph import DECONVOLUTION, HEADS, LOWERED, PRE
 from stream_sr.color import Siting
 from stream_sr.errors import ModelError
 from stream_sr.frame import chroma_shape
-from stream_sr.model import ModelSpec
+from stream_sr.model import PREVIOUS, ModelSpec
+from stream_sr.motion import LastOutput
 from stream_sr.quality import psnr, texture
 
 LEAST = {"fp32": 75.0, "fp16": 55.0, "bf16": 42.0}  # dB; of networks that were not trained for it
@@ -31,7 +32,6 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ModelSpec]:
     made["plain x2"] = small_model(tmp_path_factory.mktemp("m"), PLAIN, 2)
     made["plain x4"] = small_model(tmp_path_factory.mktemp("m"), PLAIN, 4)
     made["recurrent x2"] = small_model(tmp_path_factory.mktemp("m"), RECURRENT, 2)
-    made["recurrent"] = recurrent_model(tmp_path_factory.mktemp("m"))
     return made
 
 
@@ -42,16 +42,12 @@ def frame_of(picture: Picture) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
 
 
 def run(graph: bytes, picture: Picture, frames: list[np.ndarray[Any, np.dtype[np.uint8]]]) -> list[Any]:
-    """The graph on whole frames in turn, states handed on; each result as one I420 frame."""
+    """The graph on whole frames in turn, the last output handed on; each result as one I420 frame."""
     model = onnx.load_from_string(graph)
     onnx.checker.check_model(model, full_check=True)
     ports = tensors(picture)
     evaluator = ReferenceEvaluator(model)
-    sides = {one.name: one.type.tensor_type for one in model.graph.input if one.name.startswith("state_in.")}
-    states = {
-        name: np.zeros([side.dim_value for side in kind.shape.dim], helper.tensor_dtype_to_np_dtype(kind.elem_type))
-        for name, kind in sides.items()
-    }
+    last, (width, height) = LastOutput(picture.scale), picture.output
     results = []
     for frame in frames:
         inputs = {one.name: one for one in model.graph.input}
@@ -61,19 +57,23 @@ def run(graph: bytes, picture: Picture, frames: list[np.ndarray[Any, np.dtype[np
             if name in inputs
         }
         names = [one.name for one in model.graph.output]
-        values = dict(zip(names, evaluator.run(None, feeds | states), strict=True))
-        states = {name: values[name.replace("in", "out", 1)] for name in states}
+        if PREVIOUS in inputs:
+            feeds[PREVIOUS] = np.empty((1, 1, height, width), np.uint8)
+            assert [side.dim_value for side in inputs[PREVIOUS].type.tensor_type.shape.dim] == [1, 1, height, width]
+            last.write(frame[: picture.width * picture.height].reshape(picture.height, -1), feeds[PREVIOUS][0, 0])
+        values = dict(zip(names, evaluator.run(None, feeds), strict=True))
         whole = [(ports[name][0], values[name]) for name in names if name in ports]
         for name in names:
             if name in ports:
                 assert values[name].shape == ports[name][1]
         results.append(np.concatenate([value.ravel() for _, value in sorted(whole, key=lambda one: one[0])]))
+        last.keep(results[-1][: width * height].reshape(height, width))
     return results
 
 
 @pytest.mark.parametrize("size", [(32, 16), (33, 21), (18, 9)], ids=str)
 @pytest.mark.parametrize("head", HEADS)
-@pytest.mark.parametrize("name", ["fsrcnn x2", "fsrcnn x3", "plain x2", "plain x4", "recurrent x2", "recurrent"])
+@pytest.mark.parametrize("name", ["fsrcnn x2", "fsrcnn x3", "plain x2", "plain x4", "recurrent x2"])
 def test_the_same_picture_in_every_form(
     name: str, head: str, size: tuple[int, int], models: dict[str, ModelSpec]
 ) -> None:
@@ -103,18 +103,19 @@ def kinds(graph: bytes) -> list[str]:
 
 def test_the_head_is_as_asked_for(models: dict[str, ModelSpec]) -> None:
     picture = Picture(32, 16, 2, Siting.LEFT)
-    for name, count in (("fsrcnn x2", 1), ("plain x2", 2), ("recurrent", 2)):
+    for name, count in (("fsrcnn x2", 1), ("plain x2", 2), ("recurrent x2", 2)):
         data = models[name].onnx.read_bytes()
         assert kinds(frame_graph(data, picture, "fp32", DECONVOLUTION)).count("ConvTranspose") == count
         lowered = kinds(frame_graph(data, picture, "fp32", LOWERED))
         assert lowered.count("ConvTranspose") == 0
-        assert lowered.count("DepthToSpace") == count + 1  # and that of chroma
+        kept = name.startswith("recurrent")  # of the last output
+        assert lowered.count("DepthToSpace") == count + 1 + kept  # and that of chroma
 
 
 def test_the_layers_are_low_and_anchor_tail_and_chroma_are_not(models: dict[str, ModelSpec]) -> None:
     picture = Picture(32, 16, 2, Siting.LEFT)
     for precision, low in (("fp16", TensorProto.FLOAT16), ("bf16", TensorProto.BFLOAT16)):
-        for name in ("fsrcnn x2", "plain x2", "recurrent"):
+        for name in ("fsrcnn x2", "plain x2", "recurrent x2"):
             graph = onnx.load_from_string(frame_graph(models[name].onnx.read_bytes(), picture, precision, LOWERED))
             found = onnx.shape_inference.infer_shapes(graph).graph
             types = {one.name: one.type.tensor_type.elem_type for one in (*found.value_info, *found.output)}
@@ -123,10 +124,8 @@ def test_the_layers_are_low_and_anchor_tail_and_chroma_are_not(models: dict[str,
                 if node.op_type in ("Conv", "PRelu", "Relu"):
                     is_exact = node.output[0].startswith(("chroma", "anchor", "network_anchor"))
                     assert kind == (TensorProto.FLOAT if is_exact else low), node.output[0]
-                if node.op_type in ("Add", "Clip", "Round"):
+                if node.op_type in ("Clip", "Round", *(() if name.startswith("recurrent") else ("Add",))):
                     assert kind == TensorProto.FLOAT, node.output[0]
-            states = [one for one in graph.graph.input if one.name.startswith("state_in.")]
-            assert all(one.type.tensor_type.elem_type == low for one in states)
 
 
 def test_in_bf16_the_levels_go_in_unscaled(models: dict[str, ModelSpec]) -> None:
@@ -137,7 +136,8 @@ def test_in_bf16_the_levels_go_in_unscaled(models: dict[str, ModelSpec]) -> None
 
 
 def test_the_scale_is_told_by_the_graph(models: dict[str, ModelSpec]) -> None:
-    assert [scale_of(model.onnx.read_bytes()) for model in models.values()] == [2, 3, 2, 4, 2, 2]
+    plain = [model for name, model in models.items() if not name.startswith("recurrent")]
+    assert [scale_of(model.onnx.read_bytes()) for model in plain] == [2, 3, 2, 4]
 
 
 def test_graphs_of_another_form_are_refused_by_what_was_found(models: dict[str, ModelSpec]) -> None:
@@ -150,10 +150,8 @@ def test_graphs_of_another_form_are_refused_by_what_was_found(models: dict[str, 
     model.graph.input[0].type.tensor_type.elem_type = TensorProto.FLOAT
     with pytest.raises(ModelError, match=r"inputs luma float \[1,1,height,width\].*must have one input"):
         frame_graph(model.SerializeToString(), picture, "fp32", LOWERED)
-    recurrent = onnx.load_from_string(models["recurrent"].onnx.read_bytes())
-    del recurrent.graph.output[1]
-    with pytest.raises(ModelError, match="must have one input"):
-        frame_graph(recurrent.SerializeToString(), picture, "fp32", LOWERED)
+    with pytest.raises(ModelError, match=r"scale must be in a model\.toml"):
+        scale_of(models["recurrent x2"].onnx.read_bytes())
 
 
 def test_a_graph_without_convolutions_has_no_lower_precision(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ from stream_sr.color import ColorInfo, Siting
 from stream_sr.engine import EngineOptions
 from stream_sr.errors import EngineBuildError, EngineRunError
 from stream_sr.frame import StreamInfo
-from stream_sr.model import ModelSpec
+from stream_sr.model import PREVIOUS, ModelSpec
 
 INFO = StreamInfo(24, 16, Fraction(1, 25), color=ColorInfo(siting=Siting.LEFT))
 Spoil = Callable[[str, np.ndarray[Any, Any]], None]
@@ -71,15 +71,18 @@ class Program:
         self.library, self.driver, self.precision, self.picture = library, driver, precision, picture
         self.model = onnx.load_from_string(graph)
         self.evaluator = ReferenceEvaluator(self.model)
-        self.states: dict[str, Any] = {}
-        self.recurrent = any(one.name.startswith("state_in.") for one in self.model.graph.input)
+        self.previous: Any = None
 
     def prepare(self, lanes: Sequence[tuple[Any, Any]], stream: Any) -> None:
         self.lanes = lanes
+        if any(one.name == PREVIOUS for one in self.model.graph.input):
+            width, height = self.picture.output
+            self.previous = self.driver.device_memory(width * height)
 
     def launch(self, lane: int, stream: Any) -> None:
         source, target = self.lanes[lane]
-        self.driver.put(stream, Work("compute", [source], [target], lambda: self._compute(source, target)))
+        reads = [source] if self.previous is None else [source, self.previous]
+        self.driver.put(stream, Work("compute", reads, [target], lambda: self._compute(source, target)))
 
     def _compute(self, source: Any, target: Any) -> None:
         names = {one.name for one in self.model.graph.input}
@@ -90,26 +93,16 @@ class Program:
             if name in names
         }
         outputs = [one.name for one in self.model.graph.output]
-        values = dict(zip(outputs, self.evaluator.run(None, feeds | self._states()), strict=True))
-        self.states = {name.replace("out", "in", 1): v for name, v in values.items() if name.startswith("state_out.")}
+        if self.previous is not None:
+            width, height = self.picture.output
+            feeds[PREVIOUS] = self.previous.reshape(1, 1, height, width)
+        values = dict(zip(outputs, self.evaluator.run(None, feeds), strict=True))
         for name, value in values.items():
             if name in ports:
                 at = ports[name][0]
                 target[at : at + value.size] = value.ravel()
         if self.precision in self.library.spoil:
             self.library.spoil[self.precision](target)
-
-    def _states(self) -> dict[str, Any]:
-        if self.recurrent and not self.states:
-            for one in self.model.graph.input:
-                if one.name.startswith("state_in."):
-                    kind = onnx.helper.tensor_dtype_to_np_dtype(one.type.tensor_type.elem_type)
-                    dims = [side.dim_value for side in one.type.tensor_type.shape.dim]
-                    self.states[one.name] = np.zeros(dims, kind)
-        return self.states
-
-    def reset(self, lane: int, stream: Any) -> None:
-        self.driver.put(stream, Work("reset", [], [], self.states.clear))
 
     def close(self) -> None:
         self.library.closed += 1
@@ -284,20 +277,11 @@ def test_a_recurrent_model_is_held_to_its_second_picture_too(
 ) -> None:
     model = small_model(tmp_path, RECURRENT, 2)
     engine = open_checked(wish(model, "fp32"))
-    assert len(engine._lanes) == 2
-    monkeypatch.setattr(Program, "_states", lambda self: {} if not self.recurrent else _noise(self))
+    driver = engine._driver
+    monkeypatch.setattr(driver, "copy_plane", lambda target, *_: target.fill(50))
     with pytest.raises(WrongResult):
         check(engine, model, Siting.LEFT)
     engine.close()
-
-
-def _noise(program: Program) -> dict[str, Any]:
-    found = {}
-    for one in program.model.graph.input:
-        if one.name.startswith("state_in."):
-            dims = [side.dim_value for side in one.type.tensor_type.shape.dim]
-            found[one.name] = np.full(dims, 50, onnx.helper.tensor_dtype_to_np_dtype(one.type.tensor_type.elem_type))
-    return found
 
 
 def test_the_stored_reference_is_used_only_for_its_own_model(model: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:

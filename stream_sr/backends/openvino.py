@@ -17,10 +17,7 @@ from weakref import WeakValueDictionary
 
 from stream_sr.backends import cache
 from stream_sr.backends.openvino_graph import (
-    LUMA,
-    UPSCALED,
     Graph,
-    States,
     chroma_graph,
     compile_graph,
     core,
@@ -34,10 +31,10 @@ from stream_sr.backends.tuning import Form, choices, tune
 from stream_sr.engine import Engine, EngineOptions, EngineSpec, Pending
 from stream_sr.errors import EngineRunError, EngineUnavailable
 from stream_sr.frame import Frame, StreamInfo, chroma_shape
-from stream_sr.model import BuildKey, ModelSpec
+from stream_sr.model import LUMA, PREVIOUS, UPSCALED, BuildKey, ModelSpec
+from stream_sr.motion import LastOutput
 from stream_sr.quality import texture
 from stream_sr.ring import Allocate, Slot
-from stream_sr.scene import SceneCut
 
 PRECISIONS = ("fp32", "bf16", "int8")
 INSTALL = "pip install openvino"
@@ -73,14 +70,14 @@ def open_model(model: ModelSpec, info: StreamInfo, options: EngineOptions) -> En
     spec = EngineSpec(
         backend="openvino", model=model.name, scale=scale, width=info.width, height=info.height,
         precision=chosen.precision, device=f"CPU: {cpu().name}, {form.threads} threads", head=chosen.head,
-        notes=(*chosen.notes, note) if note else chosen.notes, steady=not graph.states,
+        notes=(*chosen.notes, note) if note else chosen.notes, steady=not graph.recurrent,
     )  # fmt: skip
-    return OpenVINOEngine(spec, luma, chroma, form.depth, graph.states)
+    return OpenVINOEngine(spec, luma, chroma, form.depth)
 
 
 def _form(chosen: Chosen, size: tuple[int, int], options: EngineOptions) -> tuple[Form, str]:
     """Threads, streams and depth: as asked for, or by measuring where that is wanted and leaves a choice."""
-    depth = 1 if chosen.graph.states else options.depth  # a recurrent network needs the frame before
+    depth = 1 if chosen.graph.recurrent else options.depth  # a recurrent network needs the frame before
     forms = choices(cpu_threads(options), depth, options.cameras)
     if not options.tune or options.threads is not None:
         return forms[0], ""
@@ -162,13 +159,12 @@ def _load_or_compile(key: BuildKey, graph: Graph, size: tuple[int, int], threads
 class _Request:
     """One frame's worth of OpenVINO's memory, reused: its inputs are ours and are copied into."""
 
-    def __init__(self, luma: Any, chroma: Any, states: tuple[str, ...]) -> None:
+    def __init__(self, spec: EngineSpec, luma: Any, chroma: Any) -> None:
         self.luma, self.chroma = luma.create_infer_request(), chroma.create_infer_request()
         self.luma_in = self.luma.get_tensor(LUMA).data
         self.chroma_in = self.chroma.get_input_tensor().data
         self.chroma_shape = tuple(chroma.outputs[0].get_shape())
-        self.states = States(self.luma, states) if states else None
-        self.scene = SceneCut()
+        self.last = LastOutput(spec.scale) if len(luma.inputs) > 1 else None
         self.output: Output | None = None
 
     def start(self, frame: Frame, output: Output) -> None:
@@ -178,10 +174,9 @@ class _Request:
         self.chroma_in[0, 0] = frame.planes[1]
         self.chroma_in[1, 0] = frame.planes[2]
         self.output = output
-        if self.states:
-            if self.scene.is_cut(frame.planes[0]) or frame.discontinuity:
-                self.states.reset()
-            self.states.turn()
+        if self.last:
+            previous = self.luma.get_tensor(PREVIOUS).data[0, 0]
+            self.last.write(frame.planes[0], previous, anew=frame.discontinuity)
         # bound, not copied: without shared_memory OpenVINO would write into a copy of its own
         self.luma.set_tensor(UPSCALED, openvino.Tensor(output.planes[0][None, None], shared_memory=True))
         if self.chroma_shape == output.chroma.shape:
@@ -197,6 +192,8 @@ class _Request:
             _, _, height, width = output.chroma.shape
             output.chroma[:] = self.chroma.get_output_tensor().data[:, :, :height, :width]
         self.luma.wait()
+        if self.last:
+            self.last.keep(output.planes[0])
         return output
 
 
@@ -205,11 +202,11 @@ class OpenVINOEngine:
 
     allocate: Allocate | None = None
 
-    def __init__(self, spec: EngineSpec, luma: Any, chroma: Any, depth: int, states: tuple[str, ...] = ()) -> None:
+    def __init__(self, spec: EngineSpec, luma: Any, chroma: Any, depth: int) -> None:
         self.spec, self.depth = spec, depth
         self._in_flight = InFlight(depth)
         self._compiled: tuple[Any, Any] | None = (luma, chroma)
-        self._idle = deque(_Request(luma, chroma, states) for _ in range(depth))
+        self._idle = deque(_Request(spec, luma, chroma) for _ in range(depth))
         self._busy: deque[_Request] = deque()
 
     def submit(self, frame: Frame, slot: Slot | None = None) -> Pending:

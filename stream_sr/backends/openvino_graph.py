@@ -2,8 +2,7 @@
 
 A deconvolution becomes a convolution and depth-to-space, which moves behind the anchor and the rounding to uint8, so
 that bytes are shuffled and not floats. Scaling to [0, 1] and back is folded into the biases where every layer between
-is homogeneous, so that under bf16 the input is exact. The states of a recurrent network are laid out as the CPU keeps
-them.
+is homogeneous, so that under bf16 the input is exact.
 """
 
 from __future__ import annotations
@@ -20,14 +19,17 @@ from stream_sr import deconvolution
 from stream_sr.backends.openvino_quantized import merge_quantizers, quantize_weight, weight_of
 from stream_sr.color import chroma_kernel
 from stream_sr.errors import EngineBuildError, ModelError
-from stream_sr.model import STATE_IN, STATE_OUT, ModelSpec
+from stream_sr.model import LUMA, PREVIOUS, UPSCALED, ModelSpec
 
 LOWERED = "convolution + depth-to-space"
-REWRITE = 3  # counts the changes to the rewriting here; part of the cache's key
-LUMA, UPSCALED = "luma", "upscaled"  # names of the planes, whatever the file calls them
+REWRITE = 4  # counts the changes to the rewriting here; part of the cache's key
 TRIAL = (48, 64)  # height and width of the trial that tells a graph's scale
 HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}  # of what is not in eight bits
-HOMOGENEOUS = ("Convolution", "ConvolutionBackpropData", "PRelu", "Relu", "Add", "SpaceToDepth", "FakeQuantize")
+HOMOGENEOUS = (
+    "Convolution", "ConvolutionBackpropData", "PRelu", "Relu", "Add", "Subtract", "SpaceToDepth", "DepthToSpace",
+    "FakeQuantize", "Maximum", "Minimum", "Multiply",
+)  # fmt: skip
+WITH_LEVELS = ("Add", "FakeQuantize", "Maximum", "Minimum")
 POINTWISE = ("Add", "Multiply", "Clamp", "Round", "Convert", "Minimum", "Maximum")
 
 
@@ -91,24 +93,26 @@ class Graph:
     model: Any
     scale: int
     name: str
-    states: tuple[str, ...] = ()  # names of what a recurrent network carries from frame to frame
+    recurrent: bool = False  # it takes its last output beside the luma
 
     def sized(self, height: int, width: int) -> Any:
         """A copy of the model for one size. Raises ModelError where the graph does not take it."""
         sized = self.model.clone()
-        shapes = {port: [1, _channels(port), height, width] for port in sized.inputs}
         try:
-            sized.reshape(shapes)
+            sized.reshape({LUMA: [1, 1, height, width]} | self._larger(height, width))
         except RuntimeError as error:
             raise ModelError(f"{self.name} does not take frames of {width}x{height}: {first_line(error)}") from error
         return sized
+
+    def _larger(self, height: int, width: int) -> dict[str, list[int]]:
+        return {PREVIOUS: [1, 1, height * self.scale, width * self.scale]} if self.recurrent else {}
 
 
 def read_graph(model: ModelSpec) -> Graph:
     """Read the ONNX and make sure of its form: one uint8 luma plane in, one enlarged by an integer out.
 
-    Beside them pairs of float32 states, ``state_in.NAME`` and ``state_out.NAME``, of one shape ``[1, C, H, W]``. The
-    scale comes from a trial and must be the model's, if that says one. Raises ModelError that names what was found.
+    A second input, ``previous``, makes it recurrent. The scale comes from a trial and must be the model's, if that says
+    one; of a recurrent network it must. Raises ModelError that names what was found.
     """
     path = model.onnx
     try:
@@ -121,32 +125,22 @@ def read_graph(model: ModelSpec) -> Graph:
         graph = core().read_model(str(path))
     except Exception as error:
         raise ModelError(f"{path} cannot be read as ONNX: {first_line(error)}; export the model again") from error
-    planes_in, states_in = _split(graph.inputs, STATE_IN)
-    planes_out, states_out = _split(graph.outputs, STATE_OUT)
-    if not (_is_plane(planes_in) and _is_plane(planes_out) and states_in == states_out):
+    previous = [port for port in graph.inputs if PREVIOUS in port.get_names()]
+    planes = [port for port in graph.inputs if PREVIOUS not in port.get_names()]
+    if not (_is_plane(planes) and _is_plane(graph.outputs) and (not previous or _is_plane(previous))):
         raise ModelError(
             f"{path} has the inputs {_ports(graph.inputs)} and the outputs {_ports(graph.outputs)}; "
             "it must have one input and one output, uint8 luma [1,1,H,W]"
         )
-    planes_in[0].get_tensor().set_names({LUMA})
-    planes_out[0].get_tensor().set_names({UPSCALED})
-    found = Graph(graph, 0, str(path), states_in)
+    if previous and not model.scale:
+        raise ModelError(f"{path} is a recurrent network; its scale must be in a model.toml beside it")
+    planes[0].get_tensor().set_names({LUMA})
+    graph.outputs[0].get_tensor().set_names({UPSCALED})
+    found = Graph(graph, model.scale, str(path), bool(previous))
     scale = _trial_scale(found)
     if model.scale not in (0, scale):
         raise ModelError(f"{path} enlarges by {scale}, x{model.scale} was expected")
     return replace(found, scale=scale)
-
-
-def _split(ports: Any, prefix: str) -> tuple[list[Any], tuple[str, ...]]:
-    """The ports that are no states, and the names of the states, in a fixed order."""
-    names = [port.get_any_name() if port.get_names() else "" for port in ports]
-    states = sorted(name.removeprefix(prefix) for name in names if name.startswith(prefix))
-    return [port for port, name in zip(ports, names, strict=True) if not name.startswith(prefix)], tuple(states)
-
-
-def _channels(port: Any) -> int:
-    shape = port.get_partial_shape()
-    return shape[1].get_length() if shape[1].is_static else 1
 
 
 def _is_plane(ports: Any) -> bool:
@@ -290,34 +284,47 @@ def _is_single(value: Any) -> bool:
 
 
 def _work_in_levels(model: Any) -> None:
-    """Let the network compute in 0..255 instead of [0, 1]: the biases times 255, and both scalings dropped.
+    """Let the network compute in 0..255 instead of [0, 1]: the biases times 255, and the scalings dropped.
 
-    Only where all between the two is homogeneous (convolutions, PReLU, ReLU, sums); any other graph stays as it is. A
-    recurrent network's states are then in levels too.
+    Only where all between them is homogeneous (convolutions, PReLU, ReLU, sums, and a recurrent network's gate, whose
+    bounds and product are put right); any other graph stays as it is.
     """
     from openvino import opset13 as ops
 
     scalings = [one for one in model.get_ordered_ops() if _kind(one) == "Multiply" and np.isfinite(_factor(one))]
-    if len(scalings) != 2 or not np.isclose(_factor(scalings[0]) * _factor(scalings[1]), 1, rtol=1e-6):
+    if len(scalings) != len(model.inputs) + 1:
         return
-    first, last = scalings
+    *firsts, last = scalings
+    factor = np.float32(_factor(firsts[0]))
+    alike = all(np.isclose(_factor(one), factor) for one in firsts)
+    if not (alike and np.isclose(_factor(last) * factor, 1, rtol=1e-6)):
+        return
     end = last.get_instance_id()
-    between, waiting = {}, [first]
+    between, waiting = {}, firsts.copy()
     while waiting:
         for target in waiting.pop().output(0).get_target_inputs():
             node = target.get_node()
-            if node.get_instance_id() not in between and node.get_instance_id() != end and _kind(node) != "Result":
+            if node.get_instance_id() not in between and node.get_instance_id() != end:
                 between[node.get_instance_id()] = node
                 waiting.append(node)
     if any(_kind(node) not in HOMOGENEOUS for node in between.values()):
         return
-    for node in between.values():  # biases, and the ranges of quantised values
-        for n, value in enumerate(node.input_values() if _kind(node) in ("Add", "FakeQuantize") else []):
+    for node in between.values():  # biases, bounds, and the ranges of quantised values
+        for n, value in enumerate(node.input_values() if _kind(node) in WITH_LEVELS else []):
             if _kind(value.get_node()) == "Constant":
-                levels = np.asarray(value.get_node().get_data(), np.float32) / np.float32(_factor(first))
+                levels = np.asarray(value.get_node().get_data(), np.float32) / factor
                 node.input(n).replace_source_output(ops.constant(levels).output(0))
+        if _kind(node) == "Multiply":  # of two levels, by a gate of one channel
+            n = min((0, 1), key=lambda n: _channels(node.input_value(n)))
+            share = ops.multiply(node.input_value(n), ops.constant(factor))
+            node.input(n).replace_source_output(share.output(0))
     for one in scalings:
         _take_over(one, one.input_value(0).get_node())
+
+
+def _channels(value: Any) -> int:
+    channels = value.get_partial_shape()[1]
+    return int(channels.get_length()) if channels.is_static else 0
 
 
 def _factor(node: Any) -> float:
@@ -347,28 +354,3 @@ def chroma_graph(shape: tuple[int, int], scale: int, siting: int) -> Any:
     x = ops.convolution(padded, ops.constant(chroma_kernel(scale, siting)), [1, 1], [0, 0], [0, 0], [1, 1])
     x = ops.convert(ops.round(ops.clamp(x, 0, 255), "half_to_even"), "u8")
     return openvino.Model([ops.depth_to_space(x, "depth_first", scale)], [planes])
-
-
-class States:
-    """What a recurrent network carries from frame to frame: two sets of memory that take turns."""
-
-    def __init__(self, request: Any, names: tuple[str, ...]) -> None:
-        import openvino
-
-        self.request, self.names = request, names
-        self.memory = [
-            {name: openvino.Tensor(np.zeros(request.get_tensor(STATE_IN + name).shape, np.float32)) for name in names}
-            for _ in range(2)
-        ]
-
-    def turn(self) -> None:
-        """Bind for the next frame: what was written last is read."""
-        self.memory.reverse()
-        for name in self.names:
-            self.request.set_tensor(STATE_IN + name, self.memory[0][name])
-            self.request.set_tensor(STATE_OUT + name, self.memory[1][name])
-
-    def reset(self) -> None:
-        """The next frame finds the states empty."""
-        for tensor in self.memory[1].values():
-            tensor.data[:] = 0

@@ -13,10 +13,7 @@ from typing import Any
 from stream_sr import machine
 from stream_sr.backends import remembered
 from stream_sr.backends.openvino_graph import (
-    LUMA,
-    UPSCALED,
     Graph,
-    States,
     cache_version,
     compile_graph,
     core,
@@ -24,7 +21,8 @@ from stream_sr.backends.openvino_graph import (
     rewrite,
 )
 from stream_sr.errors import EngineBuildError, EngineUnavailable, ModelError
-from stream_sr.model import LOSS_LIMIT, ModelSpec
+from stream_sr.model import LOSS_LIMIT, LUMA, PREVIOUS, UPSCALED, ModelSpec
+from stream_sr.motion import LastOutput
 from stream_sr.quality import FIDELITY_SIZE, psnr, texture
 
 KIND = "fidelity"  # of what is remembered
@@ -148,14 +146,15 @@ def compare(full: Graph, other: Graph, precision: str) -> float:
 
 
 def _trial(graph: Graph, precision: str) -> Any:
-    import openvino
-
     request = compile_graph(
         graph.sized(*FIDELITY_SIZE), precision=precision, threads=1, streams=1
     ).create_infer_request()
-    request.set_tensor(LUMA, openvino.Tensor(texture(*FIDELITY_SIZE)[None, None].copy()))
-    states = States(request, graph.states)
-    for _ in range(CHECK_FRAMES if graph.states else 1):
-        states.turn()
+    picture = texture(*FIDELITY_SIZE)
+    request.get_tensor(LUMA).data[0, 0] = picture
+    last = LastOutput(graph.scale)
+    for _ in range(CHECK_FRAMES if graph.recurrent else 1):
+        if graph.recurrent:
+            last.write(picture, request.get_tensor(PREVIOUS).data[0, 0])
         request.infer()
+        last.keep(request.get_tensor(UPSCALED).data[0, 0])
     return request.get_tensor(UPSCALED).data[0, 0].copy()

@@ -20,8 +20,8 @@ from stream_sr.backends.pinned import Bytes
 from stream_sr.engine import EngineSpec, Pending
 from stream_sr.errors import EngineRunError
 from stream_sr.frame import Frame, chroma_shape
+from stream_sr.motion import Motion, Shift, repeat
 from stream_sr.ring import Allocate, Slot
-from stream_sr.scene import SceneCut
 
 THROUGHPUT_DEPTH = 3  # one frame in each stage
 IN_A_ROW = 5  # runs of a stage that are timed together
@@ -52,6 +52,13 @@ class Driver(Protocol):
 
     def copy_in(self, device: Any, host: Bytes, stream: Any) -> None: ...
     def copy_out(self, host: Bytes, device: Any, stream: Any) -> None: ...
+    def copy_plane(self, target: Any, source: Any, size: tuple[int, int], shift: Shift, stream: Any) -> None:
+        """The plane of ``size`` (height, width) at the start of one piece of device memory to another, moved.
+
+        As `motion.register` does it.
+        """
+        ...
+
     def record(self, event: Any, stream: Any) -> None: ...
     def wait(self, stream: Any, event: Any) -> None:
         """What is put on ``stream`` after this begins when the event, as last recorded, has come."""
@@ -93,15 +100,14 @@ class Program(Protocol):
         """Bind each lane to its (input, output), once. What is slow the first time happens here, and is waited for."""
         ...
 
-    def reset(self, lane: int, stream: Any) -> None:
-        """Make the next `launch` of this lane begin without memory of earlier frames; nothing without states."""
-        ...
-
     def close(self) -> None: ...
 
     @property
-    def recurrent(self) -> bool:
-        """Whether lane n reads what lane n - 1 wrote: then there must be an even number of lanes."""
+    def previous(self) -> Any:
+        """Device memory from which a recurrent network reads its last luma output, moved; None where it reads none.
+
+        One for all lanes, for they compute one after the other.
+        """
         ...
 
 
@@ -141,7 +147,8 @@ class OverlappedEngine:
         self._sizes = i420_bytes(spec.width, spec.height), i420_bytes(*spec.output_size)
         self._started = 0
         self._anew = True  # the next frame has no memory of earlier ones
-        self._scene = SceneCut()
+        self._motion = Motion(spec.scale)
+        self._repeated: Bytes | None = None  # page-locked, for `_remember`
         self._flying: deque[Lane] = deque()
         self._lanes: list[Lane] = []
         self._upload: Any = None
@@ -149,11 +156,10 @@ class OverlappedEngine:
         self._download: Any = None
         self._closed = False
         self._lost: EngineRunError | None = None  # why what was in flight at the end did not come
-        lanes = depth + depth % 2 if program.recurrent else depth
         try:
             with driver.current():
                 self._upload, self._compute, self._download = (driver.stream() for _ in range(3))
-                self._lanes = [self._lane(number) for number in range(lanes)]
+                self._lanes = [self._lane(number) for number in range(depth)]
                 program.prepare([(lane.inputs, lane.outputs) for lane in self._lanes], self._compute)
                 self._choose_graphs(graphs)
         except BaseException:
@@ -256,8 +262,8 @@ class OverlappedEngine:
         driver.copy_in(lane.inputs, source, self._upload)
         driver.record(lane.uploaded, self._upload)
         driver.wait(self._compute, lane.uploaded)
-        if self._program.recurrent and self._begins(frame):
-            self._program.reset(lane.number, self._compute)
+        if self._program.previous is not None:
+            self._remember(frame)
         if lane.graph is None:
             self._program.launch(lane.number, self._compute)
         else:
@@ -268,10 +274,20 @@ class OverlappedEngine:
         driver.record(lane.downloaded, self._download)
         return target
 
-    def _begins(self, frame: Frame) -> bool:
-        """Whether what came before says nothing of this frame."""
-        cut = self._scene.is_cut(frame.planes[0])
-        return cut or frame.discontinuity or self._anew
+    def _remember(self, frame: Frame) -> None:
+        """Give the network its last output, moved to where this frame is, or the frame itself; see `LastOutput`."""
+        driver, previous, luma = self._driver, self._program.previous, frame.planes[0]
+        width, height = self.spec.output_size
+        shift = self._motion.follow(luma, anew=frame.discontinuity or self._anew)
+        if shift is not None:
+            last = self._lanes[(self._started - 1) % len(self._lanes)]
+            driver.copy_plane(previous, last.outputs, (height, width), shift, self._compute)
+            return
+        if self._repeated is None:
+            self._repeated = driver.host_memory(width * height)
+        driver.drain(self._compute)  # it may still be on its way for an earlier frame
+        repeat(luma, self._repeated.reshape(height, width))
+        driver.copy_in(previous, self._repeated, self._compute)
 
     def _source(self, lane: Lane, frame: Frame) -> Bytes:
         """The frame as one page-locked piece: where it lies, or copied."""

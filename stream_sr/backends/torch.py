@@ -5,7 +5,6 @@ Clear and slow; the other backends are measured against it. torch and onnx come 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from importlib import metadata
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -17,8 +16,8 @@ from stream_sr.errors import EngineRunError, EngineUnavailable, ModelError
 from stream_sr.frame import Frame, StreamInfo
 from stream_sr.machine import pip_install
 from stream_sr.model import ModelSpec
+from stream_sr.motion import LastOutput
 from stream_sr.ring import Allocate, Slot
-from stream_sr.scene import SceneCut
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -90,11 +89,9 @@ class TorchEngine:
 
         self.spec, self.depth = spec, depth
         self._graph: nn.Module | None = LumaGraph(network).eval()
-        self._empty: Callable[[Tensor], dict[str, Tensor]] | None = None
+        self._last: LastOutput | None = None
         if isinstance(network, RecurrentSR):
-            self._graph, self._empty = RecurrentLumaGraph(network).eval(), network.empty
-        self._states: tuple[Tensor, ...] = ()
-        self._scene = SceneCut()
+            self._graph, self._last = RecurrentLumaGraph(network).eval(), LastOutput(spec.scale)
         self._kernel = torch.from_numpy(kernel)
         self._in_flight = InFlight(depth)
 
@@ -125,14 +122,17 @@ class TorchEngine:
                 target[:] = larger[0, 0, : target.shape[0], : target.shape[1]].numpy()
 
     def _enlarge_luma(self, luma: Tensor, frame: Frame) -> Tensor:
+        import torch
+
         assert self._graph is not None
-        if self._empty is None:
-            result: Tensor = self._graph(luma)
+        result: Tensor
+        if self._last is None:
+            result = self._graph(luma)
             return result
-        if self._scene.is_cut(frame.planes[0]) or frame.discontinuity:
-            self._states = tuple(self._empty(luma.float()).values())
-        result, *states = self._graph(luma, *self._states)
-        self._states = tuple(states)
+        previous = torch.empty((1, 1, *(self.spec.scale * side for side in luma.shape[2:])), dtype=torch.uint8)
+        self._last.write(frame.planes[0], previous[0, 0].numpy(), anew=frame.discontinuity)
+        result = self._graph(luma, previous)
+        self._last.keep(result[0, 0].numpy())
         return result
 
     def _enlarge(self, plane: Tensor) -> Tensor:  # uint8 [1, 1, h, w] -> uint8 [1, 1, s*h, s*w]

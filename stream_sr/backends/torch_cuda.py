@@ -24,6 +24,7 @@ from stream_sr.engine import Engine, EngineOptions, EngineSpec
 from stream_sr.errors import EngineBuildError, EngineRunError, EngineUnavailable
 from stream_sr.frame import StreamInfo
 from stream_sr.model import ModelSpec
+from stream_sr.motion import Shift, overlap
 from stream_sr.ring import Allocate
 
 if TYPE_CHECKING:
@@ -216,6 +217,14 @@ class TorchDriver:
         with _errors(self._gpu.number), self._torch.cuda.stream(stream):
             self._torch.from_numpy(host).copy_(device, non_blocking=True)
 
+    def copy_plane(self, target: Any, source: Any, size: tuple[int, int], shift: Shift, stream: Any) -> None:
+        (height, width), (top, left), (down, right) = overlap(shift, size)
+        old, new = (one[: size[0] * size[1]].view(size) for one in (source, target))
+        with _errors(self._gpu.number), self._torch.cuda.stream(stream):
+            new.copy_(old, non_blocking=True)
+            moved = new[down : down + height, right : right + width]
+            moved.copy_(old[top : top + height, left : left + width], non_blocking=True)
+
     def record(self, event: Any, stream: Any) -> None:
         event.record(stream)
 
@@ -260,22 +269,20 @@ class TorchDriver:
 
 
 class TorchProgram:
-    """A `schedule.Program`: the network on each lane's memory, its states taking turns between two places."""
+    """A `schedule.Program`: the network on each lane's memory."""
 
     def __init__(self, driver: TorchDriver, frames: FrameNetwork) -> None:
         self._driver, self._frames = driver, frames
         self._lanes: Sequence[tuple[Any, Any]] = ()
-        self._states: tuple[list[Any], list[Any]] = ([], [])
-
-    @property
-    def recurrent(self) -> bool:
-        return self._frames.recurrent
+        self.previous: Any = None
 
     def prepare(self, lanes: Sequence[tuple[Any, Any]], stream: Any) -> None:
         """See `schedule.Program`. The first runs search for kernels, and compile."""
         with _errors(self._driver.number):
             self._frames.to(self._driver.device)
-            self._states = self._frames.empty(), self._frames.empty()
+            if self._frames.recurrent:
+                height, width = self._frames.large
+                self.previous = self._driver.device_memory(height * width)
             self._lanes = lanes
             self._run = self._frames.ready()
             self._driver.settle(stream)
@@ -286,18 +293,11 @@ class TorchProgram:
 
     def launch(self, lane: int, stream: Any) -> None:
         """See `schedule.Program`."""
-        before, after = self._states[lane % 2], self._states[(lane + 1) % 2]
         with _errors(self._driver.number), self._driver.on(stream):
-            self._run(*self._lanes[lane], before, after)
-
-    def reset(self, lane: int, stream: Any) -> None:
-        """See `schedule.Program`."""
-        with self._driver.on(stream):
-            for state in self._states[lane % 2]:
-                state.zero_()
+            self._run(*self._lanes[lane], self.previous)
 
     def close(self) -> None:
-        self._lanes, self._states = (), ([], [])
+        self._lanes, self.previous = (), None
 
 
 @contextlib.contextmanager

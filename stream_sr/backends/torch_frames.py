@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import FunctionType, MethodType
 
@@ -39,8 +39,7 @@ FORMS = (Form(lowered=True), Form(lowered=False), Form(lowered=True, compiled=Tr
 class FrameNetwork(nn.Module):
     """``network`` (luma in [0, 1]) on frames of ``info``'s size; layers in ``precision``, the rest in fp32.
 
-    Called with (frame, result, states before, states after): byte tensors in I420 and lists of states, of which the
-    second of each pair is written.
+    Called with (frame, result, previous): byte tensors in I420, and for a recurrent network its last luma output.
     """
 
     def __init__(self, network: nn.Module, info: StreamInfo, scale: int, precision: str, form: Form) -> None:
@@ -69,27 +68,18 @@ class FrameNetwork(nn.Module):
         compiled: Callable[..., None] = torch.compile(forward, fullgraph=True, dynamic=False, mode=self.form.mode)
         return compiled
 
-    def empty(self) -> list[Tensor]:
-        """Fresh states of zeros; none for a network without."""
-        if not self.recurrent:
-            return []
-        kernel: Tensor = self.kernel  # type: ignore[assignment]
-        like = torch.zeros(1, 1, *self.size, dtype=self.dtype, device=kernel.device)
-        return list(self.network.empty(like).values())
-
-    def forward(self, frame: Tensor, result: Tensor, before: Sequence[Tensor], after: Sequence[Tensor]) -> None:
+    def forward(self, frame: Tensor, result: Tensor, previous: Tensor | None) -> None:
         luma = self.size[0] * self.size[1]
         large = self.large[0] * self.large[1]
-        x = frame[:luma].view(1, 1, *self.size).to(torch.float32) * (1 / 255)
-        x = x.to(self.dtype).contiguous(memory_format=torch.channels_last)
-        if self.recurrent:
-            y, *states = self.network.step(x, *before)
-            for old, new in zip(after, states, strict=True):
-                old.copy_(new)
-        else:
-            y = self.network(x)
+        x = self._share(frame[:luma].view(1, 1, *self.size))
+        y = self.network(x) if previous is None else self.network.step(x, self._share(previous.view(1, 1, *self.large)))
         result[:large].view(1, 1, *self.large).copy_(_levels(y.to(torch.float32) * 255))
         self._enlarge(frame[luma:].view(2, 1, *self.chroma), result[large:].view(2, 1, *self.large_chroma))
+
+    def _share(self, plane: Tensor) -> Tensor:
+        """Levels to [0, 1], as the layers take them."""
+        x = plane.to(torch.float32) * (1 / 255)
+        return x.to(self.dtype).contiguous(memory_format=torch.channels_last)
 
     def _enlarge(self, chroma: Tensor, result: Tensor) -> None:
         padded = F.pad(chroma.to(torch.float32), (2, 2, 2, 2), mode="replicate")

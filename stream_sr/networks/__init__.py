@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from stream_sr.networks.fsrcnn import FSRCNN
 from stream_sr.networks.layers import Collapsible, Deconvolution, collapse, expand
 from stream_sr.networks.plain import PlainSR
-from stream_sr.networks.recurrent import RecurrentSR
+from stream_sr.networks.recurrent import RecurrentSR, move, repeated
 from stream_sr.networks.reference import Autoencoder, BareDeconvolution
 
 __all__ = [
     "FSRCNN", "NETWORKS", "Autoencoder", "BareDeconvolution", "Collapsible", "Deconvolution", "LumaGraph", "PlainSR",
-    "RecurrentLumaGraph", "RecurrentSR", "build_network", "collapse", "expand", "restore_network", "transfer",
+    "RecurrentLumaGraph", "RecurrentSR", "build_network", "collapse", "expand", "move", "repeated", "restore_network",
+    "transfer",
 ]  # fmt: skip
 
 
@@ -35,15 +36,14 @@ class LumaGraph(nn.Module):
 
 
 class RecurrentLumaGraph(nn.Module):
-    """`LumaGraph` for one step of a recurrent network: states, float32, come in and go out beside the picture."""
+    """`LumaGraph` for one step of a recurrent network: its last output, moved, comes in beside the picture."""
 
     def __init__(self, network: RecurrentSR) -> None:
         super().__init__()
         self.network = network
 
-    def forward(self, luma: Tensor, features: Tensor, picture: Tensor, residual: Tensor) -> tuple[Tensor, ...]:
-        larger, features, picture, residual = self.network.step(from_levels(luma), features, picture, residual)
-        return to_levels(larger), features, picture, residual
+    def forward(self, luma: Tensor, previous: Tensor) -> Tensor:  # uint8 [1, 1, H, W] and [1, 1, sH, sW]
+        return to_levels(self.network.step(from_levels(luma), from_levels(previous)))
 
 
 def from_levels(luma: Tensor) -> Tensor:

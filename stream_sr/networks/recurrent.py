@@ -1,36 +1,38 @@
-"""The recurrent network: the plain one, with a memory of the pictures before."""
+"""The recurrent network: the plain one, that also sees its own last output."""
 
-from collections.abc import Mapping
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from stream_sr.motion import ANEW
 from stream_sr.networks.layers import Anchor, Deconvolution, bound, start_quietly
-
-States = dict[str, Tensor]
 
 
 class RecurrentSR(nn.Module):
-    """`PlainSR` that also sees the last picture, what it computed from it, and its own last features; causal.
+    """`PlainSR` that also sees its last output, moved to where the picture is now; causal.
 
-    The inputs are those of RRN (Isobe and others, "Revisiting Temporal Modeling for Video Super-resolution", BMVC
-    2020), each through a convolution of its own, summed: with empty states (zeros) only the present counts, so it can
-    start from a trained `PlainSR`. There is no motion compensation: the 3x3 layers find what moved a few pixels. The
-    convolutions that read the states are `Bounded`.
+    The last output is what recurrent networks since FRVSR (Sajjadi, Vemulapalli and Brown, CVPR 2018) hand on. It is
+    moved by whole output pixels, as one piece (`motion.Motion`), before it comes here: so the layers need not find the
+    motion, which a narrow network cannot, and only have to tell where it fits. What it adds to the repeated pixels,
+    folded to input size (``known``), enters the first layer through a convolution that is `Bounded`, and comes out
+    again through a gate of one channel between 0 and 1, which three layers of ``GATE`` channels open and close. So the
+    state cannot grow by itself.
 
-    Called on a sequence ``[N, T, 1, H, W]`` it begins with empty states and gives ``[N, T, 1, sH, sW]``; `step` is one
-    picture. ``states`` names them and their channels: ``features`` (of the last layer), ``picture`` (the last input)
-    and ``residual`` (the last output without its anchor, folded to input size).
+    Where the last output says no more than the input (each pixel repeated, which is how a stream begins), ``known`` is
+    zero, and the result is that of the `PlainSR` with the same weights.
+
+    Called on a sequence ``[N, T, 1, H, W]`` and its motion ``[N, T, 2]`` (whole output pixels down and right since the
+    picture before, `motion.ANEW` where that says nothing) it gives ``[N, T, 1, sH, sW]``; `step` is one picture.
     """
 
-    def __init__(self, *, scale: int, width: int = 16, depth: int = 4) -> None:
+    GATE = 8
+
+    def __init__(self, *, scale: int, width: int = 16, depth: int = 4, skip: bool = False) -> None:
         super().__init__()
-        self.scale = scale
-        self.states: Mapping[str, int] = {"features": width, "picture": 1, "residual": scale * scale}
+        self.scale, self.skip = scale, skip
         self.feature = nn.Conv2d(1, width, 3, padding=1)
-        self.memory = nn.Conv2d(width, width, 3, padding=1, bias=False)
-        self.before = nn.Conv2d(1, width, 3, padding=1, bias=False)
         self.recall = nn.Conv2d(scale * scale, width, 3, padding=1, bias=False)
         self.body = nn.Sequential()
         for _ in range(depth):
@@ -38,30 +40,61 @@ class RecurrentSR(nn.Module):
             self.body.append(nn.Conv2d(width, width, 3, padding=1))
         self.last = nn.ReLU()
         self.head = Deconvolution(width, 1, 3 * scale, scale)
+        channels = (scale * scale, self.GATE, self.GATE, 1)
+        self.gate = nn.Sequential()
+        for count, more in pairwise(channels):
+            self.gate.extend([nn.ReLU()] if len(self.gate) else [])
+            self.gate.append(nn.Conv2d(count, more, 3, padding=1))
         self.anchor = Anchor(scale)
         self.fold = nn.PixelUnshuffle(scale)
+        self.unfold = nn.PixelShuffle(scale)
         start_quietly(self)
-        for layer in (self.memory, self.before, self.recall):
-            nn.init.zeros_(layer.weight)
-        bound(self.memory)
+        nn.init.normal_(self.recall.weight, std=0.02)
+        nn.init.zeros_(self.gate[-1].weight)  # type: ignore[arg-type]
+        nn.init.constant_(self.gate[-1].bias, 0.1)  # type: ignore[arg-type]
         bound(self.recall)
 
-    def step(self, x: Tensor, features: Tensor, picture: Tensor, residual: Tensor) -> tuple[Tensor, ...]:
-        """One picture ``[N, 1, H, W]`` and the states; its enlargement, and the states for the next, in their order."""
-        y = self.feature(x) + self.memory(features) + self.before(picture) + self.recall(residual)
-        features = self.last(self.body(y))  # [N, width, H, W]
-        fine = self.head(features)  # [N, 1, scale*H, scale*W]
-        return fine + self.anchor(x), features, x, self.fold(fine)
+    def step(self, x: Tensor, previous: Tensor) -> Tensor:
+        """One picture ``[N, 1, H, W]`` and the last output, moved, ``[N, 1, sH, sW]``; its enlargement."""
+        known = self.fold(previous) - x  # [N, s*s, H, W]
+        first = self.feature(x) + self.recall(known)  # [N, width, H, W]
+        body = self.body(first)
+        features = self.last(body + first if self.skip else body)
+        kept = self.unfold(known * self.gate(known).clamp(0, 1))  # [N, 1, sH, sW]
+        return self.head(features) + kept + self.anchor(x)
 
-    def empty(self, x: Tensor) -> States:
-        """States of zeros for pictures like ``x`` ``[N, 1, H, W]``."""
-        return {name: x.new_zeros(x.shape[0], count, *x.shape[2:]) for name, count in self.states.items()}
-
-    def forward(self, sequence: Tensor) -> Tensor:  # [N, T, 1, H, W]
-        states = tuple(self.empty(sequence[:, 0]).values())
-        pictures = []
-        with parametrize.cached():  # the bound kernels are computed once, not at every step
+    def forward(self, sequence: Tensor, shifts: Tensor) -> Tensor:
+        pictures: list[Tensor] = []
+        with parametrize.cached():  # the bound kernel is computed once, not at every step
             for t in range(sequence.shape[1]):
-                picture, *states = self.step(sequence[:, t], *states)  # type: ignore[assignment]
-                pictures.append(picture)
-        return torch.stack(pictures, 1)  # [N, T, 1, scale*H, scale*W]
+                previous = repeated(sequence[:, t], self.scale)
+                if pictures:
+                    anew = (shifts[:, t].abs() >= ANEW).all(1)[:, None, None, None]
+                    previous = torch.where(anew, previous, move(levels(pictures[-1]), shifts[:, t]))
+                pictures.append(self.step(sequence[:, t], previous))
+        return torch.stack(pictures, 1)
+
+
+def repeated(x: Tensor, scale: int) -> Tensor:
+    """Each pixel ``scale`` by ``scale`` times: the last output where there is none."""
+    return x.repeat_interleave(scale, 2).repeat_interleave(scale, 3)
+
+
+def levels(x: Tensor) -> Tensor:
+    """Rounded to the levels in which a picture is handed on; the gradient passes as if it were not."""
+    return x + (((x * 255).clamp(0, 255).round() * (1 / 255)) - x).detach()
+
+
+def move(pictures: Tensor, shifts: Tensor) -> Tensor:
+    """``pictures`` ``[N, C, H, W]``, each moved down and right by ``shifts`` ``[N, 2]`` whole pixels.
+
+    What would come from outside stays as it was, as in `motion.register`.
+    """
+    height, width = pictures.shape[2:]
+    rows = torch.arange(height, device=pictures.device)[None, :, None]
+    columns = torch.arange(width, device=pictures.device)[None, None, :]
+    down, right = shifts[:, 0, None, None], shifts[:, 1, None, None]
+    inside = (rows >= down) & (rows < height + down) & (columns >= right) & (columns < width + right)
+    index = torch.where(inside, (rows - down) * width + columns - right, rows * width + columns)
+    index = index.flatten(1)[:, None].expand(-1, pictures.shape[1], -1)
+    return pictures.flatten(2).gather(2, index).view_as(pictures)

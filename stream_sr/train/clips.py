@@ -1,8 +1,8 @@
 """Clips for training: short runs of consecutive pictures, degraded and true, kept as one file each.
 
 Made once, where a codec is at hand (`stream-sr clips`), and read where the network is trained, which may be another
-machine. Stills are turned into clips by a window that moves over them by whole pixels: the truth stays as sharp as the
-still, and the reduced picture moves by fractions of a pixel (Cao and others, "VCISR", WACV 2024, for the idea).
+machine. Stills are turned into clips (`scenes`; Cao and others, "VCISR", WACV 2024, for the idea): the reduced pictures
+move by fractions of a pixel.
 """
 
 from __future__ import annotations
@@ -10,31 +10,38 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from stream_sr.errors import ConfigError, SourceOpenError
 from stream_sr.frame import Plane
-from stream_sr.train.data import bicubic, find_images, load_luma, to_uint8, turn
+from stream_sr.motion import shifts
+from stream_sr.train.data import bicubic, find_images, load_luma, still, to_uint8, turn, turn_shifts
 from stream_sr.train.degrade import Degradation, Roundtrip, draw
+from stream_sr.train.scenes import LEAST, pan, scene
 
 ENDING = ".npz"
 VALIDATION = "validation"  # folder of the clips that choose the best weights, inside a folder of clips
-WINDOW = (256, 384)  # of a moving still: largest height and width of the truth
-SHRINKS = (1.0, 0.8, 0.65)
-LEAST = 96  # smallest side of the truth
-FASTEST = 3  # pixels of the truth per picture: what a hand or a slow pan does at 25 pictures a second
-STILL = 0.2  # share of the clips that do not move: what a fixed camera sends
+MOTIONS = ("pan", "scene", "both")  # of stills
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Clip:
     """Consecutive pictures: ``low`` ``[T, h, w]`` and ``truth`` ``[T, s*h, s*w]``, uint8."""
 
     low: np.ndarray
     truth: np.ndarray
     name: str
+
+    @cached_property
+    def moves(self) -> np.ndarray:
+        """How far each picture has moved since the one before it, ``[T, 2]`` whole pixels of the truth, int64.
+
+        Measured on the degraded pictures, as it is where the network is used.
+        """
+        return np.array(shifts(list(self.low), self.scale), np.int64)
 
     @property
     def scale(self) -> int:
@@ -50,12 +57,14 @@ def make_clips(
     length: int,
     tune: str,
     roundtrip: Roundtrip,
+    motion: str = MOTIONS[0],
     seed: int = 1,
     validation: Sequence[str] = (),
     report: Callable[[str], None] = lambda _: None,
 ) -> int:
     """Write clips of ``length`` pictures into ``out``, one per still and one per ``2 * length`` pictures of a video.
 
+    ``motion`` says how stills become clips: by a `scenes.pan`, by a `scenes.scene`, or both, which are two clips.
     ``pictures`` are folders; ``videos`` are names and functions that give luma planes, which are reduced to half their
     size before they count as truth (that removes their own compression). ``tune`` is ``clean`` (reduced by bicubic) or
     ``camera`` (degraded, each clip by another `degrade.draw`). ``validation`` names pictures (stems) and videos whose
@@ -82,9 +91,17 @@ def make_clips(
         count += 1
         report(f"{path.name}: {len(low)} pictures of {low[0].shape[1]}x{low[0].shape[0]}")
 
-    for path in find_images(pictures) if pictures else []:
-        if moving := move(_shrink(load_luma(path), random), scale, length, random):
-            keep(path.stem, f"{path.parent.name}-{path.stem}", moving)
+    stills = find_images(pictures) if pictures else []
+    for path in stills:
+        name, luma = f"{path.parent.name}-{path.stem}", load_luma(path)
+        if motion != "scene" and (moving := pan(luma, scale, length, random)):
+            keep(path.stem, name, moving)
+        if motion == "pan":
+            continue
+        others = [one for one in stills if (one.stem in validation) == (path.stem in validation)]
+        other = load_luma(others[int(random.integers(len(others)))])
+        if moving := scene(luma, other, scale, length, random):
+            keep(path.stem, f"{name}-scene", moving)
     for name, frames in videos:
         waiting: list[Plane] = []
         for n, frame in enumerate(frames()):
@@ -104,40 +121,6 @@ def make_clips(
             f"no clip could be made: films need {length} pictures, still ones {LEAST + 16 + 2 * scale} pixels a side"
         )
     return count
-
-
-def _shrink(still: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """The still at one of `SHRINKS`, where it stays large enough: reduced, photographs are as sharp as they get."""
-    by = float(random.choice(SHRINKS))
-    size = (round(still.shape[0] * by), round(still.shape[1] * by))
-    return still if by == 1 or min(size) < 2 * LEAST else bicubic(still, size)
-
-
-def move(still: np.ndarray, scale: int, length: int, random: np.random.Generator) -> list[Plane]:
-    """A window that moves over a still by whole pixels, ``length`` pictures; empty where the still is too small.
-
-    The speed changes slowly, as a hand moves a camera; a fifth of the clips stand still.
-    """
-    picture = to_uint8(still)
-    room = 16
-    height, width = (
-        min(most, side - room) // (2 * scale) * 2 * scale for most, side in zip(WINDOW, picture.shape, strict=True)
-    )
-    if min(height, width) < LEAST:
-        return []
-    limit = np.array([picture.shape[0] - height, picture.shape[1] - width], np.float64)
-    place = random.uniform(0, 1, 2) * limit
-    speed = np.zeros(2) if random.random() < STILL else random.uniform(-FASTEST, FASTEST, 2) * random.random()
-    frames = []
-    for _ in range(length):
-        y, x = np.rint(place).astype(int)
-        frames.append(np.ascontiguousarray(picture[y : y + height, x : x + width]))
-        if speed.any():
-            speed = np.clip(speed + random.normal(0, 0.2, 2), -FASTEST, FASTEST)
-        outside = (place + speed < 0) | (place + speed > limit)
-        speed = np.where(outside, -speed, speed)
-        place = np.clip(place + speed, 0, limit)
-    return frames
 
 
 def _cut(picture: Plane, scale: int) -> Plane:
@@ -175,21 +158,29 @@ class ClipPatches:
         self.chance = np.cumsum([float(clip.low.size) for clip in self.pairs])
         self.chance /= self.chance[-1]
 
-    def batch(self, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """Low-resolution patches ``[count, T, 1, p, p]`` and truths ``[count, T, 1, s*p, s*p]``, uint8.
+    def batch(self, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Low-resolution patches ``[count, T, 1, p, p]`` and truths ``[count, T, 1, s*p, s*p]``, uint8, and motion.
 
-        Without the axis T where ``frames`` is 1.
+        That is ``[count, T, 2]`` whole pixels of the truth, as `Clip.moves`. Where ``frames`` is 1, pictures are
+        without the axis T, and there is no motion.
         """
         p, s, t = self.patch, self.scale, self.frames
         lows = np.empty((count, t, 1, p, p), np.uint8)
         truths = np.empty((count, t, 1, s * p, s * p), np.uint8)
+        moves = np.zeros((count, t, 2), np.int64)
         for n in range(count):
             which, begin, y, x, turns, flip = self.place()
             clip = self.pairs[which]
             low = clip.low[begin : begin + t, y : y + p, x : x + p]
             truth = clip.truth[begin : begin + t, s * y : s * (y + p), s * x : s * (x + p)]
             lows[n, :, 0], truths[n, :, 0] = turn(low, turns, flip), turn(truth, turns, flip)
-        return (lows[:, 0], truths[:, 0]) if t == 1 else (lows, truths)
+            if t > 1:
+                moves[n] = self.moves(which, begin, turns, flip)
+        return (lows[:, 0], truths[:, 0], still(count)) if t == 1 else (lows, truths, moves)
+
+    def moves(self, which: int, begin: int, turns: int, flip: bool) -> np.ndarray:
+        """The motion of the example at a `place`, ``[T, 2]``."""
+        return turn_shifts(self.pairs[which].moves[begin : begin + self.frames], turns, flip)
 
     def place(self) -> tuple[int, int, int, int, int, bool]:
         """Where the next example lies: clip, first picture, row, column, quarter turns, mirrored."""

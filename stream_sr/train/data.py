@@ -116,8 +116,8 @@ class Patches:
             areas[chosen] *= share / max(areas[chosen].sum(), 1)
         self.chance = np.cumsum(areas)
 
-    def batch(self, count: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
-        """``[count, 1, p, p]`` low-resolution patches and ``[count, 1, s*p, s*p]`` truths, uint8."""
+    def batch(self, count: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+        """``[count, 1, p, p]`` low-resolution patches and ``[count, 1, s*p, s*p]`` truths, uint8; no motion."""
         p, s = self.patch, self.scale
         lows = np.empty((count, 1, p, p), np.uint8)
         truths = np.empty((count, 1, s * p, s * p), np.uint8)
@@ -126,7 +126,7 @@ class Patches:
             low, truth = self.pairs[which]
             lows[n, 0] = turn(low[y : y + p, x : x + p], turns, flip)
             truths[n, 0] = turn(truth[s * y : s * (y + p), s * x : s * (x + p)], turns, flip)
-        return lows, truths
+        return lows, truths, still(count)
 
     def place(self) -> tuple[int, int, int, int, int, bool]:
         """Where the next example lies: picture, 0, row, column, quarter turns, mirrored."""
@@ -146,3 +146,16 @@ def turn(planes: Plane, turns: int, flip: bool) -> Plane:
     """A quarter ``turns`` times, then mirrored; the last two axes are the picture's."""
     planes = np.rot90(planes, turns, (-2, -1))
     return planes[..., ::-1] if flip else planes
+
+
+def turn_shifts(shifts: npt.NDArray[np.int64], turns: int, flip: bool) -> npt.NDArray[np.int64]:
+    """How far (down, right, the last axis) what `turn` has turned moves."""
+    down, right = shifts[..., 0], shifts[..., 1]
+    for _ in range(turns):  # counter-clockwise: what went right goes up
+        down, right = -right, down
+    return np.stack([down, -right if flip else right], -1)
+
+
+def still(count: int) -> npt.NDArray[np.int64]:
+    """The motion of ``count`` single pictures: none, ``[count, 0, 2]``."""
+    return np.zeros((count, 0, 2), np.int64)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from stream_sr.train.clips import ClipPatches
-from stream_sr.train.data import Patches
+from stream_sr.train.data import Patches, still
 
 
 class DevicePatches:
@@ -23,12 +23,16 @@ class DevicePatches:
         self.truth, self.truth_at = _flat(truth, device)
         self.shapes = [one.shape for one in low]
 
-    def batch(self, count: int) -> tuple[Tensor, Tensor]:
+    def batch(self, count: int) -> tuple[Tensor, Tensor, Tensor]:
         """As `Patches.batch` and `ClipPatches.batch`."""
         places = [self.patches.place() for _ in range(count)]
         low = self._gather(self.low, self.low_at, places, 1)
         truth = self._gather(self.truth, self.truth_at, places, self.scale)
-        return low, truth
+        moves = still(count)
+        if isinstance(self.patches, ClipPatches) and self.patches.frames > 1:
+            parts = ((which, begin, turns, flip) for which, begin, _, _, turns, flip in places)
+            moves = np.stack([self.patches.moves(*part) for part in parts])
+        return low, truth, torch.from_numpy(moves).to(self.device)
 
     def _gather(self, flat: Tensor, starts: list[int], places: Sequence[tuple[int, ...]], s: int) -> Tensor:
         p, frames = self.patch * s, getattr(self.patches, "frames", 1)

@@ -1,9 +1,9 @@
 """Export: a trained network as the graph that is shipped, ``model.onnx``, with ``model.toml`` beside it.
 
 The graph is written node by node from the traced module, so that it holds only Cast, Mul, Add, Conv, PRelu, Relu,
-ConvTranspose, Clip, Round, and where a network has them MaxPool, Sigmoid and SpaceToDepth; its initialisers bear the
-network's own parameter names (a network is rebuilt from its ONNX), and the same weights give the same bytes. Needs
-torch and onnx.
+ConvTranspose, Clip, Round, and where a network has them MaxPool, Sigmoid, Sub, SpaceToDepth and DepthToSpace; its
+initialisers bear the network's own parameter names (a network is rebuilt from its ONNX), and the same weights give the
+same bytes. Needs torch and onnx.
 """
 
 import json
@@ -21,19 +21,20 @@ from torch import Tensor, fx, nn
 
 from stream_sr import reference
 from stream_sr.errors import ModelError
-from stream_sr.model import INT8_FILE, STATE_IN, STATE_OUT, ModelSpec, read_model
-from stream_sr.networks import Deconvolution, LumaGraph, RecurrentLumaGraph, RecurrentSR, restore_network
+from stream_sr.model import INT8_FILE, PREVIOUS, UPSCALED, ModelSpec, read_model
+from stream_sr.networks import Deconvolution, LumaGraph, RecurrentLumaGraph, RecurrentSR, repeated, restore_network
 
 OPSET = 18
 IR_VERSION = 10
+ARITHMETIC: Mapping[Any, str] = {operator.mul: "Mul", operator.add: "Add", operator.sub: "Sub"}
 PREFIX = "network."  # LumaGraph's name for the network; the initialisers go without
 
 
 def export_onnx(network: nn.Module, path: Path) -> None:
     """Write ``network`` (luma in [0, 1] to luma in [0, 1]) as a uint8 graph ``luma`` -> ``upscaled``, ``[1,1,H,W]``.
 
-    Height and width are dynamic. A recurrent network's states are float32 inputs ``state_in.NAME`` and outputs
-    ``state_out.NAME``. Raises ModelError for a network with an operation that is not in the table here.
+    Height and width are dynamic. A recurrent network has a second input ``previous``, its last output, uint8
+    ``[1,1,sH,sW]``. Raises ModelError for a network with an operation that is not in the table here.
     """
     was_training = network.training
     module = (RecurrentLumaGraph(network) if isinstance(network, RecurrentSR) else LumaGraph(network)).eval()
@@ -128,7 +129,11 @@ def count_macs(network: nn.Module) -> int:
     was_training = network.training
     try:
         x = torch.zeros(1, 1, side, side)
-        network.eval()(x[None] if isinstance(network, RecurrentSR) else x)
+        network.eval()
+        if isinstance(network, RecurrentSR):
+            network.step(x, repeated(x, network.scale))
+        else:
+            network(x)
     finally:
         network.train(was_training)
         for hook in hooks:
@@ -153,21 +158,16 @@ class _Writer:
         self.names: dict[fx.Node, str] = {}
 
     def write(self) -> bytes:
-        states: Mapping[str, int] = getattr(self.module.network, "states", {})
+        inputs = []
         for node in _Tracer().trace(self.module).nodes:
             self._add(node)
-        larger: list[int | str] = [1, 1, "output_height", "output_width"]
-
-        def values(name: str, kind: int, channels: int) -> onnx.ValueInfoProto:
-            return helper.make_tensor_value_info(name, kind, [1, channels, "height", "width"])
-
+            if node.op == "placeholder":
+                inputs.append(_plane(self.names[node], "height", "width"))
         graph = helper.make_graph(
             self.nodes,
             "stream_sr",
-            [values("luma", TensorProto.UINT8, 1)]
-            + [values(STATE_IN + name, TensorProto.FLOAT, count) for name, count in states.items()],
-            [helper.make_tensor_value_info("upscaled", TensorProto.UINT8, larger)]
-            + [values(STATE_OUT + name, TensorProto.FLOAT, count) for name, count in states.items()],
+            inputs,
+            [_plane(UPSCALED, "output_height", "output_width")],
             list(self.initialisers.values()),
         )
         model = helper.make_model(
@@ -178,35 +178,17 @@ class _Writer:
 
     def _add(self, node: fx.Node) -> None:
         if node.op == "placeholder":
-            self.names[node] = "luma" if node.target == "luma" else f"{STATE_IN}{node.target}"
+            self.names[node] = str(node.target)
         elif node.op == "output":
-            self._outputs(node)
+            self.nodes[-1].output[0] = UPSCALED
         elif node.op == "call_module":
             self._layer(node, str(node.target).removeprefix(PREFIX), self.module.get_submodule(str(node.target)))
         elif node.op == "call_method" and node.target in ("to", "clamp", "round"):
             self._elementwise(node)
-        elif node.op == "call_function" and node.target in (operator.mul, operator.add):
+        elif node.op == "call_function" and node.target in ARITHMETIC:
             self._arithmetic(node)
         else:
             raise ModelError(f"a network with {node.op} '{node.target}' cannot be exported; add it to train/export.py")
-
-    def _outputs(self, node: fx.Node) -> None:
-        """Name what the graph gives. A value that is used inside too, or is an input, goes out through an Identity."""
-        (given,) = node.args
-        results: Any = given if isinstance(given, tuple | list) else (given,)
-        states = list(getattr(self.module.network, "states", {}))
-        for result, name in zip(results, ["upscaled", *(STATE_OUT + state for state in states)], strict=True):
-            self.nodes.append(helper.make_node("Identity", [self.names[result]], [name], name=name))
-        self._drop_idle_identities()
-
-    def _drop_idle_identities(self) -> None:
-        """The last node of a chain bears the output's name itself, where nothing else asks for its value."""
-        for identity in [node for node in self.nodes if node.op_type == "Identity"]:
-            (value,) = identity.input
-            maker = next((node for node in self.nodes if value in node.output), None)
-            if maker is not None and sum(value in node.input for node in self.nodes) == 1:
-                maker.output[0] = identity.output[0]
-                self.nodes.remove(identity)
 
     def _emit(self, node: fx.Node, kind: str, inputs: list[str], **attributes: Any) -> None:
         self.names[node] = node.name
@@ -228,6 +210,8 @@ class _Writer:
             self._emit(node, "MaxPool", [source], kernel_shape=[layer.kernel_size] * 2, strides=[layer.stride] * 2)
         elif isinstance(layer, nn.PixelUnshuffle):  # ONNX orders the channels as torch does where there was one
             self._emit(node, "SpaceToDepth", [source], blocksize=layer.downscale_factor)
+        elif isinstance(layer, nn.PixelShuffle):
+            self._emit(node, "DepthToSpace", [source], blocksize=layer.upscale_factor, mode="CRD")
         elif isinstance(layer, nn.Conv2d | Deconvolution):
             self._convolution(node, name, layer, source)
         else:
@@ -261,12 +245,19 @@ class _Writer:
             self._emit(node, "Round", [source])
 
     def _arithmetic(self, node: fx.Node) -> None:
-        kind = "Mul" if node.target is operator.mul else "Add"
+        kind = ARITHMETIC[node.target]
         inputs = [
             self.names[one] if isinstance(one, fx.Node) else self._keep(f"{node.name}.constant", float(one))  # type: ignore[arg-type]
             for one in node.args
         ]
         self._emit(node, kind, inputs)
+
+
+def _plane(name: str, height: str, width: str) -> onnx.ValueInfoProto:
+    """A uint8 plane of any size. The last output has sides of its own: a graph cannot say how many times the others."""
+    larger = "previous_" if name == PREVIOUS else ""
+    shape: list[int | str] = [1, 1, larger + height, larger + width]
+    return helper.make_tensor_value_info(name, TensorProto.UINT8, shape)
 
 
 def _toml(top: Mapping[str, Any], tables: Mapping[str, Mapping[str, Any]]) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch.nn.utils import parametrize
 
+from stream_sr import motion
 from stream_sr.errors import ConfigError
 from stream_sr.networks import (
     NETWORKS,
@@ -128,8 +129,8 @@ def train(
         if iteration > recipe.round_from * recipe.iterations and not rounded:
             rounded, best_psnr = True, -math.inf  # weights from before cannot be shipped: the rounded ones count now
         extra = more.batch(max(1, recipe.batch // 4))[0] if more else None
-        low, truth = examples.batch(recipe.batch)
-        losses.append(step(Batch(low, truth, rate, extra), iteration))
+        low, truth, shifts = examples.batch(recipe.batch)
+        losses.append(step(Batch(low, truth, rate, extra, shifts), iteration))
 
         last = iteration == recipe.iterations
         stopping = stop()
@@ -272,7 +273,7 @@ def learning_rate(recipe: Recipe, iteration: int) -> float:
 def measure(network: torch.nn.Module, runs: Sequence[Sequence[tuple[Plane, Plane]]]) -> float:
     """Mean PSNR in dB over runs of consecutive (degraded, true) pictures, each run counting once.
 
-    The output is rounded to uint8, the border cut by the scale. A recurrent network begins each run with empty states.
+    The output is rounded to uint8, the border cut by the scale. A recurrent network begins each run anew.
     Computed in full float32, on a GPU too.
     """
     network.eval()
@@ -281,7 +282,11 @@ def measure(network: torch.nn.Module, runs: Sequence[Sequence[tuple[Plane, Plane
     for run in runs:
         lows = torch.from_numpy(np.stack([low for low, _ in run]))[:, None].to(device, torch.float32) / 255
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # what is left out is False
-            outputs = network(lows[None])[0] if isinstance(network, RecurrentSR) else network(lows)
+            if isinstance(network, RecurrentSR):
+                moved = motion.shifts([low for low, _ in run], network.scale)
+                outputs = network(lows[None], torch.tensor(moved, device=device)[None])[0]
+            else:
+                outputs = network(lows)
         pictures = (outputs * 255).clamp(0, 255).round().to(torch.uint8).cpu().numpy()
         border = run[0][1].shape[0] // run[0][0].shape[0]
         found = [psnr(picture[0], truth, border=border) for picture, (_, truth) in zip(pictures, run, strict=True)]

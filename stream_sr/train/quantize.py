@@ -23,7 +23,7 @@ from onnx import numpy_helper
 
 from stream_sr.errors import ConfigError, ModelError
 from stream_sr.frame import Plane
-from stream_sr.model import INT8_FILE, LOSS_LIMIT, STATE_IN, ModelSpec, read_model
+from stream_sr.model import INT8_FILE, LOSS_LIMIT, PREVIOUS, ModelSpec, read_model
 from stream_sr.quality import FIDELITY_SIZE, psnr, texture
 from stream_sr.train.clips import ENDING, VALIDATION, read_clips
 from stream_sr.train.data import find_images, load_luma, make_pair
@@ -45,7 +45,7 @@ def quantize_model(folder: Path, data: Sequence[Path], *, seed: int = 1) -> Mode
     toml = folder / "model.toml"
     model = read_model(toml)
     graph = onnx.load_from_string(model.onnx.read_bytes())
-    if any(port.name.startswith(STATE_IN) for port in graph.graph.input):
+    if any(port.name == PREVIOUS for port in graph.graph.input):
         raise ModelError(f"{model.onnx} is recurrent; eight bits are for models of one picture")
     held_back = tomllib.loads(toml.read_text()).get("training", {}).get("validation_images", [])
     learnt, judges = _split(data, model.scale, held_back, np.random.default_rng(seed))

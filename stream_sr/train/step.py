@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from stream_sr.train.data import still
 from stream_sr.train.recipe import Recipe
 
 LOSSES: Mapping[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -58,14 +59,15 @@ class Step:
         return self._captured[key](tensors)
 
     def run(self, tensors: Sequence[Tensor], squared: bool, rounding: bool) -> Tensor:
-        """``tensors`` are low, truth and unlabelled (degraded pictures without a truth, may be none), uint8."""
-        low, truth, unlabelled = tensors
+        """``tensors`` are low, truth, unlabelled (degraded, without a truth, may be none), uint8, and motion."""
+        low, truth, unlabelled, shifts = tensors
         recipe, kind = self.recipe, LOSSES["l2" if squared else self.recipe.loss]
         x, y = low.float() / 255, truth.float() / 255
+        sequence = (shifts,) if shifts.shape[1] else ()  # of a recurrent network
         masters = round_weights(self.network) if rounding else []
         with torch.autocast(self.device.type, torch.bfloat16, enabled=recipe.bf16):
-            output = self.network(x)
-            taught = None if self.teacher is None else self._taught(x)
+            output = self.network(x, *sequence)
+            taught = None if self.teacher is None else self._taught(x, *sequence)
             z = unlabelled.float() / 255
             more = None if self.teacher is None or not len(z) else (self.network(z), self._taught(z))
         loss = kind(output.float(), y)  # not in bfloat16
@@ -83,9 +85,9 @@ class Step:
         return loss.detach()
 
     @torch.no_grad()
-    def _taught(self, x: Tensor) -> Tensor:
+    def _taught(self, *given: Tensor) -> Tensor:
         assert self.teacher is not None
-        return self.teacher(x).float().clamp(0, 1)
+        return self.teacher(*given).float().clamp(0, 1)
 
     def state(self) -> dict[str, Any]:
         """For a checkpoint."""
@@ -105,17 +107,18 @@ class Step:
 
 
 class Batch:
-    """Arrays of one step, uint8, and its learning rate."""
+    """Arrays of one step, uint8, the motion of its sequences, and its learning rate."""
 
-    def __init__(self, low: Any, truth: Any, rate: float, unlabelled: Any = None) -> None:
+    def __init__(self, low: Any, truth: Any, rate: float, unlabelled: Any = None, shifts: Any = None) -> None:
         self.low, self.truth, self.rate = low, truth, rate
+        self.shifts = still(len(low)) if shifts is None else shifts
         self.unlabelled = low[:0] if unlabelled is None else unlabelled
 
-    def tensors(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-        """Low, truth and unlabelled, on the device."""
+    def tensors(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Low, truth, unlabelled and motion, on the device."""
         return tuple(  # type: ignore[return-value]
             (torch.from_numpy(one) if isinstance(one, np.ndarray) else one).to(device)
-            for one in (self.low, self.truth, self.unlabelled)
+            for one in (self.low, self.truth, self.unlabelled, self.shifts)
         )
 
 

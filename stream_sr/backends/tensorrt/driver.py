@@ -18,6 +18,7 @@ import numpy as np
 
 from stream_sr.backends.pinned import Bytes, Pinned
 from stream_sr.errors import EngineRunError, EngineUnavailable
+from stream_sr.motion import Shift, overlap
 
 
 class PycudaDriver:
@@ -60,10 +61,20 @@ class PycudaDriver:
         with self._device.errors("a download"):
             self._cuda.memcpy_dtoh_async(host, device, stream)
 
-    def zero(self, device: int, nbytes: int, stream: Any) -> None:
-        """Fill device memory with zeros, in the order of the stream."""
-        with self._device.errors("clearing memory"):
-            self._cuda.memset_d8_async(device, 0, nbytes, stream)
+    def copy_plane(self, target: int, source: int, size: tuple[int, int], shift: Shift, stream: Any) -> None:
+        (height, width), (top, left), (down, right) = overlap(shift, size)
+        with self._device.errors("moving a plane"):
+            self._cuda.memcpy_dtod_async(target, source, size[0] * size[1], stream)
+            if not (height and width and any(shift)):
+                return
+            copy = self._cuda.Memcpy2D()
+            copy.set_src_device(source)
+            copy.set_dst_device(target)
+            copy.src_pitch = copy.dst_pitch = size[1]
+            copy.src_x_in_bytes, copy.src_y = left, top
+            copy.dst_x_in_bytes, copy.dst_y = right, down
+            copy.width_in_bytes, copy.height = width, height
+            copy(stream)
 
     def record(self, event: Any, stream: Any) -> None:
         with self._device.errors("an event"):

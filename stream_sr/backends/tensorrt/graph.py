@@ -1,7 +1,7 @@
 """A model's ONNX made into the graph that TensorRT compiles: whole frames, one size, a precision, a form of the head.
 
 TensorRT (from 11 on) and TensorRT-RTX are strongly typed: what is computed in which precision is said by the graph. The
-passes walk the graph and take it as it is: several deconvolutions, an anchor, pairs of states. Needs the package onnx.
+passes walk the graph and take it as it is: several deconvolutions, an anchor, a gate. Needs the package onnx.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy.typing as npt
 from stream_sr import deconvolution
 from stream_sr.backends.tensorrt.frames import CHROMA, FRAME, LUMA, FrameNodes, Picture, tensors
 from stream_sr.errors import ModelError
-from stream_sr.model import STATE_IN, STATE_OUT
+from stream_sr.model import PREVIOUS
 
 if TYPE_CHECKING:
     import onnx
@@ -31,11 +31,10 @@ BF16_OPSET = 22  # the first in which a convolution may be bf16
 
 
 def frame_graph(onnx_bytes: bytes, picture: Picture, precision: str, head: str) -> bytes:
-    """The graph of whole frames, uint8 in and out as `tensors` says, and states of fixed size beside them.
+    """The graph of whole frames, uint8 in and out as `tensors` says; a recurrent one with ``previous`` beside them.
 
     The layers between the first and the last convolution are in ``precision``, scaling, anchor, rounding and chroma in
-    fp32; a state is in the precision of the layers that use it. Raises ModelError for a file that is no ONNX or of
-    another form.
+    fp32. Raises ModelError for a file that is no ONNX or of another form.
     """
     graph = Graph.read(onnx_bytes)
     graph.fix_size(picture)
@@ -49,6 +48,8 @@ def frame_graph(onnx_bytes: bytes, picture: Picture, precision: str, head: str) 
 def scale_of(onnx_bytes: bytes) -> int:
     """How much larger the output is, from the strides of what enlarges. Raises ModelError where that is not told."""
     graph = Graph.read(onnx_bytes)
+    if any(one.name == PREVIOUS for one in graph.graph.input):
+        raise ModelError("the graph is a recurrent network; its scale must be in a model.toml beside it")
     shapes = graph.shapes({"height": 48, "width": 64})
     found = shapes.get(graph.upscaled, ())
     if not found or found[2] % 48 or found != (1, 1, found[2], found[2] // 48 * 64):
@@ -62,11 +63,11 @@ class Graph:
     def __init__(self, model: onnx.ModelProto) -> None:
         self.model = model
         self.graph = model.graph
-        self.states = self._check()
+        self._check()
 
     @classmethod
     def read(cls, onnx_bytes: bytes) -> Graph:
-        """Parse and check the form: a uint8 plane in and out, and pairs of float states. Raises ModelError."""
+        """Parse and check the form: a uint8 plane in and out, and maybe the last output. Raises ModelError."""
         import onnx
 
         try:
@@ -76,18 +77,16 @@ class Graph:
             raise ModelError(f"the model cannot be read as ONNX: {_first_line(error)}; export it again") from error
         return cls(model)
 
-    def _check(self) -> tuple[str, ...]:
+    def _check(self) -> None:
         constants = {one.name for one in self.graph.initializer}
         inputs = [one for one in self.graph.input if one.name not in constants]
-        planes = [_split(ports, prefix) for ports, prefix in ((inputs, STATE_IN), (self.graph.output, STATE_OUT))]
-        (luma, states_in), (upscaled, states_out) = planes
-        if not (_is_plane(luma) and _is_plane(upscaled) and states_in == states_out):
+        luma, upscaled = [one for one in inputs if one.name != PREVIOUS], list(self.graph.output)
+        if not (_is_plane(luma) and _is_plane(upscaled)):
             raise ModelError(
                 f"the graph has the inputs {_ports(inputs)} and the outputs {_ports(self.graph.output)}; "
                 "it must have one input and one output, uint8 luma [1,1,H,W]"
             )
         self.luma, self.upscaled = luma[0].name, upscaled[0].name
-        return states_in
 
     @cached_property
     def constants(self) -> dict[str, onnx.TensorProto]:
@@ -98,11 +97,11 @@ class Graph:
         return self.model.SerializeToString(deterministic=True)
 
     def shapes(self, sizes: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
-        """Shapes of all tensors whose shape is known once the input's sides are ``sizes``."""
+        """Shapes of all tensors whose shape is known once the input's sides (and the scale) are ``sizes``."""
         import onnx
 
         sized = Graph(type(self.model).FromString(self.model.SerializeToString()))
-        sized._fix_inputs(sizes["height"], sizes["width"])
+        sized._fix_inputs(sizes["height"], sizes["width"], sizes.get("scale", 1))
         inferred = onnx.shape_inference.infer_shapes(sized.model, data_prop=True).graph
         return {
             one.name: tuple(side.dim_value or -1 for side in one.type.tensor_type.shape.dim)
@@ -111,28 +110,24 @@ class Graph:
 
     def fix_size(self, picture: Picture) -> None:
         """Give the inputs the picture's size. Raises ModelError where the output is not ``scale`` times as large."""
-        shapes = self.shapes({"height": picture.height, "width": picture.width})
+        shapes = self.shapes({"height": picture.height, "width": picture.width, "scale": picture.scale})
         width, height = picture.output
         found = shapes.get(self.upscaled, ())
         if any(side not in (-1, right) for side, right in zip(found, (1, 1, height, width), strict=False)):
             raise ModelError(f"the graph makes {found} of {picture.width}x{picture.height}, not {width}x{height}")
-        self._fix_inputs(picture.height, picture.width)
+        self._fix_inputs(picture.height, picture.width, picture.scale)
 
-    def _fix_inputs(self, height: int, width: int) -> None:
+    def _fix_inputs(self, height: int, width: int, scale: int) -> None:
         for port in self.graph.input:
             if port.name in self.constants:
                 continue
             dims = port.type.tensor_type.shape.dim
-            for side, value in ((dims[0], 1), (dims[2], height), (dims[3], width)):
+            s = scale if port.name == PREVIOUS else 1
+            for side, value in ((dims[0], 1), (dims[2], s * height), (dims[3], s * width)):
                 side.Clear()
                 side.dim_value = value
-        states = {one.name.removeprefix(STATE_IN): one.type for one in self.graph.input}
         for port in self.graph.output:
-            state = states.get(port.name.removeprefix(STATE_OUT))
-            if port.name.startswith(STATE_OUT) and state is not None:
-                port.type.CopyFrom(state)
-            else:
-                port.type.tensor_type.ClearField("shape")
+            port.type.tensor_type.ClearField("shape")
 
     def lower(self) -> None:
         """Replace each deconvolution whose output is exactly ``stride`` times its input, exactly; see deconvolution."""
@@ -176,7 +171,7 @@ class Graph:
         return (weight, stride, padding) if exact else None
 
     def lower_precision(self, precision: str) -> None:
-        """Compute what lies on a way from a convolution (or a state) to another in ``precision``; see `_body`."""
+        """Compute what lies on a way from a convolution to another in ``precision``; see `_body`."""
         from onnx import TensorProto, helper
 
         if precision == "fp32":
@@ -196,10 +191,6 @@ class Graph:
             if node.op_type in MOVES and node.input[0] in made_low:
                 body[id(node)] = node
                 made_low.update(node.output)
-        for port in (*self.graph.input, *self.graph.output):
-            if STATE_OUT + port.name.removeprefix(STATE_IN).removeprefix(STATE_OUT) in made_low:
-                made_low.add(port.name)  # a state that is no layer's result stays as exact as it is
-                port.type.tensor_type.elem_type = low
         nodes: list[onnx.NodeProto] = []
         casts: dict[str, str] = {}
         for node in self.graph.node:
@@ -257,14 +248,14 @@ class Graph:
         return channels > 1 or bool(np.ptp(weight) > 0)
 
     def _body(self) -> dict[int, onnx.NodeProto]:
-        """The nodes on a way from one heavy convolution or state to another, both included, by identity."""
-        after: set[str] = {one.name for one in self.graph.input if one.name.startswith(STATE_IN)}
+        """The nodes on a way from one heavy convolution to another, both included, by identity."""
+        after: set[str] = set()
         behind: dict[int, onnx.NodeProto] = {}
         for node in self.graph.node:
             if self._is_heavy(node) or any(name in after for name in node.input):
                 behind[id(node)] = node
                 after.update(node.output)
-        before: set[str] = {one.name for one in self.graph.output if one.name.startswith(STATE_OUT)}
+        before: set[str] = set()
         body = {}
         for node in reversed(self.graph.node):
             if self._is_heavy(node) or any(name in before for name in node.output):
@@ -288,10 +279,7 @@ class Graph:
         from onnx import TensorProto, helper
 
         ports = tensors(picture)
-        states = [
-            [one for one in side if one.name.startswith((STATE_IN, STATE_OUT))]
-            for side in (self.graph.input, self.graph.output)
-        ]
+        previous = [one for one in self.graph.input if one.name == PREVIOUS]
         made = {
             name: helper.make_tensor_value_info(name, TensorProto.UINT8, shape) for name, (_, shape) in ports.items()
         }
@@ -300,8 +288,8 @@ class Graph:
         nodes = FrameNodes(self.luma, self.upscaled, picture, self._add).around(list(self.graph.node))
         del self.graph.input[:]
         del self.graph.output[:]
-        self.graph.input.extend([*sources, *states[0]])
-        self.graph.output.extend([*results, *states[1]])
+        self.graph.input.extend([*sources, *previous])
+        self.graph.output.extend(results)
         self._set_nodes(nodes)
 
     def _users(self) -> dict[str, list[onnx.NodeProto]]:
@@ -354,13 +342,6 @@ def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
     from onnx import helper
 
     return {one.name: helper.get_attribute_value(one) for one in node.attribute}
-
-
-def _split(ports: Iterable[onnx.ValueInfoProto], prefix: str) -> tuple[list[onnx.ValueInfoProto], tuple[str, ...]]:
-    """The ports that are no states, and the names of the states, in a fixed order."""
-    every = list(ports)
-    states = sorted(one.name.removeprefix(prefix) for one in every if one.name.startswith(prefix))
-    return [one for one in every if not one.name.startswith(prefix)], tuple(states)
 
 
 def _is_plane(ports: list[onnx.ValueInfoProto]) -> bool:

@@ -1,4 +1,4 @@
-"""A built engine as the schedule's program: its tensors in one frame's memory, its states kept on the device."""
+"""A built engine as the schedule's program: its tensors in one frame's memory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from stream_sr.backends.tensorrt import library
 from stream_sr.backends.tensorrt.driver import PycudaDriver
 from stream_sr.backends.tensorrt.frames import Picture, tensors
 from stream_sr.errors import EngineBuildError, EngineRunError
-from stream_sr.model import STATE_IN, STATE_OUT
+from stream_sr.model import PREVIOUS
 
 WARM_UPS = 3
 
@@ -22,7 +22,6 @@ class TensorRTProgram:
     """A `schedule.Program`. Each lane has an execution context whose addresses are set once; they share the scratch
     memory, because one computation follows the other.
 
-    A state has two places: what lane n writes, lane n + 1 reads, so the lanes take turns with them.
     ``runtime_cache`` is where TensorRT-RTX keeps what it compiled for this GPU. Raises EngineBuildError where the
     library refuses the engine.
     """
@@ -34,7 +33,7 @@ class TensorRTProgram:
         self._contexts: list[Any] = []
         self._config: Any = None  # of the contexts, kept as long as they are
         self._compiled: Any = None  # TensorRT-RTX's cache, which they fill
-        self._states: dict[str, tuple[list[int], int]] = {}  # name: two addresses, bytes
+        self.previous: int | None = None
         self._runtime: Any = None
         self._engine: Any = None
         try:
@@ -50,10 +49,6 @@ class TensorRTProgram:
         self._complaints.close()
         raise EngineBuildError(f"{library.library_name()} {what}: {self._complaints.first()}") from cause
 
-    @property
-    def recurrent(self) -> bool:
-        return any(name.startswith(STATE_IN) for name in self._names())
-
     def prepare(self, lanes: Sequence[tuple[int, int]], stream: Any) -> None:
         """See `schedule.Program`. The first run compiles, with TensorRT-RTX; what it compiled is kept."""
         engine = self._engine
@@ -64,17 +59,14 @@ class TensorRTProgram:
             self._open_runtime_cache()
         size = max(1, int(engine.device_memory_size_v2))
         scratch = self._driver.device_memory(size)
-        for name in self._names():
-            if name.startswith(STATE_IN):
-                nbytes = self._bytes(name)
-                places = [self._driver.device_memory(nbytes) for _ in range(2)]
-                self._states[name.removeprefix(STATE_IN)] = places, nbytes
-        for number, (inputs, outputs) in enumerate(lanes):
+        if PREVIOUS in self._names():
+            self.previous = self._driver.device_memory(math.prod(self._picture.output))
+        for inputs, outputs in lanes:
             context = engine.create_execution_context(self._config)
             if context is None:
                 raise EngineBuildError(f"{library.library_name()} cannot run the engine: {self._complaints.first()}")
             context.set_device_memory(scratch, size)
-            self._bind(context, number, inputs, outputs)
+            self._bind(context, inputs, outputs)
             self._contexts.append(context)
         for _ in range(WARM_UPS):
             for lane in range(len(lanes)):
@@ -82,14 +74,13 @@ class TensorRTProgram:
         self._driver.drain(stream)
         self._keep_runtime_cache()
 
-    def _bind(self, context: Any, lane: int, inputs: int, outputs: int) -> None:
+    def _bind(self, context: Any, inputs: int, outputs: int) -> None:
         addresses = {
             name: (inputs if self._is_input(name) else outputs) + offset
             for name, (offset, _) in tensors(self._picture).items()
         }
-        for name, (places, _) in self._states.items():
-            addresses[STATE_IN + name] = places[lane % 2]
-            addresses[STATE_OUT + name] = places[(lane + 1) % 2]
+        if self.previous is not None:
+            addresses[PREVIOUS] = self.previous
         for name, address in addresses.items():
             if not context.set_tensor_address(name, address):
                 raise EngineBuildError(
@@ -100,11 +91,6 @@ class TensorRTProgram:
         """See `schedule.Program`."""
         if not self._contexts[lane].execute_async_v3(stream.handle):
             raise EngineRunError(f"{library.library_name()} could not compute: {self._complaints.first()}")
-
-    def reset(self, lane: int, stream: Any) -> None:
-        """See `schedule.Program`."""
-        for places, nbytes in self._states.values():
-            self._driver.zero(places[lane % 2], nbytes, stream)
 
     def close(self) -> None:
         """Free the engine; the driver frees the memory. Safe to call twice."""
@@ -118,10 +104,6 @@ class TensorRTProgram:
 
     def _is_input(self, name: str) -> bool:
         return bool(self._engine.get_tensor_mode(name) == self._trt.TensorIOMode.INPUT)
-
-    def _bytes(self, name: str) -> int:
-        width = 2 if self._engine.get_tensor_dtype(name) in (self._trt.DataType.HALF, self._trt.DataType.BF16) else 4
-        return math.prod(self._engine.get_tensor_shape(name)) * width
 
     def _open_runtime_cache(self) -> None:
         """TensorRT-RTX's memory of what it compiled; TensorRT itself compiled everything when it built."""
