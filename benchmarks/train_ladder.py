@@ -6,7 +6,8 @@
 Each network is a `stream-sr train` of its own, some at a time; what starts from another waits for it. After the minutes
 every run writes its state and stops; the same command goes on from there. Pictures of --unlabelled are shown to those
 that have a teacher, which says what they should become. DIR of --clips holds folders made by
-`stream-sr clips`: camera-x1 to camera-x4 and clean-x4; what needs a missing one is left out, and said. ``make
+`stream-sr clips`: camera-x1 to camera-x4, and with --motion both --length 12 moving-clean-x4
+and moving-camera-x2; what needs a missing one is left out, and said. ``make
 train-gpu`` is this with the folders of ``data/``.
 """
 
@@ -91,8 +92,10 @@ def jobs(pictures: Sequence[Path], clips: Path, unlabelled: Sequence[Path] = ())
             start = f"{preset}-x{2 if scale == 1 else scale}"
             data = (str(clips / f"camera-x{scale}"),)
             found.append(Job(f"{preset}-camera-x{scale}", preset, scale, "camera", data, (start,)))
-    found.append(Job("recurrent-x4", "recurrent", 4, "clean", (str(clips / "clean-x4"),), ("fast-x4",)))
-    found.append(Job("recurrent-camera-x2", "recurrent", 2, "camera", (str(clips / "camera-x2"),), ("fast-camera-x2",)))
+    for tune, scale in (("clean", 4), ("camera", 2)):
+        name = ("-camera" if tune == "camera" else "") + f"-x{scale}"
+        data = (str(clips / f"moving-{tune}-x{scale}"),)
+        found.append(Job(f"recurrent{name}", "recurrent", scale, tune, data, (f"fast{name}",)))
     return found
 
 

@@ -269,6 +269,11 @@ def _parser() -> argparse.ArgumentParser:
         help="pictures of a clip (default 6; recurrent networks want 12)",
     )  # fmt: skip
     sub.add_argument(
+        "--motion", choices=("pan", "scene", "both"), default="pan",
+        help="how a picture moves: pan, by whole pixels; scene, a turning camera and things before it; both, two clips "
+        "(default pan; recurrent networks want both)",
+    )  # fmt: skip
+    sub.add_argument(
         "--validate", action="append", default=[], metavar="NAME",
         help="picture or video, without its ending, that chooses the best weights; may be repeated "
         "(default: the ten pictures of the packaged recipes)",

@@ -320,7 +320,7 @@ def clips_command(parsed: argparse.Namespace) -> int:
         raise ConfigError(f"--validate {', '.join(unknown)}: no such picture or film; give names without their ending")
     count = make_clips(
         parsed.out, pictures=parsed.data, scale=parsed.scale, length=parsed.length, tune=parsed.tune,
-        videos=[(path.stem, partial(read_luma, path)) for path in parsed.video],
+        videos=[(path.stem, partial(read_luma, path)) for path in parsed.video], motion=parsed.motion,
         validation=validation, roundtrip=h264_roundtrip, report=logging.getLogger("stream_sr").debug,
     )  # fmt: skip
     print(f"{parsed.out}: {count} clips")

@@ -70,7 +70,7 @@ def evaluate(
 def upscale_luma(engine: Engine, luma: Plane, *, number: int = 0) -> Plane:
     """One luma plane ``[H, W]`` through an open engine of that size, with neutral chroma: ``[sH, sW]`` uint8.
 
-    ``number`` is its place in a film; 0 stands alone or begins one, with the states of a recurrent model empty.
+    ``number`` is its place in a film; 0 stands alone or begins one, and a recurrent model begins anew.
     """
     height, width = luma.shape
     grey = np.full(chroma_shape(width, height), 128, np.uint8)

@@ -142,7 +142,7 @@ def format_clips(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def upscale_all(engine: Engine, planes: Iterable[Plane]) -> list[Plane]:
-    """Luma planes ``[H, W]`` in their order through an open engine; a recurrent one begins with empty states."""
+    """Luma planes ``[H, W]`` in their order through an open engine; a recurrent one begins anew."""
     return [upscale_luma(engine, luma, number=n) for n, luma in enumerate(planes)]
 
 

@@ -23,8 +23,7 @@ CALLS = [
     ("IBuilderConfig", "create_timing_cache", 1), ("IBuilderConfig", "set_timing_cache", 2),
     ("ITimingCache", "serialize", 0), ("Runtime", "__init__", 1), ("Runtime", "deserialize_cuda_engine", 1),
     ("ICudaEngine", "create_execution_context", 1), ("ICudaEngine", "get_tensor_name", 1),
-    ("ICudaEngine", "get_tensor_mode", 1), ("ICudaEngine", "get_tensor_dtype", 1),
-    ("ICudaEngine", "get_tensor_shape", 1), ("IExecutionContext", "set_device_memory", 2),
+    ("ICudaEngine", "get_tensor_mode", 1), ("IExecutionContext", "set_device_memory", 2),
     ("IExecutionContext", "set_tensor_address", 2), ("IExecutionContext", "execute_async_v3", 1),
 ]  # fmt: skip
 RTX_CALLS = [
@@ -33,7 +32,7 @@ RTX_CALLS = [
     ("IRuntimeCache", "deserialize", 1), ("IRuntimeCache", "serialize", 0),
 ]  # fmt: skip
 NAMES = (
-    "DataType.HALF", "DataType.BF16", "TensorIOMode.INPUT", "ExecutionContextAllocationStrategy.USER_MANAGED",
+    "TensorIOMode.INPUT", "ExecutionContextAllocationStrategy.USER_MANAGED",
     "NetworkDefinitionCreationFlag.STRONGLY_TYPED", "BuilderFlag.TF32", "ILogger.ERROR", "ILogger.INTERNAL_ERROR",
     "ICudaEngine.device_memory_size_v2", "ICudaEngine.num_io_tensors", "IBuilderConfig.progress_monitor",
     "OnnxParser.num_errors", "IProgressMonitor.phase_start", "IProgressMonitor.step_complete",
