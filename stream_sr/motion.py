@@ -12,8 +12,10 @@ from stream_sr.frame import Plane
 from stream_sr.scene import CUT, SceneCut, change, grid
 
 Samples = npt.NDArray[np.float32]
-Shift = tuple[int, int]  # rows and columns, whole pixels of the larger picture
+Shift = tuple[int, int]  # rows and columns, quarters of a pixel of the larger picture
+Shares = npt.NDArray[np.float32]
 
+PARTS = 4  # of a pixel, to which motion is told: less would blur what stands still, more is not measured
 ANEW = 1 << 20  # for a shift: farther than any picture is large
 MOST = 320 * 180  # samples: a larger picture is measured on means of 2x2 of its pixels, until it is that small
 LEAST = 48  # smallest side of the coarsest level
@@ -34,7 +36,7 @@ class Motion:
         self._before: list[Samples] | None = None
 
     def follow(self, luma: Plane, *, anew: bool = False) -> Shift | None:
-        """By how many pixels of the enlarged picture ``luma`` (``[H, W]``) has moved down and right.
+        """By how many quarters of a pixel of the enlarged picture ``luma`` (``[H, W]``) has moved down and right.
 
         None where what came before says nothing of it: the first picture, a scene cut, and where ``anew`` says so.
         """
@@ -47,7 +49,7 @@ class Motion:
         if cut and _differs(before[-1], now[-1], moved / 2 ** (len(now) - 1)):
             return None
         pixels = luma.shape[0] / now[0].shape[0]  # of the picture, to a sample
-        down, right = np.rint(moved * pixels * self.scale).astype(int)
+        down, right = np.rint(moved * pixels * self.scale * PARTS).astype(int)
         return int(down), int(right)
 
 
@@ -124,16 +126,27 @@ def _half(samples: npt.NDArray[Any]) -> Samples:
     return (rows[:, ::2] + rows[:, 1::2]) * np.float32(0.25)
 
 
-def overlap(shift: Shift, size: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
-    """The rectangle that is both in a plane of ``size`` and in it moved by ``shift``: its size, and its upper left
-    corner before and after. All (rows, columns); of no size where nothing is in both.
+def split(shift: Shift) -> tuple[tuple[int, int], Shares]:
+    """A shift as whole pixels, and as what a pixel then has from itself, its left, its upper and its upper left one.
+
+    Bilinear: the shares, ``[4]``, are not negative and add up to 1.
+    """
+    (rows, down), (columns, right) = (divmod(by, PARTS) for by in shift)
+    y, x = down / PARTS, right / PARTS
+    return (rows, columns), np.array([(1 - y) * (1 - x), (1 - y) * x, y * (1 - x), y * x], np.float32)
+
+
+def overlap(shift: tuple[int, int], size: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
+    """The rectangle that is both in a plane of ``size`` and in it moved by ``shift`` whole pixels.
+
+    Its size, its upper left corner before, and after; all (rows, columns); of no size where nothing is in both.
     """
     height, width = (max(0, side - abs(by)) for side, by in zip(size, shift, strict=True))
     return (height, width), (max(0, -shift[0]), max(0, -shift[1])), (max(0, shift[0]), max(0, shift[1]))
 
 
-def register(before: Plane, shift: Shift, out: Plane) -> None:
-    """Write ``before`` ``[H, W]`` moved by ``shift`` into ``out``; what would come from outside stays as it was."""
+def register(before: Plane, shift: tuple[int, int], out: Plane) -> None:
+    """Write ``before`` ``[H, W]`` moved by whole pixels into ``out``; what would come from outside stays as it was."""
     (height, width), (top, left), (down, right) = overlap(shift, before.shape)
     np.copyto(out, before)
     if any(shift):
@@ -150,6 +163,8 @@ def repeat(luma: Plane, out: Plane) -> None:
 class LastOutput:
     """What a recurrent network is given beside each picture: its last output, moved to where the picture is now.
 
+    By whole pixels here; the rest is the network's, by the `Shares` of `split`.
+
     Each pixel of the picture repeated where nothing came before. One thread.
     """
 
@@ -157,13 +172,18 @@ class LastOutput:
         self._motion = Motion(scale)
         self._last: Plane | None = None
 
-    def write(self, luma: Plane, out: Plane, *, anew: bool = False) -> None:
-        """Fill ``out`` ``[sH, sW]`` for the picture ``luma`` ``[H, W]``; ``anew`` as in `Motion.follow`."""
+    def write(self, luma: Plane, out: Plane, *, anew: bool = False) -> Shares:
+        """Fill ``out`` ``[sH, sW]`` for the picture ``luma`` ``[H, W]``, and give the shares, ``[4]``.
+
+        ``anew`` as in `Motion.follow`.
+        """
         shift = self._motion.follow(luma, anew=anew or self._last is None)
         if shift is None or self._last is None:
             repeat(luma, out)
-        else:
-            register(self._last, shift, out)
+            return split((0, 0))[1]
+        whole, shares = split(shift)
+        register(self._last, whole, out)
+        return shares
 
     def keep(self, output: Plane) -> None:
         """Remember the output ``[sH, sW]`` of the picture that was written last; it is copied."""

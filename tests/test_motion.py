@@ -3,7 +3,19 @@
 import numpy as np
 import pytest
 
-from stream_sr.motion import ANEW, LastOutput, Motion, displacement, overlap, pyramid, register, repeat, shifts
+from stream_sr.motion import (
+    ANEW,
+    PARTS,
+    LastOutput,
+    Motion,
+    displacement,
+    overlap,
+    pyramid,
+    register,
+    repeat,
+    shifts,
+    split,
+)
 from stream_sr.quality import texture
 from stream_sr.train.data import bicubic, to_uint8
 
@@ -23,7 +35,7 @@ def test_a_pan_is_measured_to_a_pixel_of_the_larger_picture(shift: tuple[int, in
     assert motion.follow(view(0, 0)) is None
     found = motion.follow(view(*shift))
     assert found is not None
-    assert np.abs(np.subtract(found, shift)).max() <= (0 if max(map(abs, shift)) < 4 else 1)
+    assert np.abs(np.array(found) / PARTS - shift).max() <= (0.25 if max(map(abs, shift)) < 4 else 1)
 
 
 def test_a_large_picture_is_measured_on_a_smaller_one() -> None:
@@ -31,16 +43,16 @@ def test_a_large_picture_is_measured_on_a_smaller_one() -> None:
     assert pyramid(one)[0].size <= 320 * 180
     motion = Motion(2)
     motion.follow(one)
-    assert motion.follow(other) == pytest.approx((12, -8), abs=2)
+    assert motion.follow(other) == pytest.approx((12 * PARTS, -8 * PARTS), abs=2 * PARTS)
 
 
 def test_things_that_move_do_not_carry_the_picture_along() -> None:
     before, now = view(0, 0).copy(), view(2, 1).copy()
-    before[10:26, 10:26] = texture(16, 16)
-    now[10:26, 14:30] = texture(16, 16)  # by 16 pixels of the large picture
+    before[10:20, 10:20] = texture(10, 10)
+    now[10:20, 14:24] = texture(10, 10)  # by 16 pixels of the large picture
     motion = Motion(4)
     motion.follow(before)
-    assert motion.follow(now) == pytest.approx((2, 1), abs=1)
+    assert motion.follow(now) == pytest.approx((2 * PARTS, PARTS), abs=PARTS)
 
 
 def test_a_flat_picture_and_a_tiny_one_stand_still() -> None:
@@ -53,10 +65,10 @@ def test_a_flat_picture_and_a_tiny_one_stand_still() -> None:
 def test_a_cut_and_a_break_say_that_nothing_came_before() -> None:
     motion = Motion(4)
     assert motion.follow(view(0, 0)) is None
-    assert motion.follow(view(1, 0)) == (1, 0)
+    assert motion.follow(view(1, 0)) == (PARTS, 0)
     assert motion.follow(view(1, 0), anew=True) is None
     assert motion.follow(255 - view(1, 0)) is None
-    assert shifts([view(0, 0), view(0, 1), 255 - view(0, 1)], 4) == [(ANEW, ANEW), (0, 1), (ANEW, ANEW)]
+    assert shifts([view(0, 0), view(0, 1), 255 - view(0, 1)], 4) == [(ANEW, ANEW), (0, PARTS), (ANEW, ANEW)]
 
 
 def test_registered_pixels_lie_where_they_went_and_the_border_stays() -> None:
@@ -75,7 +87,7 @@ def test_registered_pixels_lie_where_they_went_and_the_border_stays() -> None:
 def test_the_last_output_is_the_picture_repeated_until_there_is_one() -> None:
     last, given = LastOutput(4), np.empty((240, 320), np.uint8)
     first, second = view(0, 0), view(2, 0)
-    last.write(first, given)
+    assert last.write(first, given).tolist() == [1, 0, 0, 0]
     repeated = np.empty_like(given)
     repeat(first, repeated)
     assert (given == repeated).all()
@@ -84,7 +96,20 @@ def test_the_last_output_is_the_picture_repeated_until_there_is_one() -> None:
     last.keep(output)
     kept = output.copy()
     output[:] = 0  # its memory belongs to somebody else
-    last.write(second, given)
+    assert last.write(second, given).tolist() == [1, 0, 0, 0]
     assert (given[2:] == kept[:-2]).all()
     last.write(second, given, anew=True)
     assert (given == second.repeat(4, 0).repeat(4, 1)).all()
+
+
+def test_shares_are_bilinear_and_whole_pixels_are_exact() -> None:
+    assert split((8, -4))[0] == (2, -1)
+    assert split((8, -4))[1].tolist() == [1, 0, 0, 0]
+    whole, shares = split((-1, 2))
+    assert whole == (-1, 0)  # a whole pixel up, and three quarters of one down again
+    assert shares.tolist() == [0.125, 0.125, 0.375, 0.375]
+    plane = bicubic(texture(20, 30).astype(np.float64), (200, 300))
+    here, left, up, corner = (plane[1 - y : 199 - y, 1 - x : 299 - x] for y in (0, 1) for x in (0, 1))
+    moved = sum(share * part for share, part in zip(shares, (here, left, up, corner), strict=True))
+    exact = bicubic(plane, (800, 1200))[4 - 3 : 800 - 4 - 3 : 4, 4 - 2 : 1200 - 4 - 2 : 4][: len(moved)]
+    assert np.abs(moved - exact[:, : moved.shape[1]]).mean() < 3

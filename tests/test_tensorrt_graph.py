@@ -19,7 +19,7 @@ from stream_sr.backends.tensorrt.graph import DECONVOLUTION, HEADS, LOWERED, PRE
 from stream_sr.color import Siting
 from stream_sr.errors import ModelError
 from stream_sr.frame import chroma_shape
-from stream_sr.model import PREVIOUS, ModelSpec
+from stream_sr.model import PREVIOUS, SHARES, ModelSpec
 from stream_sr.motion import LastOutput
 from stream_sr.quality import psnr, texture
 
@@ -51,7 +51,7 @@ def run(graph: bytes, picture: Picture, frames: list[np.ndarray[Any, np.dtype[np
     results = []
     for frame in frames:
         inputs = {one.name: one for one in model.graph.input}
-        feeds = {
+        feeds: dict[str, Any] = {
             name: frame[at : at + int(np.prod(shape))].reshape(shape)
             for name, (at, shape) in ports.items()
             if name in inputs
@@ -60,7 +60,8 @@ def run(graph: bytes, picture: Picture, frames: list[np.ndarray[Any, np.dtype[np
         if PREVIOUS in inputs:
             feeds[PREVIOUS] = np.empty((1, 1, height, width), np.uint8)
             assert [side.dim_value for side in inputs[PREVIOUS].type.tensor_type.shape.dim] == [1, 1, height, width]
-            last.write(frame[: picture.width * picture.height].reshape(picture.height, -1), feeds[PREVIOUS][0, 0])
+            luma = frame[: picture.width * picture.height].reshape(picture.height, -1)
+            feeds[SHARES] = last.write(luma, feeds[PREVIOUS][0, 0]).reshape(1, 4, 1, 1)
         values = dict(zip(names, evaluator.run(None, feeds), strict=True))
         whole = [(ports[name][0], values[name]) for name in names if name in ports]
         for name in names:

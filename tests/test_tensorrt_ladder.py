@@ -33,7 +33,7 @@ from stream_sr.color import ColorInfo, Siting
 from stream_sr.engine import EngineOptions
 from stream_sr.errors import EngineBuildError, EngineRunError
 from stream_sr.frame import StreamInfo
-from stream_sr.model import PREVIOUS, ModelSpec
+from stream_sr.model import PREVIOUS, SHARES, ModelSpec
 
 INFO = StreamInfo(24, 16, Fraction(1, 25), color=ColorInfo(siting=Siting.LEFT))
 Spoil = Callable[[str, np.ndarray[Any, Any]], None]
@@ -72,16 +72,18 @@ class Program:
         self.model = onnx.load_from_string(graph)
         self.evaluator = ReferenceEvaluator(self.model)
         self.previous: Any = None
+        self.shares: Any = None
 
     def prepare(self, lanes: Sequence[tuple[Any, Any]], stream: Any) -> None:
         self.lanes = lanes
         if any(one.name == PREVIOUS for one in self.model.graph.input):
             width, height = self.picture.output
             self.previous = self.driver.device_memory(width * height)
+            self.shares = self.driver.device_memory(16)
 
     def launch(self, lane: int, stream: Any) -> None:
         source, target = self.lanes[lane]
-        reads = [source] if self.previous is None else [source, self.previous]
+        reads = [source] if self.previous is None else [source, self.previous, self.shares]
         self.driver.put(stream, Work("compute", reads, [target], lambda: self._compute(source, target)))
 
     def _compute(self, source: Any, target: Any) -> None:
@@ -96,6 +98,7 @@ class Program:
         if self.previous is not None:
             width, height = self.picture.output
             feeds[PREVIOUS] = self.previous.reshape(1, 1, height, width)
+            feeds[SHARES] = self.shares.view(np.float32).reshape(1, 4, 1, 1)
         values = dict(zip(outputs, self.evaluator.run(None, feeds), strict=True))
         for name, value in values.items():
             if name in ports:

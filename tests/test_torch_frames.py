@@ -43,9 +43,10 @@ def test_the_same_picture_in_every_form(network: dict[str, object], size: tuple[
             for right in wanted:
                 result = torch.full((width * height + 2 * rows * columns,), 7, dtype=torch.uint8)
                 previous = np.empty((height, width), np.uint8)
-                last.write(luma, previous)
+                shares = torch.from_numpy(last.write(luma, previous)).view(torch.uint8)
+                given = (torch.from_numpy(previous), shares) if frames.recurrent else (None, None)
                 with torch.no_grad():
-                    frames.ready()(frame, result, torch.from_numpy(previous) if frames.recurrent else None)
+                    frames.ready()(frame, result, *given)
                 got = result.numpy()
                 larger = got[: width * height].reshape(height, width)
                 last.keep(larger)
@@ -67,8 +68,8 @@ def test_each_compiled_network_is_compiled_for_itself(tmp_path: Path, monkeypatc
             frames = FrameNetwork(load_network(model), info, 2, "fp32", Form(lowered=True, compiled=True))
             frame = torch.randint(0, 256, (width * 12,), dtype=torch.uint8)
             results = [torch.zeros(width * 48, dtype=torch.uint8) for _ in range(2)]
-            frames.ready()(frame, results[0], None)
-            frames(frame, results[1], None)
+            frames.ready()(frame, results[0], None, None)
+            frames(frame, results[1], None, None)
             assert torch.equal(*results)
             assert results[0].any()
 

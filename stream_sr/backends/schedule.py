@@ -20,9 +20,10 @@ from stream_sr.backends.pinned import Bytes
 from stream_sr.engine import EngineSpec, Pending
 from stream_sr.errors import EngineRunError
 from stream_sr.frame import Frame, chroma_shape
-from stream_sr.motion import Motion, Shift, repeat
+from stream_sr.motion import Motion, repeat, split
 from stream_sr.ring import Allocate, Slot
 
+SHARES_BYTES = 16
 THROUGHPUT_DEPTH = 3  # one frame in each stage
 IN_A_ROW = 5  # runs of a stage that are timed together
 TIMED = 5  # runs of each form, of which the fastest counts
@@ -52,7 +53,7 @@ class Driver(Protocol):
 
     def copy_in(self, device: Any, host: Bytes, stream: Any) -> None: ...
     def copy_out(self, host: Bytes, device: Any, stream: Any) -> None: ...
-    def copy_plane(self, target: Any, source: Any, size: tuple[int, int], shift: Shift, stream: Any) -> None:
+    def copy_plane(self, target: Any, source: Any, size: tuple[int, int], shift: tuple[int, int], stream: Any) -> None:
         """The plane of ``size`` (height, width) at the start of one piece of device memory to another, moved.
 
         As `motion.register` does it.
@@ -106,8 +107,13 @@ class Program(Protocol):
     def previous(self) -> Any:
         """Device memory from which a recurrent network reads its last luma output, moved; None where it reads none.
 
-        One for all lanes, for they compute one after the other.
+        One for all lanes, for they compute one after the other; so are the ``shares``.
         """
+        ...
+
+    @property
+    def shares(self) -> Any:
+        """Device memory of the four float32 of `motion.split`, where there is a ``previous``."""
         ...
 
 
@@ -123,6 +129,7 @@ class Lane:
     downloaded: Any
     staging_in: Bytes | None = None  # for frames that are not in page-locked memory
     staging_out: Bytes | None = None
+    shares: Bytes | None = None  # of its frame, on their way
     graph: Any = None  # of the computation, where that is faster
     held: Any = None  # what the device reads and writes, should the caller let go of it before
 
@@ -263,7 +270,7 @@ class OverlappedEngine:
         driver.record(lane.uploaded, self._upload)
         driver.wait(self._compute, lane.uploaded)
         if self._program.previous is not None:
-            self._remember(frame)
+            self._remember(lane, frame)
         if lane.graph is None:
             self._program.launch(lane.number, self._compute)
         else:
@@ -274,14 +281,19 @@ class OverlappedEngine:
         driver.record(lane.downloaded, self._download)
         return target
 
-    def _remember(self, frame: Frame) -> None:
+    def _remember(self, lane: Lane, frame: Frame) -> None:
         """Give the network its last output, moved to where this frame is, or the frame itself; see `LastOutput`."""
         driver, previous, luma = self._driver, self._program.previous, frame.planes[0]
         width, height = self.spec.output_size
         shift = self._motion.follow(luma, anew=frame.discontinuity or self._anew)
+        whole, shares = split(shift or (0, 0))
+        if lane.shares is None:
+            lane.shares = driver.host_memory(SHARES_BYTES)
+        np.copyto(lane.shares, shares.view(np.uint8))
+        driver.copy_in(self._program.shares, lane.shares, self._compute)
         if shift is not None:
             last = self._lanes[(self._started - 1) % len(self._lanes)]
-            driver.copy_plane(previous, last.outputs, (height, width), shift, self._compute)
+            driver.copy_plane(previous, last.outputs, (height, width), whole, self._compute)
             return
         if self._repeated is None:
             self._repeated = driver.host_memory(width * height)

@@ -19,12 +19,12 @@ from stream_sr.backends import torch as reference_backend
 from stream_sr.backends.check import WrongResult, check
 from stream_sr.backends.output import Availability
 from stream_sr.backends.pinned import Bytes, Pinned
-from stream_sr.backends.schedule import THROUGHPUT_DEPTH, OverlappedEngine
+from stream_sr.backends.schedule import SHARES_BYTES, THROUGHPUT_DEPTH, OverlappedEngine
 from stream_sr.engine import Engine, EngineOptions, EngineSpec
 from stream_sr.errors import EngineBuildError, EngineRunError, EngineUnavailable
 from stream_sr.frame import StreamInfo
 from stream_sr.model import ModelSpec
-from stream_sr.motion import Shift, overlap
+from stream_sr.motion import overlap
 from stream_sr.ring import Allocate
 
 if TYPE_CHECKING:
@@ -217,7 +217,7 @@ class TorchDriver:
         with _errors(self._gpu.number), self._torch.cuda.stream(stream):
             self._torch.from_numpy(host).copy_(device, non_blocking=True)
 
-    def copy_plane(self, target: Any, source: Any, size: tuple[int, int], shift: Shift, stream: Any) -> None:
+    def copy_plane(self, target: Any, source: Any, size: tuple[int, int], shift: tuple[int, int], stream: Any) -> None:
         (height, width), (top, left), (down, right) = overlap(shift, size)
         old, new = (one[: size[0] * size[1]].view(size) for one in (source, target))
         with _errors(self._gpu.number), self._torch.cuda.stream(stream):
@@ -275,6 +275,7 @@ class TorchProgram:
         self._driver, self._frames = driver, frames
         self._lanes: Sequence[tuple[Any, Any]] = ()
         self.previous: Any = None
+        self.shares: Any = None
 
     def prepare(self, lanes: Sequence[tuple[Any, Any]], stream: Any) -> None:
         """See `schedule.Program`. The first runs search for kernels, and compile."""
@@ -283,6 +284,7 @@ class TorchProgram:
             if self._frames.recurrent:
                 height, width = self._frames.large
                 self.previous = self._driver.device_memory(height * width)
+                self.shares = self._driver.device_memory(SHARES_BYTES).zero_()
             self._lanes = lanes
             self._run = self._frames.ready()
             self._driver.settle(stream)
@@ -294,10 +296,10 @@ class TorchProgram:
     def launch(self, lane: int, stream: Any) -> None:
         """See `schedule.Program`."""
         with _errors(self._driver.number), self._driver.on(stream):
-            self._run(*self._lanes[lane], self.previous)
+            self._run(*self._lanes[lane], self.previous, self.shares)
 
     def close(self) -> None:
-        self._lanes, self.previous = (), None
+        self._lanes, self.previous, self.shares = (), None, None
 
 
 @contextlib.contextmanager

@@ -39,7 +39,8 @@ FORMS = (Form(lowered=True), Form(lowered=False), Form(lowered=True, compiled=Tr
 class FrameNetwork(nn.Module):
     """``network`` (luma in [0, 1]) on frames of ``info``'s size; layers in ``precision``, the rest in fp32.
 
-    Called with (frame, result, previous): byte tensors in I420, and for a recurrent network its last luma output.
+    Called with (frame, result, previous, shares): byte tensors in I420, and for a recurrent network its last luma
+    output and the four shares' bytes.
     """
 
     def __init__(self, network: nn.Module, info: StreamInfo, scale: int, precision: str, form: Form) -> None:
@@ -68,11 +69,15 @@ class FrameNetwork(nn.Module):
         compiled: Callable[..., None] = torch.compile(forward, fullgraph=True, dynamic=False, mode=self.form.mode)
         return compiled
 
-    def forward(self, frame: Tensor, result: Tensor, previous: Tensor | None) -> None:
+    def forward(self, frame: Tensor, result: Tensor, previous: Tensor | None, shares: Tensor | None) -> None:
         luma = self.size[0] * self.size[1]
         large = self.large[0] * self.large[1]
         x = self._share(frame[:luma].view(1, 1, *self.size))
-        y = self.network(x) if previous is None else self.network.step(x, self._share(previous.view(1, 1, *self.large)))
+        if previous is None or shares is None:
+            y = self.network(x)
+        else:
+            known = self._share(previous.view(1, 1, *self.large))
+            y = self.network.step(x, known, shares.view(torch.float32).view(1, 4, 1, 1).to(self.dtype))
         result[:large].view(1, 1, *self.large).copy_(_levels(y.to(torch.float32) * 255))
         self._enlarge(frame[luma:].view(2, 1, *self.chroma), result[large:].view(2, 1, *self.large_chroma))
 

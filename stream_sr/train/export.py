@@ -21,7 +21,7 @@ from torch import Tensor, fx, nn
 
 from stream_sr import reference
 from stream_sr.errors import ModelError
-from stream_sr.model import INT8_FILE, PREVIOUS, UPSCALED, ModelSpec, read_model
+from stream_sr.model import INT8_FILE, PREVIOUS, SHARES, UPSCALED, ModelSpec, read_model
 from stream_sr.networks import Deconvolution, LumaGraph, RecurrentLumaGraph, RecurrentSR, repeated, restore_network
 
 OPSET = 18
@@ -33,8 +33,9 @@ PREFIX = "network."  # LumaGraph's name for the network; the initialisers go wit
 def export_onnx(network: nn.Module, path: Path) -> None:
     """Write ``network`` (luma in [0, 1] to luma in [0, 1]) as a uint8 graph ``luma`` -> ``upscaled``, ``[1,1,H,W]``.
 
-    Height and width are dynamic. A recurrent network has a second input ``previous``, its last output, uint8
-    ``[1,1,sH,sW]``. Raises ModelError for a network with an operation that is not in the table here.
+    Height and width are dynamic. A recurrent network has two inputs more, ``previous``, its last output, uint8
+    ``[1,1,sH,sW]``, and ``shares``, float32 ``[1,4,1,1]``. Raises ModelError for a network with an operation that is
+    not in the table here.
     """
     was_training = network.training
     module = (RecurrentLumaGraph(network) if isinstance(network, RecurrentSR) else LumaGraph(network)).eval()
@@ -131,7 +132,7 @@ def count_macs(network: nn.Module) -> int:
         x = torch.zeros(1, 1, side, side)
         network.eval()
         if isinstance(network, RecurrentSR):
-            network.step(x, repeated(x, network.scale))
+            network.enlarge(x, repeated(x, network.scale))
         else:
             network(x)
     finally:
@@ -162,12 +163,12 @@ class _Writer:
         for node in _Tracer().trace(self.module).nodes:
             self._add(node)
             if node.op == "placeholder":
-                inputs.append(_plane(self.names[node], "height", "width"))
+                inputs.append(_input(self.names[node]))
         graph = helper.make_graph(
             self.nodes,
             "stream_sr",
             inputs,
-            [_plane(UPSCALED, "output_height", "output_width")],
+            [helper.make_tensor_value_info(UPSCALED, TensorProto.UINT8, [1, 1, "output_height", "output_width"])],
             list(self.initialisers.values()),
         )
         model = helper.make_model(
@@ -253,11 +254,12 @@ class _Writer:
         self._emit(node, kind, inputs)
 
 
-def _plane(name: str, height: str, width: str) -> onnx.ValueInfoProto:
-    """A uint8 plane of any size. The last output has sides of its own: a graph cannot say how many times the others."""
+def _input(name: str) -> onnx.ValueInfoProto:
+    """The last output has sides of its own: a graph cannot say how many times the luma's they are."""
+    if name == SHARES:
+        return helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4, 1, 1])
     larger = "previous_" if name == PREVIOUS else ""
-    shape: list[int | str] = [1, 1, larger + height, larger + width]
-    return helper.make_tensor_value_info(name, TensorProto.UINT8, shape)
+    return helper.make_tensor_value_info(name, TensorProto.UINT8, [1, 1, f"{larger}height", f"{larger}width"])
 
 
 def _toml(top: Mapping[str, Any], tables: Mapping[str, Mapping[str, Any]]) -> str:

@@ -18,7 +18,7 @@ import numpy as np
 
 from stream_sr.backends.pinned import Bytes, Pinned
 from stream_sr.errors import EngineRunError, EngineUnavailable
-from stream_sr.motion import Shift, overlap
+from stream_sr.motion import overlap
 
 
 class PycudaDriver:
@@ -61,7 +61,7 @@ class PycudaDriver:
         with self._device.errors("a download"):
             self._cuda.memcpy_dtoh_async(host, device, stream)
 
-    def copy_plane(self, target: int, source: int, size: tuple[int, int], shift: Shift, stream: Any) -> None:
+    def copy_plane(self, target: int, source: int, size: tuple[int, int], shift: tuple[int, int], stream: Any) -> None:
         (height, width), (top, left), (down, right) = overlap(shift, size)
         with self._device.errors("moving a plane"):
             self._cuda.memcpy_dtod_async(target, source, size[0] * size[1], stream)

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from stream_sr import deconvolution
 from stream_sr.backends.tensorrt.frames import CHROMA, FRAME, LUMA, FrameNodes, Picture, tensors
 from stream_sr.errors import ModelError
-from stream_sr.model import PREVIOUS
+from stream_sr.model import PREVIOUS, SHARES
 
 if TYPE_CHECKING:
     import onnx
@@ -80,7 +80,7 @@ class Graph:
     def _check(self) -> None:
         constants = {one.name for one in self.graph.initializer}
         inputs = [one for one in self.graph.input if one.name not in constants]
-        luma, upscaled = [one for one in inputs if one.name != PREVIOUS], list(self.graph.output)
+        luma, upscaled = [one for one in inputs if one.name not in (PREVIOUS, SHARES)], list(self.graph.output)
         if not (_is_plane(luma) and _is_plane(upscaled)):
             raise ModelError(
                 f"the graph has the inputs {_ports(inputs)} and the outputs {_ports(self.graph.output)}; "
@@ -119,7 +119,7 @@ class Graph:
 
     def _fix_inputs(self, height: int, width: int, scale: int) -> None:
         for port in self.graph.input:
-            if port.name in self.constants:
+            if port.name in self.constants or port.name == SHARES:
                 continue
             dims = port.type.tensor_type.shape.dim
             s = scale if port.name == PREVIOUS else 1
@@ -279,7 +279,7 @@ class Graph:
         from onnx import TensorProto, helper
 
         ports = tensors(picture)
-        previous = [one for one in self.graph.input if one.name == PREVIOUS]
+        previous = [one for one in self.graph.input if one.name in (PREVIOUS, SHARES)]
         made = {
             name: helper.make_tensor_value_info(name, TensorProto.UINT8, shape) for name, (_, shape) in ports.items()
         }
