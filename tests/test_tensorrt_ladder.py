@@ -281,7 +281,7 @@ def test_a_recurrent_model_is_held_to_its_second_picture_too(
     model = small_model(tmp_path, RECURRENT, 2)
     engine = open_checked(wish(model, "fp32"))
     driver = engine._driver
-    monkeypatch.setattr(driver, "copy_plane", lambda target, *_: target.fill(50))
+    monkeypatch.setattr(driver, "copy_plane", lambda target, *_: target.fill(255))
     with pytest.raises(WrongResult):
         check(engine, model, Siting.LEFT)
     engine.close()
