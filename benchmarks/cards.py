@@ -42,8 +42,8 @@ def commands(model: ModelSpec, recipe: Recipe, iterations: int) -> list[str]:
     run, made = f"runs/{run_of(model)}", []
     data = "--data data/train --data data/photos"
     if recipe.frames > 1 or model.tune == "camera":
-        length = f" --length {2 * recipe.frames}" if recipe.frames > 1 else ""
-        clips = f"clips/{model.tune}-x{model.scale}"
+        length = f" --length {recipe.frames + 2} --motion both" if recipe.frames > 1 else ""
+        clips = f"clips/{'moving-' if recipe.frames > 1 else ''}{model.tune}-x{model.scale}"
         made.append(
             f"stream-sr clips {clips} {data} {FILMS} --scale {model.scale} --tune {model.tune}{length} {JUDGES}"
         )
@@ -53,16 +53,18 @@ def commands(model: ModelSpec, recipe: Recipe, iterations: int) -> list[str]:
     if recipe.from_scale:
         clean = replace(model, scale=recipe.from_scale, tune="clean")
         train += f" --from runs/{run_of(clean)}/checkpoint.pt"
+    elif recipe.frames > 1:
+        train += f" --from runs/{run_of(replace(model, name='fast'))}/checkpoint.pt"
     folder = f"engines/{model.onnx.parent.name}"
     default = " --default" if model.default else ""
     quantize = f"stream-sr quantize {folder} {data}"
-    script = "cameras" if model.tune == "camera" else "evaluate"
+    script = "films" if recipe.frames > 1 else "cameras" if model.tune == "camera" else "evaluate"
     return [
         *made,
         train,
         f"stream-sr export {run}/checkpoint.pt {folder} --overwrite{default}",
         *([quantize] if model.int8 else []),
-        f"python benchmarks/{script}.py --data data/{'video' if script == 'cameras' else 'eval --record'}",
+        f"python benchmarks/{script}.py --data data/{'eval --record' if script == 'evaluate' else 'video'}",
     ]
 
 

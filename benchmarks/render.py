@@ -269,6 +269,12 @@ def films(data: Mapping[str, Any]) -> str:
         f"Mean over {names}, reduced by bicubic; tOF in pixels, warping error in levels (lower is steadier), flicker "
     )
     note += "over bicubic's."
+    if still := [row["still"] for row in data["rows"] if "still" in row]:
+        (early, last), *_ = (sorted(row, key=lambda key: int(key.removeprefix("psnr_"))) for row in still)
+        drift = [row[last] - row[early] for row in still]
+        count, before = (f"{int(key.removeprefix('psnr_')):,}" for key in (last, early))
+        note += f" A still scene under noise: after {count} pictures `recurrent` is {min(drift):+.3f} to "
+        note += f"{max(drift):+.3f} dB from what it was after {before}."
     return "\n".join([*lines, "", note, *_origin(data)])
 
 

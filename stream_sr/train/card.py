@@ -14,7 +14,7 @@ from stream_sr.train.recipe import Recipe
 
 PAPERS = {
     "PlainSR": "The shape of Zhang, Zeng and Zhang, *ECBSR*, ACM MM 2021, and Du and others, *ABPN*, CVPRW 2021",
-    "RecurrentSR": "The inputs of Isobe and others, *Revisiting Temporal Modeling for Video SR*, BMVC 2020",
+    "RecurrentSR": "The last output as state after Sajjadi and others, *FRVSR*, CVPR 2018, moved as one piece",
     "BareDeconvolution": "A reference design",
     "Autoencoder": "A reference design: Vincent and others, ICML 2008, made convolutional",
     "FSRCNN": "Dong, Loy and Tang, *Accelerating the Super-Resolution Convolutional Neural Network*, ECCV 2016",
@@ -153,6 +153,8 @@ def _training(recipe: Recipe, run: Mapping[str, Any]) -> list[str]:
     )
     if recipe.network["kind"] == "FSRCNN" and not recipe.from_scale:
         start = "bilinear interpolation"
+    if recipe.frames > 1 and not recipe.from_scale:
+        start = "the weights of `fast`"
     loss = {"l1": "L1 loss", "bce": "binary cross-entropy"}[recipe.loss] if recipe.l2_from > 0 else "L2 loss"
     done = "" if run["iterations"] >= run["of"] else f" ({run['iterations']:,} of them done)"
     squared = f", L2 after {recipe.l2_from:.0%} of the run" if 0 < recipe.l2_from < 1 else ""
@@ -166,7 +168,7 @@ def _training(recipe: Recipe, run: Mapping[str, Any]) -> list[str]:
     if recipe.tune == "clean" and recipe.frames == 1:
         made += f" The pictures are also shown at {', '.join(f'{s:g}' for s in recipe.shrinks)} of their size."
     if recipe.frames > 1:
-        made += f" Each example is {recipe.frames} consecutive pictures, the states empty before the first."
+        made += f" Each example is {recipe.frames} consecutive pictures, with nothing remembered before the first."
     if recipe.expand:
         made += " Each convolution is trained as the sum of branches (3x3, 1x1, 1x1 after 3x3, identity), merged after."
     if recipe.round_from < 1:
