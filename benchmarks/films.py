@@ -3,21 +3,24 @@
     python benchmarks/films.py --data DIR [--model NAME ...] [--frames N]
 
 DIR holds the four clips of Vid4, which were never trained on. A recurrent model is also shown the first picture of each
-2,000 times, with a sensor's noise: what it makes of the last should be as good as what it made of the 50th.
+2,000 times, with a sensor's noise: what it makes of the last should be as good as what it made of the 50th. At the end
+the models take turns at pictures of --size, for the time of one; that wants a quiet machine.
 """
 
 import argparse
 import json
 import sys
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ladder import time_turns
 
 from stream_sr import machine
 from stream_sr.backends import open_engine
-from stream_sr.engine import EngineOptions
+from stream_sr.bench.engine import TIME_BASE
+from stream_sr.config import size
+from stream_sr.engine import Engine, EngineOptions
 from stream_sr.errors import StreamSRError
 from stream_sr.evaluate import upscale_luma
 from stream_sr.evaluate_clips import evaluate_clip, format_clips, load_footage
@@ -28,6 +31,7 @@ from stream_sr.train.data import to_uint8
 
 FILMS = ("vid4_calendar.mkv", "vid4_city.mkv", "vid4_foliage.mkv", "vid4_walk.mkv")
 NOISE = 1.0  # levels, standard deviation
+ROUNDS = 9
 EARLY, STILL_FRAMES = 50, 2000
 RESULT = Path(__file__).parent / "results" / "films.json"
 
@@ -38,9 +42,12 @@ def main() -> int:
     parser.add_argument("--model", action="append", metavar="NAME", help="may be repeated (default: all of this scale)")
     parser.add_argument("--scale", type=int, default=4)
     parser.add_argument("--frames", type=int, help="of the beginning of each film (default: all)")
+    parser.add_argument("--size", type=size, default=(320, 180), metavar="WxH")
     parser.add_argument("--out", type=Path, default=RESULT, metavar="FILE")
     parsed = parser.parse_args()
     rows: list[dict[str, Any]] = []
+    engines: dict[str, Engine] = {}
+    width, height = parsed.size
     try:
         for name in parsed.model or [
             one.name for one in list_models() if (one.scale, one.tune) == (parsed.scale, "clean")
@@ -57,14 +64,21 @@ def main() -> int:
                 | {"onnx_sha256": model.sha256()}
                 for row in found
             ]
+            engines[name] = open_engine(model, StreamInfo(width, height, TIME_BASE), EngineOptions(depth=1, fidelity=50.0))
+        times = time_turns(engines, width, height, ROUNDS)
     except StreamSRError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     command = "python benchmarks/films.py --data DIR" + "".join(f" --model {name}" for name in parsed.model or [])
     command += f" --frames {parsed.frames}" if parsed.frames else ""
-    parsed.out.write_text(
-        json.dumps({"command": command, "machine": machine.describe(), "rows": rows}, indent=1) + "\n"
-    )
+    for name, engine in engines.items():
+        print(f"{name:12} {times[name]:6.1f} ms, {engine.spec.precision}")
+        engine.close()
+    result = {
+        "command": command, "machine": machine.describe(), "size": f"{width}x{height}",
+        "ms": {name: round(times[name], 3) for name in engines}, "rows": rows,
+    }  # fmt: skip
+    parsed.out.write_text(json.dumps(result, indent=1) + "\n")
     return 0
 
 
@@ -74,7 +88,7 @@ def stand_still(model: ModelSpec, film: Path) -> dict[str, float]:
     picture, truth = footage.low[0], footage.truth[0]
     random = np.random.default_rng(1)
     still = (to_uint8(picture + random.normal(0, NOISE, picture.shape)) for _ in range(STILL_FRAMES))
-    info = StreamInfo(picture.shape[1], picture.shape[0], Fraction(1, 25))
+    info = StreamInfo(picture.shape[1], picture.shape[0], TIME_BASE)
     engine = open_engine(model, info, EngineOptions(depth=1), scale=model.scale)
     try:
         found = {
