@@ -64,7 +64,9 @@ def main() -> int:
                 | {"onnx_sha256": model.sha256()}
                 for row in found
             ]
-            engines[name] = open_engine(model, StreamInfo(width, height, TIME_BASE), EngineOptions(depth=1, fidelity=50.0))
+            engines[name] = open_engine(
+                model, StreamInfo(width, height, TIME_BASE), EngineOptions(depth=1, fidelity=50.0)
+            )
         times = time_turns(engines, width, height, ROUNDS)
     except StreamSRError as error:
         print(f"error: {error}", file=sys.stderr)

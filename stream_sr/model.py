@@ -16,7 +16,7 @@ PRESETS = ("tiny", "fast", "balanced", "quality")
 AUTO = "auto"  # for a model's name: the largest that keeps up
 RUNG = 1.5  # times the multiplications of the model below it, at least, has each model of a ladder
 TUNES = ("clean", "camera")  # what a network was trained on: bicubic reductions, or what cameras and codecs leave
-LUMA, PREVIOUS, SHARES, UPSCALED = "luma", "previous", "shares", "upscaled"  # of a graph; two of a recurrent one
+LUMA, PREVIOUS, UPSCALED = "luma", "previous", "upscaled"  # the planes of a graph; the second of a recurrent one
 INT8_FILE = "model.int8.onnx"
 LOSS_LIMIT = 0.05  # dB that eight bits may lose for ``auto`` to take them, and for a model to be shipped in them
 
@@ -36,8 +36,7 @@ class Quantized:
 class ModelSpec:
     """One ONNX graph, luma uint8 ``[1,1,H,W]`` to ``[1,1,sH,sW]``, dynamic H and W, and what is known about it.
 
-    A recurrent one takes its last output beside it, uint8 ``[1,1,sH,sW]``, as `motion.LastOutput` writes it, and the
-    shares that go with it, float32 ``[1,4,1,1]``.
+    A recurrent one takes its last output beside it, uint8 ``[1,1,sH,sW]``, as `motion.LastOutput` writes it.
 
     ``network`` is ``{"kind": ..., arguments}`` for `networks.build_network`, empty for a bare ONNX file. ``scale`` is 0
     where only a trial run can tell (a bare file).

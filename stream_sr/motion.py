@@ -129,7 +129,7 @@ def _half(samples: npt.NDArray[Any]) -> Samples:
 def split(shift: Shift) -> tuple[tuple[int, int], Shares]:
     """A shift as whole pixels, and as what a pixel then has from itself, its left, its upper and its upper left one.
 
-    Bilinear: the shares, ``[4]``, are not negative and add up to 1.
+    Bilinear: the shares, ``[4]``, are not negative and add up to 1. For devices; `register` does both.
     """
     (rows, down), (columns, right) = (divmod(by, PARTS) for by in shift)
     y, x = down / PARTS, right / PARTS
@@ -145,12 +145,27 @@ def overlap(shift: tuple[int, int], size: tuple[int, int]) -> tuple[tuple[int, i
     return (height, width), (max(0, -shift[0]), max(0, -shift[1])), (max(0, shift[0]), max(0, shift[1]))
 
 
-def register(before: Plane, shift: tuple[int, int], out: Plane) -> None:
-    """Write ``before`` ``[H, W]`` moved by whole pixels into ``out``; what would come from outside stays as it was."""
-    (height, width), (top, left), (down, right) = overlap(shift, before.shape)
+def register(before: Plane, shift: Shift, out: Plane) -> None:
+    """Write ``before`` ``[H, W]``, moved, into ``out``; what would come from outside stays as it was.
+
+    By whole pixels, then by quarters of one, bilinear, the borders repeated; rounded half up.
+    """
+    (rows, down_part), (columns, right_part) = (divmod(by, PARTS) for by in shift)
+    (height, width), (top, left), (down, right) = overlap((rows, columns), before.shape)
     np.copyto(out, before)
-    if any(shift):
+    if rows or columns:
         out[down : down + height, right : right + width] = before[top : top + height, left : left + width]
+    if down_part or right_part:
+        sums = _lerp(_lerp(out.astype(np.uint16), right_part).T, down_part).T
+        out[:] = (sums + PARTS * PARTS // 2) // (PARTS * PARTS)
+
+
+def _lerp(plane: npt.NDArray[np.uint16], part: int) -> npt.NDArray[np.uint16]:
+    """`PARTS` times each sample of a row, ``part`` of them from its left neighbour."""
+    mixed = plane * np.uint16(PARTS - part)
+    mixed[:, 1:] += plane[:, :-1] * np.uint16(part)
+    mixed[:, 0] += plane[:, 0] * np.uint16(part)
+    return mixed
 
 
 def repeat(luma: Plane, out: Plane) -> None:
@@ -163,8 +178,6 @@ def repeat(luma: Plane, out: Plane) -> None:
 class LastOutput:
     """What a recurrent network is given beside each picture: its last output, moved to where the picture is now.
 
-    By whole pixels here; the rest is the network's, by the `Shares` of `split`.
-
     Each pixel of the picture repeated where nothing came before. One thread.
     """
 
@@ -172,18 +185,13 @@ class LastOutput:
         self._motion = Motion(scale)
         self._last: Plane | None = None
 
-    def write(self, luma: Plane, out: Plane, *, anew: bool = False) -> Shares:
-        """Fill ``out`` ``[sH, sW]`` for the picture ``luma`` ``[H, W]``, and give the shares, ``[4]``.
-
-        ``anew`` as in `Motion.follow`.
-        """
+    def write(self, luma: Plane, out: Plane, *, anew: bool = False) -> None:
+        """Fill ``out`` ``[sH, sW]`` for the picture ``luma`` ``[H, W]``; ``anew`` as in `Motion.follow`."""
         shift = self._motion.follow(luma, anew=anew or self._last is None)
         if shift is None or self._last is None:
             repeat(luma, out)
-            return split((0, 0))[1]
-        whole, shares = split(shift)
-        register(self._last, whole, out)
-        return shares
+        else:
+            register(self._last, shift, out)
 
     def keep(self, output: Plane) -> None:
         """Remember the output ``[sH, sW]`` of the picture that was written last; it is copied."""

@@ -8,13 +8,12 @@ from __future__ import annotations
 import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from stream_sr.errors import EngineUnavailable, ModelError
-from stream_sr.model import PREVIOUS, SHARES, ModelSpec
+from stream_sr.model import PREVIOUS, ModelSpec
 from stream_sr.motion import LastOutput
 from stream_sr.quality import texture
 
@@ -93,15 +92,15 @@ def evaluate(model: ModelSpec, planes: list[Plane]) -> list[Plane]:
         evaluator = ReferenceEvaluator(graph)
         constants = {one.name for one in graph.graph.initializer}
         inputs = [one for one in graph.graph.input if one.name not in constants]
-        names = {one.name for one in inputs} - {PREVIOUS, SHARES}
+        names = {one.name for one in inputs} - {PREVIOUS}
         (luma,) = names
         recurrent = len(inputs) > 1
         last, results = LastOutput(model.scale), []
         for plane in planes if recurrent else planes[:1]:
-            given: dict[str, npt.NDArray[Any]] = {luma: plane[None, None]}
+            given: dict[str, npt.NDArray[np.uint8]] = {luma: plane[None, None]}
             if recurrent:
                 previous = np.empty((plane.shape[0] * model.scale, plane.shape[1] * model.scale), np.uint8)
-                given[SHARES] = last.write(plane, previous).reshape(1, 4, 1, 1)
+                last.write(plane, previous)
                 given[PREVIOUS] = previous[None, None]
             (result,) = evaluator.run(None, given)
             results.append(np.asarray(result)[0, 0])

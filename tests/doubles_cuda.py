@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stream_sr.errors import EngineRunError
-from stream_sr.motion import register
+from stream_sr.motion import PARTS, register
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -136,7 +136,8 @@ class RecordingDriver:
     ) -> None:
         self._call("copy_plane")
         old, new = (one[: size[0] * size[1]] for one in (source, target))
-        work = Work("copy_plane", [old], [new], lambda: register(old.reshape(size), shift, new.reshape(size)))
+        moved = shift[0] * PARTS, shift[1] * PARTS
+        work = Work("copy_plane", [old], [new], lambda: register(old.reshape(size), moved, new.reshape(size)))
         self.put(stream, work)
 
     def record(self, event: Event, stream: Stream) -> None:

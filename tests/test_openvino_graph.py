@@ -13,7 +13,7 @@ from torch import nn
 from stream_sr.backends import openvino_graph
 from stream_sr.backends.openvino_graph import Graph, compile_graph, read_graph, rewrite
 from stream_sr.errors import ModelError
-from stream_sr.model import LUMA, PREVIOUS, SHARES, UPSCALED, ModelSpec
+from stream_sr.model import LUMA, PREVIOUS, UPSCALED, ModelSpec
 from stream_sr.motion import LastOutput, shifts
 from stream_sr.networks import LumaGraph, RecurrentSR, build_network, collapse
 from stream_sr.quality import texture
@@ -46,8 +46,7 @@ def run(graph: Graph, pictures: list[npt.NDArray[np.uint8]]) -> list[npt.NDArray
     for picture in pictures:
         request.get_tensor(LUMA).data[0, 0] = picture
         if graph.recurrent:
-            shares = last.write(picture, request.get_tensor(PREVIOUS).data[0, 0])
-            request.get_tensor(SHARES).data[0, :, 0, 0] = shares
+            last.write(picture, request.get_tensor(PREVIOUS).data[0, 0])
         request.infer()
         results.append(request.get_tensor(UPSCALED).data[0, 0].copy())
         last.keep(results[-1])
@@ -104,7 +103,7 @@ def test_the_shuffle_comes_last_and_the_scalings_are_gone(network: dict[str, obj
     recurrent = network["kind"] == "RecurrentSR"
     assert not {"ConvolutionBackpropData", "Identity"} & set(kinds)
     assert kinds.count("SpaceToDepth") == recurrent  # of its last output
-    assert kinds.count("Multiply") == 3 * recurrent  # by the shares, and by its gate, which is one too
+    assert kinds.count("Multiply") == 2 * recurrent  # by its gate, which is a share
     (shuffle,) = [node for node in graph.model.get_ordered_ops() if node.get_type_name() == "DepthToSpace"]
     assert shuffle.get_output_element_type(0).get_type_name() == "u8"  # bytes are shuffled, not floats
     assert graph.model.outputs[0].get_any_name() == UPSCALED

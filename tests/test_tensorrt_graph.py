@@ -14,13 +14,13 @@ from small_models import FSRCNN, PLAIN, RECURRENT, small_model
 
 from stream_sr import reference
 from stream_sr.backends.check import enlarge_chroma
-from stream_sr.backends.tensorrt.frames import Picture, tensors
+from stream_sr.backends.tensorrt.frames import SHARES, Picture, tensors
 from stream_sr.backends.tensorrt.graph import DECONVOLUTION, HEADS, LOWERED, PRECISIONS, frame_graph, scale_of
 from stream_sr.color import Siting
 from stream_sr.errors import ModelError
 from stream_sr.frame import chroma_shape
-from stream_sr.model import PREVIOUS, SHARES, ModelSpec
-from stream_sr.motion import LastOutput
+from stream_sr.model import PREVIOUS, ModelSpec
+from stream_sr.motion import LastOutput, register, split
 from stream_sr.quality import psnr, texture
 
 LEAST = {"fp32": 75.0, "fp16": 55.0, "bf16": 42.0}  # dB; of networks that were not trained for it
@@ -61,7 +61,8 @@ def run(graph: bytes, picture: Picture, frames: list[np.ndarray[Any, np.dtype[np
             feeds[PREVIOUS] = np.empty((1, 1, height, width), np.uint8)
             assert [side.dim_value for side in inputs[PREVIOUS].type.tensor_type.shape.dim] == [1, 1, height, width]
             luma = frame[: picture.width * picture.height].reshape(picture.height, -1)
-            feeds[SHARES] = last.write(luma, feeds[PREVIOUS][0, 0]).reshape(1, 4, 1, 1)
+            last.write(luma, feeds[PREVIOUS][0, 0])
+            feeds[SHARES] = split((0, 0))[1].reshape(1, 4, 1, 1)
         values = dict(zip(names, evaluator.run(None, feeds), strict=True))
         whole = [(ports[name][0], values[name]) for name in names if name in ports]
         for name in names:
@@ -123,7 +124,7 @@ def test_the_layers_are_low_and_anchor_tail_and_chroma_are_not(models: dict[str,
             for node in graph.graph.node:
                 kind = types[node.output[0]]
                 if node.op_type in ("Conv", "PRelu", "Relu"):
-                    is_exact = node.output[0].startswith(("chroma", "anchor", "network_anchor"))
+                    is_exact = node.output[0].startswith(("chroma", "anchor", "network_anchor", "previous"))
                     assert kind == (TensorProto.FLOAT if is_exact else low), node.output[0]
                 if node.op_type in ("Clip", "Round", *(() if name.startswith("recurrent") else ("Add",))):
                     assert kind == TensorProto.FLOAT, node.output[0]
@@ -170,3 +171,27 @@ def test_a_graph_without_convolutions_has_no_lower_precision(tmp_path: Path) -> 
     frame_graph(data, picture, "fp32", LOWERED)
     with pytest.raises(ModelError, match="build it in fp32"):
         frame_graph(data, picture, "fp16", LOWERED)
+
+
+def test_the_last_output_is_moved_by_part_of_a_pixel_in_the_graph(models: dict[str, ModelSpec]) -> None:
+    """As `register` moves it on the host, but for the rounding."""
+    picture = Picture(32, 16, 2, Siting.LEFT)
+    data = frame_graph(models["recurrent x2"].onnx.read_bytes(), picture, "fp32", LOWERED)
+    evaluator = ReferenceEvaluator(onnx.load_from_string(data))
+    frame, last = frame_of(picture), texture(32, 64)
+    ports = tensors(picture)
+    luma, chroma = (ports[name] for name in ("luma", "chroma"))
+    feeds = {
+        name: frame[at : at + int(np.prod(shape))].reshape(shape)
+        for name, (at, shape) in (("luma", luma), ("chroma", chroma))
+    }
+    results = []
+    for on_the_host, in_the_graph in (((1, 2), (0, 0)), ((0, 0), (1, 2))):
+        previous, shares = np.empty_like(last), split(in_the_graph)[1]
+        register(last, on_the_host, previous)
+        given = feeds | {PREVIOUS: previous[None, None], SHARES: shares.reshape(1, 4, 1, 1)}
+        results.append(evaluator.run(["upscaled_luma"], given)[0])
+    assert np.abs(results[0].astype(int) - results[1]).max() <= 2
+    given = feeds | {PREVIOUS: last[None, None], SHARES: split((0, 0))[1].reshape(1, 4, 1, 1)}
+    unmoved = evaluator.run(["upscaled_luma"], given)
+    assert np.abs(results[0].astype(int) - unmoved[0]).max() > 2

@@ -25,7 +25,7 @@ from stream_sr.backends import cache, schedule
 from stream_sr.backends.check import WrongResult, check
 from stream_sr.backends.schedule import OverlappedEngine
 from stream_sr.backends.tensorrt import ladder
-from stream_sr.backends.tensorrt.frames import Picture, tensors
+from stream_sr.backends.tensorrt.frames import SHARES, Picture, tensors
 from stream_sr.backends.tensorrt.graph import DECONVOLUTION, HEADS, LOWERED, frame_graph
 from stream_sr.backends.tensorrt.ladder import Wish, is_ready, open_checked, picture_of
 from stream_sr.catalog import format_engines
@@ -33,7 +33,7 @@ from stream_sr.color import ColorInfo, Siting
 from stream_sr.engine import EngineOptions
 from stream_sr.errors import EngineBuildError, EngineRunError
 from stream_sr.frame import StreamInfo
-from stream_sr.model import PREVIOUS, SHARES, ModelSpec
+from stream_sr.model import PREVIOUS, ModelSpec
 
 INFO = StreamInfo(24, 16, Fraction(1, 25), color=ColorInfo(siting=Siting.LEFT))
 Spoil = Callable[[str, np.ndarray[Any, Any]], None]

@@ -31,7 +31,7 @@ from stream_sr.backends.tuning import Form, choices, tune
 from stream_sr.engine import Engine, EngineOptions, EngineSpec, Pending
 from stream_sr.errors import EngineRunError, EngineUnavailable
 from stream_sr.frame import Frame, StreamInfo, chroma_shape
-from stream_sr.model import LUMA, PREVIOUS, SHARES, UPSCALED, BuildKey, ModelSpec
+from stream_sr.model import LUMA, PREVIOUS, UPSCALED, BuildKey, ModelSpec
 from stream_sr.motion import LastOutput
 from stream_sr.quality import texture
 from stream_sr.ring import Allocate, Slot
@@ -176,8 +176,7 @@ class _Request:
         self.output = output
         if self.last:
             previous = self.luma.get_tensor(PREVIOUS).data[0, 0]
-            shares = self.last.write(frame.planes[0], previous, anew=frame.discontinuity)
-            self.luma.get_tensor(SHARES).data[0, :, 0, 0] = shares
+            self.last.write(frame.planes[0], previous, anew=frame.discontinuity)
         # bound, not copied: without shared_memory OpenVINO would write into a copy of its own
         self.luma.set_tensor(UPSCALED, openvino.Tensor(output.planes[0][None, None], shared_memory=True))
         if self.chroma_shape == output.chroma.shape:

@@ -19,7 +19,7 @@ from stream_sr import deconvolution
 from stream_sr.backends.openvino_quantized import merge_quantizers, quantize_weight, weight_of
 from stream_sr.color import chroma_kernel
 from stream_sr.errors import EngineBuildError, ModelError
-from stream_sr.model import LUMA, PREVIOUS, SHARES, UPSCALED, ModelSpec
+from stream_sr.model import LUMA, PREVIOUS, UPSCALED, ModelSpec
 
 LOWERED = "convolution + depth-to-space"
 REWRITE = 4  # counts the changes to the rewriting here; part of the cache's key
@@ -105,15 +105,14 @@ class Graph:
         return sized
 
     def _larger(self, height: int, width: int) -> dict[str, list[int]]:
-        larger = [1, 1, height * self.scale, width * self.scale]
-        return {PREVIOUS: larger, SHARES: [1, 4, 1, 1]} if self.recurrent else {}
+        return {PREVIOUS: [1, 1, height * self.scale, width * self.scale]} if self.recurrent else {}
 
 
 def read_graph(model: ModelSpec) -> Graph:
     """Read the ONNX and make sure of its form: one uint8 luma plane in, one enlarged by an integer out.
 
-    Inputs ``previous`` and ``shares`` make it recurrent. The scale comes from a trial and must be the model's, if that
-    says one; of a recurrent network it must. Raises ModelError that names what was found.
+    A second input, ``previous``, makes it recurrent. The scale comes from a trial and must be the model's, if that says
+    one; of a recurrent network it must. Raises ModelError that names what was found.
     """
     path = model.onnx
     try:
@@ -126,10 +125,9 @@ def read_graph(model: ModelSpec) -> Graph:
         graph = core().read_model(str(path))
     except Exception as error:
         raise ModelError(f"{path} cannot be read as ONNX: {first_line(error)}; export the model again") from error
-    previous, shares = ([port for port in graph.inputs if name in port.get_names()] for name in (PREVIOUS, SHARES))
-    planes = [port for port in graph.inputs if not {PREVIOUS, SHARES} & port.get_names()]
-    recurrent = _is_plane(previous) and len(shares) == 1
-    if not (_is_plane(planes) and _is_plane(graph.outputs) and (recurrent or not (previous or shares))):
+    previous = [port for port in graph.inputs if PREVIOUS in port.get_names()]
+    planes = [port for port in graph.inputs if PREVIOUS not in port.get_names()]
+    if not (_is_plane(planes) and _is_plane(graph.outputs) and (not previous or _is_plane(previous))):
         raise ModelError(
             f"{path} has the inputs {_ports(graph.inputs)} and the outputs {_ports(graph.outputs)}; "
             "it must have one input and one output, uint8 luma [1,1,H,W]"
@@ -294,8 +292,7 @@ def _work_in_levels(model: Any) -> None:
     from openvino import opset13 as ops
 
     scalings = [one for one in model.get_ordered_ops() if _kind(one) == "Multiply" and np.isfinite(_factor(one))]
-    planes = [port for port in model.inputs if port.get_element_type().get_type_name() == "u8"]
-    if len(scalings) != len(planes) + 1:
+    if len(scalings) != len(model.inputs) + 1:
         return
     *firsts, last = scalings
     factor = np.float32(_factor(firsts[0]))
@@ -317,8 +314,7 @@ def _work_in_levels(model: Any) -> None:
             if _kind(value.get_node()) == "Constant":
                 levels = np.asarray(value.get_node().get_data(), np.float32) / factor
                 node.input(n).replace_source_output(ops.constant(levels).output(0))
-        both = [value.get_node().get_instance_id() in between for value in node.input_values()]
-        if _kind(node) == "Multiply" and all(both):  # levels by a gate of one channel, which is in levels too
+        if _kind(node) == "Multiply":  # of levels by a gate of one channel, which is in levels too
             n = min((0, 1), key=lambda n: _channels(node.input_value(n)))
             share = ops.multiply(node.input_value(n), ops.constant(factor))
             node.input(n).replace_source_output(share.output(0))

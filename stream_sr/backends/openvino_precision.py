@@ -21,7 +21,7 @@ from stream_sr.backends.openvino_graph import (
     rewrite,
 )
 from stream_sr.errors import EngineBuildError, EngineUnavailable, ModelError
-from stream_sr.model import LOSS_LIMIT, LUMA, PREVIOUS, SHARES, UPSCALED, ModelSpec
+from stream_sr.model import LOSS_LIMIT, LUMA, PREVIOUS, UPSCALED, ModelSpec
 from stream_sr.motion import LastOutput
 from stream_sr.quality import FIDELITY_SIZE, psnr, texture
 
@@ -154,8 +154,7 @@ def _trial(graph: Graph, precision: str) -> Any:
     last = LastOutput(graph.scale)
     for _ in range(CHECK_FRAMES if graph.recurrent else 1):
         if graph.recurrent:
-            shares = last.write(picture, request.get_tensor(PREVIOUS).data[0, 0])
-            request.get_tensor(SHARES).data[0, :, 0, 0] = shares
+            last.write(picture, request.get_tensor(PREVIOUS).data[0, 0])
         request.infer()
         last.keep(request.get_tensor(UPSCALED).data[0, 0])
     return request.get_tensor(UPSCALED).data[0, 0].copy()

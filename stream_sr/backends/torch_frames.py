@@ -76,8 +76,8 @@ class FrameNetwork(nn.Module):
         if previous is None or shares is None:
             y = self.network(x)
         else:
-            known = self._share(previous.view(1, 1, *self.large))
-            y = self.network.step(x, known, shares.view(torch.float32).view(1, 4, 1, 1).to(self.dtype))
+            moved = _between(previous.view(1, 1, *self.large), shares.view(torch.float32))
+            y = self.network.step(x, self._share(moved))
         result[:large].view(1, 1, *self.large).copy_(_levels(y.to(torch.float32) * 255))
         self._enlarge(frame[luma:].view(2, 1, *self.chroma), result[large:].view(2, 1, *self.large_chroma))
 
@@ -92,6 +92,13 @@ class FrameNetwork(nn.Module):
         larger = F.pixel_shuffle(F.conv2d(padded, kernel), self.scale)
         rows, columns = self.large_chroma
         result.copy_(_levels(larger[:, :, :rows, :columns]))
+
+
+def _between(plane: Tensor, shares: Tensor) -> Tensor:
+    """The plane moved by part of a pixel, in levels; ``shares`` as `motion.split` gives them."""
+    padded = F.pad(plane.to(torch.float32), (1, 0, 1, 0), mode="replicate")
+    here, left, up, corner = padded[:, :, 1:, 1:], padded[:, :, 1:, :-1], padded[:, :, :-1, 1:], padded[:, :, :-1, :-1]
+    return _levels(here * shares[0] + left * shares[1] + up * shares[2] + corner * shares[3])
 
 
 def _levels(x: Tensor) -> Tensor:

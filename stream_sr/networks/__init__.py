@@ -42,9 +42,8 @@ class RecurrentLumaGraph(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, luma: Tensor, previous: Tensor, shares: Tensor) -> Tensor:
-        """uint8 ``[1, 1, H, W]`` and ``[1, 1, sH, sW]``, float32 ``[1, 4, 1, 1]``."""
-        return to_levels(self.network.step(from_levels(luma), from_levels(previous), shares))
+    def forward(self, luma: Tensor, previous: Tensor) -> Tensor:  # uint8 [1, 1, H, W] and [1, 1, sH, sW]
+        return to_levels(self.network.step(from_levels(luma), from_levels(previous)))
 
 
 def from_levels(luma: Tensor) -> Tensor:

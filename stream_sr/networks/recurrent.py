@@ -15,11 +15,11 @@ class RecurrentSR(nn.Module):
     """`PlainSR` that also sees its last output, moved to where the picture is now; causal.
 
     The last output is what recurrent networks since FRVSR (Sajjadi, Vemulapalli and Brown, CVPR 2018) hand on. It is
-    moved as one piece (`motion.Motion`), by whole output pixels before it comes here and by the rest here: so the
-    layers need not find the motion, which a narrow network cannot, and only have to tell where it fits. What it adds to
-    the repeated pixels, folded to input size (``known``), enters the first layer through a convolution that is
-    `Bounded`, and comes out again through a gate of one channel between 0 and 1, which three layers of ``GATE``
-    channels open and close. So the state cannot grow by itself.
+    moved as one piece (`motion.LastOutput`) before it comes here: so the layers need not find the motion, which a
+    narrow network cannot, and only have to tell where it fits. What it adds to the repeated pixels, folded to input
+    size (``known``), enters the first layer through a convolution that is `Bounded`, and comes out again through a gate
+    of one channel between 0 and 1, which three layers of ``GATE`` channels open and close. So the state cannot grow by
+    itself.
 
     Where the last output says no more than the input (each pixel repeated, which is how a stream begins), ``known`` is
     zero, and the result is that of the `PlainSR` with the same weights.
@@ -54,18 +54,10 @@ class RecurrentSR(nn.Module):
         nn.init.normal_(self.recall.weight, std=0.02)
         nn.init.zeros_(self.gate[-1].weight)  # type: ignore[arg-type]
         nn.init.constant_(self.gate[-1].bias, 0.1)  # type: ignore[arg-type]
-        self.near, self.sum = neighbours()
         bound(self.recall)
 
-    def step(self, x: Tensor, previous: Tensor, shares: Tensor) -> Tensor:
-        """One picture ``[N, 1, H, W]``, the last output ``[N, 1, sH, sW]``, moved, and the shares ``[N, 4, 1, 1]``.
-
-        Those are of `motion.split`. Gives the enlargement.
-        """
-        return self.enlarge(x, self.sum(self.near(previous) * shares))
-
-    def enlarge(self, x: Tensor, previous: Tensor) -> Tensor:
-        """`step`, where all of the motion is done."""
+    def step(self, x: Tensor, previous: Tensor) -> Tensor:
+        """One picture ``[N, 1, H, W]`` and the last output, moved, ``[N, 1, sH, sW]``; its enlargement."""
         known = self.fold(previous) - x  # [N, s*s, H, W]
         first = self.feature(x) + self.recall(known)  # [N, width, H, W]
         body = self.body(first)
@@ -81,7 +73,7 @@ class RecurrentSR(nn.Module):
                 if pictures:
                     anew = (shifts[:, t].abs() >= ANEW).all(1)[:, None, None, None]
                     previous = torch.where(anew, previous, move(levels(pictures[-1]), shifts[:, t]))
-                pictures.append(self.enlarge(sequence[:, t], previous))
+                pictures.append(self.step(sequence[:, t], previous))
         return torch.stack(pictures, 1)
 
 
@@ -95,21 +87,10 @@ def levels(x: Tensor) -> Tensor:
     return x + (((x * 255).clamp(0, 255).round() * (1 / 255)) - x).detach()
 
 
-def neighbours() -> tuple[nn.Conv2d, nn.Conv2d]:
-    """A fixed convolution that puts each pixel beside its left, upper and upper left one, and one that adds four up."""
-    near, total = nn.Conv2d(1, 4, 3, padding=1, bias=False), nn.Conv2d(4, 1, 1, bias=False)
-    with torch.no_grad():
-        near.weight.zero_()
-        for n, (row, column) in enumerate(((1, 1), (1, 0), (0, 1), (0, 0))):
-            near.weight[n, 0, row, column] = 1
-        total.weight.fill_(1)
-    return near.requires_grad_(False), total.requires_grad_(False)
-
-
 def move(pictures: Tensor, shifts: Tensor) -> Tensor:
     """``pictures`` ``[N, 1, H, W]``, each moved down and right by ``shifts`` ``[N, 2]`` quarters of a pixel.
 
-    By `motion.register` and the shares of `motion.split`, exactly, whatever autocast says of convolutions.
+    As `motion.register`, without the rounding.
     """
     height, width = pictures.shape[2:]
     whole = shifts.div(PARTS, rounding_mode="floor")
@@ -121,6 +102,6 @@ def move(pictures: Tensor, shifts: Tensor) -> Tensor:
     index = torch.where(inside, (rows - down) * width + columns - right, rows * width + columns)
     moved = pictures.flatten(2).gather(2, index.flatten(1)[:, None]).view_as(pictures)
     for n, reach in enumerate(((0, 0, 1, 0), (1, 0, 0, 0))):  # the row above, the column to the left
-        other = F.pad(moved, reach)[:, :, :height, :width]
+        other = F.pad(moved, reach, mode="replicate")[:, :, :height, :width]
         moved = moved + part[:, n] * (other - moved)
     return moved

@@ -21,7 +21,7 @@ from torch import Tensor, fx, nn
 
 from stream_sr import reference
 from stream_sr.errors import ModelError
-from stream_sr.model import INT8_FILE, PREVIOUS, SHARES, UPSCALED, ModelSpec, read_model
+from stream_sr.model import INT8_FILE, PREVIOUS, UPSCALED, ModelSpec, read_model
 from stream_sr.networks import Deconvolution, LumaGraph, RecurrentLumaGraph, RecurrentSR, repeated, restore_network
 
 OPSET = 18
@@ -33,9 +33,8 @@ PREFIX = "network."  # LumaGraph's name for the network; the initialisers go wit
 def export_onnx(network: nn.Module, path: Path) -> None:
     """Write ``network`` (luma in [0, 1] to luma in [0, 1]) as a uint8 graph ``luma`` -> ``upscaled``, ``[1,1,H,W]``.
 
-    Height and width are dynamic. A recurrent network has two inputs more, ``previous``, its last output, uint8
-    ``[1,1,sH,sW]``, and ``shares``, float32 ``[1,4,1,1]``. Raises ModelError for a network with an operation that is
-    not in the table here.
+    Height and width are dynamic. A recurrent network has a second input ``previous``, its last output, uint8
+    ``[1,1,sH,sW]``. Raises ModelError for a network with an operation that is not in the table here.
     """
     was_training = network.training
     module = (RecurrentLumaGraph(network) if isinstance(network, RecurrentSR) else LumaGraph(network)).eval()
@@ -132,7 +131,7 @@ def count_macs(network: nn.Module) -> int:
         x = torch.zeros(1, 1, side, side)
         network.eval()
         if isinstance(network, RecurrentSR):
-            network.enlarge(x, repeated(x, network.scale))
+            network.step(x, repeated(x, network.scale))
         else:
             network(x)
     finally:
@@ -256,8 +255,6 @@ class _Writer:
 
 def _input(name: str) -> onnx.ValueInfoProto:
     """The last output has sides of its own: a graph cannot say how many times the luma's they are."""
-    if name == SHARES:
-        return helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4, 1, 1])
     larger = "previous_" if name == PREVIOUS else ""
     return helper.make_tensor_value_info(name, TensorProto.UINT8, [1, 1, f"{larger}height", f"{larger}width"])
 

@@ -11,12 +11,14 @@ import numpy as np
 from stream_sr.color import chroma_kernel
 from stream_sr.errors import ModelError
 from stream_sr.frame import chroma_shape
+from stream_sr.model import PREVIOUS
 
 if TYPE_CHECKING:
     import onnx
 
 ALIGNMENT = 256  # bytes; TensorRT wants its tensors to begin there
 FRAME, LUMA, CHROMA = "frame", "luma", "chroma"
+SHARES = "shares"  # float32 [1, 4, 1, 1], of `motion.split`: beside `previous`
 UPSCALED, UPSCALED_LUMA, UPSCALED_CHROMA = "upscaled", "upscaled_luma", "upscaled_chroma"
 
 
@@ -71,6 +73,27 @@ class FrameNodes:
     def around(self, nodes: list[onnx.NodeProto]) -> list[onnx.NodeProto]:
         """The luma graph's nodes and those of the rest of the frame. Raises ModelError."""
         return self._packed(nodes) if self.picture.packed else self._side_by_side(nodes)
+
+    def move(self, nodes: list[onnx.NodeProto]) -> list[onnx.NodeProto]:
+        """Move the last output by part of a pixel, as the shares say, where it comes in."""
+        from onnx import numpy_helper
+
+        near = np.zeros((4, 1, 2, 2), np.float32)
+        for n, (row, column) in enumerate(((1, 1), (1, 0), (0, 1), (0, 0))):  # itself, left, upper, upper left
+            near[n, 0, row, column] = 1
+        border = self._integers("previous.border", [0, 0, 1, 1, 0, 0, 0, 0])
+        kernels = {"previous.four": near, "previous.sum": np.ones((1, 4, 1, 1), np.float32)}
+        four, total = (self.keep(numpy_helper.from_array(kernel, name)) for name, kernel in kernels.items())
+        for node in nodes:
+            _rename(node, {PREVIOUS: "previous.moved"})
+        return [
+            self._node("Cast", [PREVIOUS], "previous.float", to=1),
+            self._node("Pad", ["previous.float", border], "previous.wide", mode="edge"),
+            self._node("Conv", ["previous.wide", four], "previous.near"),
+            self._node("Mul", ["previous.near", SHARES], "previous.parts"),
+            self._node("Conv", ["previous.parts", total], "previous.moved"),
+            *nodes,
+        ]
 
     def _side_by_side(self, nodes: list[onnx.NodeProto]) -> list[onnx.NodeProto]:
         for node in nodes:

@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from stream_sr import deconvolution
-from stream_sr.backends.tensorrt.frames import CHROMA, FRAME, LUMA, FrameNodes, Picture, tensors
+from stream_sr.backends.tensorrt.frames import CHROMA, FRAME, LUMA, SHARES, FrameNodes, Picture, tensors
 from stream_sr.errors import ModelError
-from stream_sr.model import PREVIOUS, SHARES
+from stream_sr.model import PREVIOUS
 
 if TYPE_CHECKING:
     import onnx
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 DECONVOLUTION, LOWERED = "deconvolution", "convolution + depth-to-space"
 HEADS = (LOWERED, DECONVOLUTION)
 PRECISIONS = ("fp32", "fp16", "bf16")
-REWRITE = 2  # counts the changes to the passes here and to the builder's flags; part of the cache's key
+REWRITE = 3  # counts the changes to the passes here and to the builder's flags; part of the cache's key
 CONVOLUTIONS = ("Conv", "ConvTranspose")
 MOVES = ("DepthToSpace", "Reshape", "Transpose")  # cheaper before the cast to fp32 than behind it
 BF16_OPSET = 22  # the first in which a convolution may be bf16
@@ -80,7 +80,7 @@ class Graph:
     def _check(self) -> None:
         constants = {one.name for one in self.graph.initializer}
         inputs = [one for one in self.graph.input if one.name not in constants]
-        luma, upscaled = [one for one in inputs if one.name not in (PREVIOUS, SHARES)], list(self.graph.output)
+        luma, upscaled = [one for one in inputs if one.name != PREVIOUS], list(self.graph.output)
         if not (_is_plane(luma) and _is_plane(upscaled)):
             raise ModelError(
                 f"the graph has the inputs {_ports(inputs)} and the outputs {_ports(self.graph.output)}; "
@@ -119,7 +119,7 @@ class Graph:
 
     def _fix_inputs(self, height: int, width: int, scale: int) -> None:
         for port in self.graph.input:
-            if port.name in self.constants or port.name == SHARES:
+            if port.name in self.constants:
                 continue
             dims = port.type.tensor_type.shape.dim
             s = scale if port.name == PREVIOUS else 1
@@ -279,13 +279,17 @@ class Graph:
         from onnx import TensorProto, helper
 
         ports = tensors(picture)
-        previous = [one for one in self.graph.input if one.name in (PREVIOUS, SHARES)]
+        previous = [one for one in self.graph.input if one.name == PREVIOUS]
         made = {
             name: helper.make_tensor_value_info(name, TensorProto.UINT8, shape) for name, (_, shape) in ports.items()
         }
         sources = [made[name] for name in ports if name in (FRAME, LUMA, CHROMA)]
         results = [made[name] for name in ports if name not in (FRAME, LUMA, CHROMA)]
-        nodes = FrameNodes(self.luma, self.upscaled, picture, self._add).around(list(self.graph.node))
+        frames = FrameNodes(self.luma, self.upscaled, picture, self._add)
+        nodes = frames.around(list(self.graph.node))
+        if previous:
+            nodes = frames.move(nodes)
+            previous.append(helper.make_tensor_value_info(SHARES, TensorProto.FLOAT, [1, 4, 1, 1]))
         del self.graph.input[:]
         del self.graph.output[:]
         self.graph.input.extend([*sources, *previous])

@@ -12,9 +12,9 @@ from stream_sr.backends import cache
 from stream_sr.backends.schedule import SHARES_BYTES
 from stream_sr.backends.tensorrt import library
 from stream_sr.backends.tensorrt.driver import PycudaDriver
-from stream_sr.backends.tensorrt.frames import Picture, tensors
+from stream_sr.backends.tensorrt.frames import SHARES, Picture, tensors
 from stream_sr.errors import EngineBuildError, EngineRunError
-from stream_sr.model import PREVIOUS, SHARES
+from stream_sr.model import PREVIOUS
 
 WARM_UPS = 3
 
