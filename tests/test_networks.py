@@ -192,7 +192,7 @@ def test_the_state_cannot_grow_by_itself() -> None:
         network.head.weight.zero_()
         network.head.bias.zero_()  # type: ignore[union-attr]
         x, previous = torch.rand(1, 1, 8, 9), torch.rand(1, 1, 16, 18)
-        known = previous - repeated(x, 2)
+        known = (previous - repeated(x, 2)) * network.FADE
         for factor in (-100, 1, 100):
             network.gate[-1].bias.fill_(factor)  # type: ignore[operator]
             kept = network.step(x, previous) - repeated(x, 2)

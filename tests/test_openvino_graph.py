@@ -103,7 +103,7 @@ def test_the_shuffle_comes_last_and_the_scalings_are_gone(network: dict[str, obj
     recurrent = network["kind"] == "RecurrentSR"
     assert not {"ConvolutionBackpropData", "Identity"} & set(kinds)
     assert kinds.count("SpaceToDepth") == recurrent  # of its last output
-    assert kinds.count("Multiply") == 2 * recurrent  # by its gate, which is a share
+    assert kinds.count("Multiply") == 3 * recurrent  # what it fades by, and its gate, which is a share
     (shuffle,) = [node for node in graph.model.get_ordered_ops() if node.get_type_name() == "DepthToSpace"]
     assert shuffle.get_output_element_type(0).get_type_name() == "u8"  # bytes are shuffled, not floats
     assert graph.model.outputs[0].get_any_name() == UPSCALED

@@ -291,14 +291,11 @@ def _work_in_levels(model: Any) -> None:
     """
     from openvino import opset13 as ops
 
-    scalings = [one for one in model.get_ordered_ops() if _kind(one) == "Multiply" and np.isfinite(_factor(one))]
-    if len(scalings) != len(model.inputs) + 1:
+    products = [one for one in model.get_ordered_ops() if _kind(one) == "Multiply"]
+    firsts, lasts = ([one for one in products if np.isclose(_factor(one), factor)] for factor in (1 / 255, 255))
+    if len(firsts) != len(model.inputs) or len(lasts) != 1:
         return
-    *firsts, last = scalings
-    factor = np.float32(_factor(firsts[0]))
-    alike = all(np.isclose(_factor(one), factor) for one in firsts)
-    if not (alike and np.isclose(_factor(last) * factor, 1, rtol=1e-6)):
-        return
+    factor, (last,) = np.float32(1 / 255), lasts
     end = last.get_instance_id()
     between, waiting = {}, firsts.copy()
     while waiting:
@@ -314,11 +311,11 @@ def _work_in_levels(model: Any) -> None:
             if _kind(value.get_node()) == "Constant":
                 levels = np.asarray(value.get_node().get_data(), np.float32) / factor
                 node.input(n).replace_source_output(ops.constant(levels).output(0))
-        if _kind(node) == "Multiply":  # of levels by a gate of one channel, which is in levels too
+        if _kind(node) == "Multiply" and np.isnan(_factor(node)):  # by a gate of one channel, which is in levels too
             n = min((0, 1), key=lambda n: _channels(node.input_value(n)))
             share = ops.multiply(node.input_value(n), ops.constant(factor))
             node.input(n).replace_source_output(share.output(0))
-    for one in scalings:
+    for one in (*firsts, last):
         _take_over(one, one.input_value(0).get_node())
 
 

@@ -19,7 +19,8 @@ class RecurrentSR(nn.Module):
     narrow network cannot, and only have to tell where it fits. What it adds to the repeated pixels, folded to input
     size (``known``), enters the first layer through a convolution that is `Bounded`, and comes out again through a gate
     of one channel between 0 and 1, which three layers of ``GATE`` channels open and close. So the state cannot grow by
-    itself.
+    itself; and as it fades, by ``FADE`` from picture to picture, small errors do not add up on a scene that stands
+    still, as they did without.
 
     Where the last output says no more than the input (each pixel repeated, which is how a stream begins), ``known`` is
     zero, and the result is that of the `PlainSR` with the same weights.
@@ -30,6 +31,7 @@ class RecurrentSR(nn.Module):
     """
 
     GATE = 8
+    FADE = 0.95
 
     def __init__(self, *, scale: int, width: int = 16, depth: int = 4, skip: bool = False) -> None:
         super().__init__()
@@ -58,7 +60,7 @@ class RecurrentSR(nn.Module):
 
     def step(self, x: Tensor, previous: Tensor) -> Tensor:
         """One picture ``[N, 1, H, W]`` and the last output, moved, ``[N, 1, sH, sW]``; its enlargement."""
-        known = self.fold(previous) - x  # [N, s*s, H, W]
+        known = (self.fold(previous) - x) * self.FADE  # [N, s*s, H, W]
         first = self.feature(x) + self.recall(known)  # [N, width, H, W]
         body = self.body(first)
         features = self.last(body + first if self.skip else body)
