@@ -1,8 +1,8 @@
 """A model in the format of FFmpeg's own networks, for `dnn_processing` with the backend `native` (FFmpeg 4.3 to 5.1).
 
 The format is that of FFmpeg's tools/python/convert_from_tensorflow.py, version 1: layers, operands, their counts; all
-32-bit little-endian. It has convolutions with ReLU, depth-to-space and sums, so tiny and fast can be written; PReLU,
-and so FSRCNN, cannot. Luma goes in and comes out as 0 to 1.
+32-bit little-endian. It has convolutions with ReLU, depth-to-space, sums and maxima, so tiny and fast can be written;
+PReLU, and so FSRCNN, cannot. Luma goes in and comes out as 0 to 1.
 """
 
 import struct
@@ -20,7 +20,7 @@ from stream_sr.errors import ModelError
 from stream_sr.model import ModelSpec
 
 MAGIC, VERSION = b"FFMPEGDNNNATIVE", (1, 23)
-CONV, DEPTH_TO_SPACE, SUM = 1, 2, 5  # layers
+CONV, DEPTH_TO_SPACE, MAXIMUM, SUM = 1, 2, 4, 5  # layers
 SAME, RELU, LINEAR, ADD = 1, 0, 3, 1
 INPUT, OUTPUT, INTERMEDIATE, FLOAT = 1, 2, 3, 1  # operands
 AROUND = ("Cast", "Mul", "Clip", "Round")  # between uint8 and 0 to 1, which the filter does itself
@@ -37,9 +37,10 @@ def write_native(model: ModelSpec, path: Path) -> Path:
     operands = {first: 0}
     layers: list[bytes] = []
     for node, after in pairwise([*nodes, None]):
-        if node is None or node.op_type == "Relu":
+        if node is None or node.output[0] in operands:  # a ReLU that its convolution does
             continue
-        activated = after is not None and after.op_type == "Relu" and after.input[0] == node.output[0]
+        readers = [one for one in nodes if node.output[0] in one.input]
+        activated = node.op_type == "Conv" and readers == [after] and readers[0].op_type == "Relu"
         out = after.output[0] if activated and after is not None else node.output[0]
         places = [operands[name] for name in node.input if name in operands]
         operands[out] = len(operands)
@@ -63,6 +64,8 @@ def _layer(node: Any, arrays: Mapping[str, Any], places: Sequence[int], out: int
     if node.op_type == "DepthToSpace":
         size = next(attribute.i for attribute in node.attribute if attribute.name == "blocksize")
         return _words(DEPTH_TO_SPACE, size, places[0], out)
+    if node.op_type == "Relu":
+        return _words(MAXIMUM, 0, places[0], out)  # of 0, whose bits are those of the number
     if node.op_type == "Add" and len(places) == 2:
         return _words(SUM, ADD, 0, places[0], 0, places[1], out)
     raise ModelError(f"FFmpeg's own format has no {node.op_type}, which {name} needs")

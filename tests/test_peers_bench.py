@@ -162,7 +162,7 @@ def test_a_model_in_ffmpegs_own_format(tmp_path: Path) -> None:
     path = script("ffmpeg_native").write_native(find_model("tiny", 2), tmp_path / "tiny.model")
     data = path.read_bytes()
     assert data.startswith(b"FFMPEGDNNNATIVE\x01\x00\x00\x00")
-    assert struct.unpack("<2i", data[-8:]) == (12, 13)  # nine convolutions, two shuffles and a sum; operands
+    assert struct.unpack("<2i", data[-8:]) == (15, 16)  # nine convolutions, two shuffles, sums, ReLUs; operands
     with pytest.raises(ModelError, match="no PRelu"):
         script("ffmpeg_native").write_native(find_model("fsrcnn", 2), tmp_path / "fsrcnn.model")
 

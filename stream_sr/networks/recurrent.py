@@ -19,7 +19,7 @@ class RecurrentSR(nn.Module):
     narrow network cannot, and only have to tell where it fits. What it adds to the repeated pixels, folded to input
     size (``known``), enters the first layer through a convolution that is `Bounded`, and comes out again through a gate
     of one channel between 0 and 1, which three layers of ``GATE`` channels open and close. So the state cannot grow by
-    itself; and as it fades, by ``FADE`` from picture to picture, small errors do not add up on a scene that stands
+    itself; and as it fades, to ``FADE`` with every picture, small errors do not add up on a scene that stands
     still, as they did without.
 
     Where the last output says no more than the input (each pixel repeated, which is how a stream begins), ``known`` is
@@ -31,7 +31,7 @@ class RecurrentSR(nn.Module):
     """
 
     GATE = 8
-    FADE = 0.95
+    FADE = 0.9
 
     def __init__(self, *, scale: int, width: int = 16, depth: int = 4, skip: bool = False) -> None:
         super().__init__()
