@@ -74,9 +74,10 @@ print(json.dumps(answers))
 GRAPH = """
 import openvino, sys
 graph = openvino.Core().read_model(sys.argv[1])
-kinds = [port.get_element_type().get_type_name() for port in (*graph.inputs, *graph.outputs)]
-print(" to ".join(kinds))
+kinds = [[port.get_element_type().get_type_name() for port in ports] for ports in (graph.inputs, graph.outputs)]
+print(" to ".join(" and ".join(side) for side in kinds))
 """
+GRAPHS = ("u8 to u8", "u8 and u8 to u8")  # a model's, a recurrent one's
 AREAS = ("processor", "GPU", "libraries", "encoders", "backends", "models", "cache", "devices")
 COLOURS = {OK: "32", ABSENT: "2", OPTIONAL: "2", MISSING: "33", BROKEN: "31"}
 
@@ -243,7 +244,7 @@ def _models() -> Iterable[Finding]:
 def _model(model: ModelSpec, code: int, answer: str, complaint: str) -> Finding:
     name = model.label()
     digest = f"sha256 {model.sha256()[:12]}"
-    if code == 0 and answer == "u8 to u8":
+    if code == 0 and answer in GRAPHS:
         default = ", default" if model.default else ""
         try:
             eight = f", int8 loses {max(model.int8.loss, 0):.2f} dB" if model.in_eight_bits() and model.int8 else ""
@@ -253,7 +254,7 @@ def _model(model: ModelSpec, code: int, answer: str, complaint: str) -> Finding:
             eight = ""
         return Finding("models", name, OK, f"{model.parameters:,} parameters, {digest}{default}{eight}")
     if code == 0:
-        reason = f"the graph goes from {answer}; a model takes and gives one uint8 plane"
+        reason = f"the graph goes from {answer}; a model takes one uint8 plane, a recurrent one two, and gives one"
     elif "No module named" in complaint or "shared object" in complaint:
         return Finding("models", name, OK, f"{model.parameters:,} parameters, {digest}, unread without openvino")
     else:

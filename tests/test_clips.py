@@ -11,7 +11,7 @@ from PIL import Image
 from stream_sr.codec.roundtrip import h264_roundtrip
 from stream_sr.errors import ConfigError, SourceOpenError
 from stream_sr.frame import Plane
-from stream_sr.motion import ANEW, register
+from stream_sr.motion import ANEW, PARTS, register
 from stream_sr.train.clips import VALIDATION, Clip, ClipPatches, make_clips, read_clips
 from stream_sr.train.data import bicubic, to_uint8
 from stream_sr.train.loop import CHECKPOINT, measure, train
@@ -123,7 +123,7 @@ def test_the_motion_of_an_example_is_that_of_its_pictures(tmp_path: Path) -> Non
     truth = noise(90, 90)
     planes = np.stack([truth[8 - 2 * n : 72 - 2 * n, 4 + n : 68 + n] for n in range(4)])  # down by 2, left by 1
     clip = Clip(np.ascontiguousarray(planes[:, ::2, ::2]), planes, "moving")
-    vars(clip)["moves"] = np.array([[ANEW, ANEW], [2, -1], [2, -1], [2, -1]])
+    vars(clip)["moves"] = np.array([[ANEW, ANEW], *[[2 * PARTS, -PARTS]] * 3])
     lows, truths, moves = ClipPatches([clip], patch=24, frames=3, seed=4).batch(40)
     seen = set()
     for example, shifts in zip(truths[:, :, 0], moves, strict=True):
@@ -132,7 +132,7 @@ def test_the_motion_of_an_example_is_that_of_its_pictures(tmp_path: Path) -> Non
             register(before, (int(shift[0]), int(shift[1])), moved)
             assert (moved[4:-4, 4:-4] == now[4:-4, 4:-4]).all()
             seen.add((int(shift[0]), int(shift[1])))
-    assert seen == {(a, b) for x, y in ((2, 1), (1, 2)) for a in (x, -x) for b in (y, -y)}
+    assert seen == {(a * PARTS, b * PARTS) for x, y in ((2, 1), (1, 2)) for a in (x, -x) for b in (y, -y)}
     assert lows.shape == (40, 3, 1, 24, 24)
 
 

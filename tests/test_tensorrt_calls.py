@@ -74,7 +74,7 @@ def test_every_name_of_the_library_that_we_use_is_there() -> None:
     """Also those that are not in the lists above: `trt.Something` in the code."""
     folder = Path(library.__file__).parent
     used = {name for path in folder.glob("*.py") for name in re.findall(r"\b_?trt\.([A-Z]\w+)", path.read_text())}
-    assert {"Builder", "ILogger", "Runtime", "DataType"} <= used
+    assert {"Builder", "ILogger", "Runtime"} <= used
     assert {name for name in used if not hasattr(library.library(), name)} == set()
 
 

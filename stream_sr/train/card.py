@@ -82,7 +82,7 @@ def _card(
     history: str,
 ) -> str:
     kind = recipe.network["kind"]
-    arguments = ", ".join(f"{key} = {value}" for key, value in recipe.network.items() if key != "kind")
+    arguments = ", ".join(f"{key} = {value}" for key, value in model.network.items() if key != "kind")
     return "\n".join(
         [
             f"# {model.name} x{model.scale}" + (", tuned for cameras" if model.tune == "camera" else ""),
