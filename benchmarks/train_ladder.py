@@ -5,10 +5,9 @@
 
 Each network is a `stream-sr train` of its own, some at a time; what starts from another waits for it. After the minutes
 every run writes its state and stops; the same command goes on from there. Pictures of --unlabelled are shown to those
-that have a teacher, which says what they should become. DIR of --clips holds folders made by
-`stream-sr clips`: camera-x1 to camera-x4, and with --motion both --length 12 moving-clean-x4
-and moving-camera-x2; what needs a missing one is left out, and said. ``make
-train-gpu`` is this with the folders of ``data/``.
+that have a teacher, which says what they should become. DIR of --clips holds folders made by `stream-sr clips`:
+camera-x1 to camera-x4, and with --motion both --length 12 moving-clean-x4 and moving-camera-x2; what needs a missing
+one is left out, and said. ``make train-gpu`` is this with the folders of ``data/``.
 """
 
 import argparse
