@@ -18,7 +18,7 @@ from stream_sr.backends.schedule import IN_A_ROW, OverlappedEngine, i420_bytes, 
 from stream_sr.color import ColorInfo, Siting
 from stream_sr.engine import EngineOptions
 from stream_sr.frame import Frame, StreamInfo, read_only
-from stream_sr.model import PREVIOUS, ModelSpec
+from stream_sr.model import LUMA, PREVIOUS, ModelSpec
 from stream_sr.quality import texture
 from stream_sr.ring import FramePool
 
@@ -293,7 +293,7 @@ def time_onnxruntime(model: ModelSpec, info: StreamInfo, precision: str, device:
         import onnxruntime
     except ImportError as error:
         raise Skipped(f"onnxruntime is not installed: {error}") from error
-    from stream_sr.backends.tensorrt.frames import FRAME, LUMA, Picture, tensors
+    from stream_sr.backends.tensorrt.frames import FRAME, Picture, tensors
     from stream_sr.backends.tensorrt.graph import frame_graph
 
     wanted = "CPUExecutionProvider" if device == "cpu" else "CUDAExecutionProvider"

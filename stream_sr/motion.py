@@ -15,7 +15,7 @@ Samples = npt.NDArray[np.float32]
 Shift = tuple[int, int]  # rows and columns, quarters of a pixel of the larger picture
 Shares = npt.NDArray[np.float32]
 
-PARTS = 4  # of a pixel, to which motion is told: less would blur what stands still, more is not measured
+PARTS = 4  # of a pixel, to which motion is told; by finer ones noise would move what stands still
 ANEW = 1 << 20  # for a shift: farther than any picture is large
 MOST = 320 * 180  # samples: a larger picture is measured on means of 2x2 of its pixels, until it is that small
 LEAST = 48  # smallest side of the coarsest level
@@ -184,17 +184,23 @@ class LastOutput:
     def __init__(self, scale: int) -> None:
         self._motion = Motion(scale)
         self._last: Plane | None = None
+        self._kept = False  # of the picture before
 
     def write(self, luma: Plane, out: Plane, *, anew: bool = False) -> None:
         """Fill ``out`` ``[sH, sW]`` for the picture ``luma`` ``[H, W]``; ``anew`` as in `Motion.follow`."""
-        shift = self._motion.follow(luma, anew=anew or self._last is None)
+        shift = self._motion.follow(luma, anew=anew or not self._kept)
+        self._kept = False
         if shift is None or self._last is None:
             repeat(luma, out)
         else:
             register(self._last, shift, out)
 
     def keep(self, output: Plane) -> None:
-        """Remember the output ``[sH, sW]`` of the picture that was written last; it is copied."""
+        """Remember the output ``[sH, sW]`` of the picture that was written last; it is copied.
+
+        Where that did not come, for it failed, the next picture begins anew.
+        """
+        self._kept = True
         if self._last is None:
             self._last = output.copy()
         else:

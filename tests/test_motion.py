@@ -112,6 +112,9 @@ def test_the_last_output_is_the_picture_repeated_until_there_is_one() -> None:
     output[:] = 0  # its memory belongs to somebody else
     last.write(second, given)
     assert (given[2:] == kept[:-2]).all()
+    last.write(second, given)  # the output before did not come
+    assert (given == second.repeat(4, 0).repeat(4, 1)).all()
+    last.keep(kept)
     last.write(second, given, anew=True)
     assert (given == second.repeat(4, 0).repeat(4, 1)).all()
 

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from stream_sr.networks.fsrcnn import FSRCNN
 from stream_sr.networks.layers import Collapsible, Deconvolution, collapse, expand
 from stream_sr.networks.plain import PlainSR
-from stream_sr.networks.recurrent import RecurrentSR, move, repeated
+from stream_sr.networks.recurrent import RecurrentSR, repeated
 from stream_sr.networks.reference import Autoencoder, BareDeconvolution
 
 __all__ = [
     "FSRCNN", "NETWORKS", "Autoencoder", "BareDeconvolution", "Collapsible", "Deconvolution", "LumaGraph", "PlainSR",
-    "RecurrentLumaGraph", "RecurrentSR", "build_network", "collapse", "expand", "move", "repeated", "restore_network",
+    "RecurrentLumaGraph", "RecurrentSR", "build_network", "collapse", "expand", "repeated", "restore_network",
     "transfer",
 ]  # fmt: skip
 

@@ -129,12 +129,10 @@ class Collapsible(nn.Module):
 def expand(network: nn.Module) -> None:
     """Bring the trained convolutions of ``network`` into the form for training, with the same output.
 
-    Those that are bound stay as they are, for branches would lift the kernel over its bound, and so do fixed ones.
+    Those that are bound stay as they are: branches would lift the kernel over its bound.
     """
     for layer in network.modules():
-        if not isinstance(layer, nn.Conv2d) or layer.kernel_size == (1, 1) or parametrize.is_parametrized(layer):
-            continue
-        if layer.weight.requires_grad:
+        if isinstance(layer, nn.Conv2d) and layer.kernel_size != (1, 1) and not parametrize.is_parametrized(layer):
             parametrize.register_parametrization(layer, "weight", Collapsible(layer.weight))
 
 

@@ -11,13 +11,13 @@ import numpy as np
 from stream_sr.color import chroma_kernel
 from stream_sr.errors import ModelError
 from stream_sr.frame import chroma_shape
-from stream_sr.model import PREVIOUS
+from stream_sr.model import LUMA, PREVIOUS
 
 if TYPE_CHECKING:
     import onnx
 
 ALIGNMENT = 256  # bytes; TensorRT wants its tensors to begin there
-FRAME, LUMA, CHROMA = "frame", "luma", "chroma"
+FRAME, CHROMA = "frame", "chroma"
 SHARES = "shares"  # float32 [1, 4, 1, 1], of `motion.split`: beside `previous`
 UPSCALED, UPSCALED_LUMA, UPSCALED_CHROMA = "upscaled", "upscaled_luma", "upscaled_chroma"
 

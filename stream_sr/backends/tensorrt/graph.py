@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from stream_sr import deconvolution
-from stream_sr.backends.tensorrt.frames import CHROMA, FRAME, LUMA, SHARES, FrameNodes, Picture, tensors
+from stream_sr.backends.tensorrt.frames import CHROMA, FRAME, SHARES, FrameNodes, Picture, tensors
 from stream_sr.errors import ModelError
-from stream_sr.model import PREVIOUS
+from stream_sr.model import LUMA, PREVIOUS
 
 if TYPE_CHECKING:
     import onnx
