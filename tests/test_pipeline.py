@@ -313,7 +313,7 @@ def test_a_slow_sink_harms_only_itself() -> None:
 
     pipeline.run(tick=tick, tick_seconds=0.01)
     assert_adds_up(pipeline.stats)
-    assert pipeline.stats.summary()["dropped"].get("slow output", 0) < 100  # of the first output only
+    assert pipeline.stats.summary()["frames_out"] == len(quick.seen)  # the first output alone counts, and its drops
     assert len(quick.seen) > 100
     assert len(slow.seen) <= 6
 
