@@ -87,7 +87,7 @@ def layers(model: ModelSpec, info: StreamInfo, device: str = "meta", time: Time 
     Not for recurrent models.
     """
     network = FrameNetwork(load_network(model), info, model.scale, PRECISION, Form(lowered=True)).to(device)
-    traced = fx.symbolic_trace(network, concrete_args={"previous": None, "shares": None})
+    traced = fx.symbolic_trace(network, concrete_args={"previous": None, "flow": None})
     large = i420_bytes(info.width * model.scale, info.height * model.scale)
     frame = torch.zeros(i420_bytes(info.width, info.height), dtype=torch.uint8, device=device)
     steps = Steps(traced, time)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from stream_sr.backends.schedule import IN_A_ROW, OverlappedEngine, i420_bytes, in_a_row
+from stream_sr.backends.schedule import IN_A_ROW, OverlappedEngine, flow_bytes, i420_bytes, in_a_row
 from stream_sr.color import ColorInfo, Siting
 from stream_sr.engine import EngineOptions
 from stream_sr.frame import Frame, StreamInfo, read_only
@@ -279,12 +279,12 @@ def time_torch(model: ModelSpec, info: StreamInfo, precision: str, mode: str | N
     width, height = info.width * model.scale, info.height * model.scale
     target = torch.empty(i420_bytes(width, height), dtype=torch.uint8, device=device)
     previous = target[: width * height].clone() if frames.recurrent else None
-    shares = None if previous is None else torch.ones(4, device=device).view(torch.uint8)
-    kept = [one for one in (source, target, previous, shares) if one is not None]
+    flow = None if previous is None else torch.zeros(flow_bytes(frames.size), dtype=torch.uint8, device=device)
+    kept = [one for one in (source, target, previous, flow) if one is not None]
     for one in kept:  # else torch.compile leaves its graph out
         torch._dynamo.mark_static_address(one)
     with torch.no_grad():
-        return percentiles(device_times(lambda: run(source, target, previous, shares), device))
+        return percentiles(device_times(lambda: run(source, target, previous, flow), device))
 
 
 def time_onnxruntime(model: ModelSpec, info: StreamInfo, precision: str, device: str, head: str) -> Any:

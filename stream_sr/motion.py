@@ -1,8 +1,9 @@
-"""Motion of the whole picture: by how much a pan or a shaking hand has moved it since the picture before."""
+"""Optical flow: where what is seen at each pixel was in the picture before, and the last output moved along with it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -11,161 +12,110 @@ import numpy.typing as npt
 from stream_sr.frame import Plane
 from stream_sr.scene import CUT, SceneCut, change, grid
 
-Samples = npt.NDArray[np.float32]
-Shift = tuple[int, int]  # rows and columns, quarters of a pixel of the larger picture
-Shares = npt.NDArray[np.float32]
+Flow = npt.NDArray[np.int16]
+"""``[2, h, w]``: how far what is seen there has moved right, and down, since the picture before.
 
-PARTS = 4  # of a pixel, to which motion is told; by finer ones noise would move what stands still
-ANEW = 1 << 20  # for a shift: farther than any picture is large
-MOST = 320 * 180  # samples: a larger picture is measured on means of 2x2 of its pixels, until it is that small
-LEAST = 48  # smallest side of the coarsest level
-LEVELS = 4
-STEPS = 4  # at each level at most
-STEP = 1.5  # samples: so far at a time, for the gradient reaches no further
-SETTLED = 0.02  # samples
-MOVING = 8.0  # levels: what differs by more does not move with the rest, and counts for less than half
-STIFF = 1e-3  # added to the mean squared gradient, levels squared per sample: a flat picture stands still
+In `PARTS` of a pixel of the enlarged picture; `flow_size` says on which grid.
+"""
+
+PARTS = 4  # of a pixel, to which motion is told; finer ones would be noise
+ANEW = -(1 << 15)  # in place of every motion, where the picture before says nothing
+MOST = 320 * 180  # samples: of a larger picture the motion is measured on its half, its quarter and so on
+LEAST = 12  # samples, the shorter side: a smaller picture stands still
+STRIDE = 5  # samples from one patch of 8x8 to the next; 4 is half a decibel better and takes 1.4 times as long
+STEPS = 6  # of gradient descent, at each level
 
 
 class Motion:
     """Follows a stream of luma planes of one size; one thread."""
 
     def __init__(self, scale: int) -> None:
+        import cv2
+
         self.scale = scale
         self._scene = SceneCut()
-        self._before: list[Samples] | None = None
+        self._before: Plane | None = None
+        self._flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+        self._flow.setFinestScale(0)
+        self._flow.setPatchStride(STRIDE)
+        self._flow.setGradientDescentIterations(STEPS)
 
-    def follow(self, luma: Plane, *, anew: bool = False) -> Shift | None:
-        """By how many quarters of a pixel of the enlarged picture ``luma`` (``[H, W]``) has moved down and right.
+    def follow(self, luma: Plane, *, anew: bool = False) -> Flow | None:
+        """The motion since the plane before ``luma`` ``[H, W]``, by dense inverse search.
 
-        None where what came before says nothing of it: the first picture, a scene cut, and where ``anew`` says so.
+        Kroeger and others, "Fast Optical Flow using Dense Inverse Search", ECCV 2016, as OpenCV has it. None where what
+        came before says nothing: the first picture, a scene cut, and where ``anew`` says so.
         """
         cut = self._scene.is_cut(luma)
-        now = pyramid(luma)
+        now = _smaller(luma)
         before, self._before = self._before, now
         if before is None or anew:
             return None
-        moved = displacement(before, now)
-        if cut and _differs(before[-1], now[-1], moved / 2 ** (len(now) - 1)):
+        if min(now.shape) < LEAST:
+            return None if cut else np.zeros((2, *now.shape), np.int16)
+        back = self._flow.calc(now, before, None)  # [h, w, 2], samples right and down to where it was
+        if cut and change(grid(_sampled(before, back)), grid(now)) > CUT:  # a fast pan looks like one
             return None
-        pixels = luma.shape[0] / now[0].shape[0]  # of the picture, to a sample
-        down, right = np.rint(moved * pixels * self.scale * PARTS).astype(int)
-        return int(down), int(right)
+        pixels = luma.shape[0] / now.shape[0] * self.scale  # of the enlarged picture, to a sample
+        parts = np.rint(back * np.float32(-PARTS * pixels)).clip(ANEW + 1, -ANEW - 1)
+        return np.ascontiguousarray(parts.transpose(2, 0, 1), np.int16)
 
 
-def shifts(planes: Sequence[Plane], scale: int) -> list[Shift]:
-    """What `Motion` says of each of consecutive planes ``[H, W]``; `ANEW` in both directions where it says None."""
+def flows(planes: Sequence[Plane], scale: int) -> Flow:
+    """What `Motion` says of each of consecutive planes ``[H, W]``, ``[T, 2, h, w]``; `ANEW` where it says None."""
     motion = Motion(scale)
-    found = [motion.follow(plane) for plane in planes]
-    return [(ANEW, ANEW) if shift is None else shift for shift in found]
-
-
-def pyramid(luma: Plane) -> list[Samples]:
-    """A picture ``[H, W]`` and its halves in levels, float32, the smallest last. A large one begins with a half."""
-    found: npt.NDArray[Any] = luma
-    while found.size > MOST:
-        found = _half(found)
-    halves = [found.astype(np.float32, copy=False)]
-    while len(halves) < LEVELS and min(halves[-1].shape) >= LEAST:
-        halves.append(_half(halves[-1]))
-    return halves
-
-
-def displacement(before: Sequence[Samples], now: Sequence[Samples]) -> npt.NDArray[np.float64]:
-    """By how many samples of the finest level of two `pyramid`s the picture has moved, ``[2]``: down, right.
-
-    Least squares on the gradient (Lucas and Kanade, IJCAI 1981), coarse to fine, for one displacement of all; what
-    does not move with the rest counts little. The error on textured pictures is about 0.03 samples.
-    """
-    found = np.zeros(2)
-    for level, (one, other) in enumerate(zip(reversed(before), reversed(now), strict=True)):
-        found = found * 2 if level else found
-        for _ in range(STEPS):
-            whole = np.rint(found).astype(int)
-            margin = int(abs(whole).max()) + 1
-            if min(one.shape) <= 4 * margin + 4:  # hardly anything is in both
-                return np.zeros(2)
-            last, found = found, whole + _step(one, other, whole, margin)
-            if abs(found - last).max() < SETTLED:
-                break
+    found = np.full((len(planes), 2, *flow_size(planes[0].shape)), ANEW, np.int16)
+    for n, plane in enumerate(planes):
+        if (flow := motion.follow(plane)) is not None:
+            found[n] = flow
     return found
 
 
-def _differs(before: Samples, now: Samples, moved: npt.NDArray[np.float64]) -> bool:
-    """Whether it is a cut where both are: a fast pan looks like one until it is taken out."""
-    down, right = np.rint(moved).astype(int)
-    (height, width), (top, left), (low, far) = overlap((int(down), int(right)), (now.shape[0], now.shape[1]))
-    if min(height, width) < min(now.shape) / 2:
-        return True
-    old, new = before[top : top + height, left : left + width], now[low : low + height, far : far + width]
-    return change(grid(old), grid(new)) > CUT
+def flow_size(size: Sequence[int]) -> tuple[int, int]:
+    """Rows and columns of the `Flow` of a picture of so many: the same, or halved until there are `MOST` at most."""
+    height, width = size
+    while height * width > MOST:
+        height, width = (height + 1) // 2, (width + 1) // 2
+    return height, width
 
 
-def _step(before: Samples, now: Samples, whole: npt.NDArray[np.int_], margin: int) -> npt.NDArray[np.float64]:
-    """What is left of the displacement after ``whole`` samples of it, by one step of least squares."""
-    height, width = now.shape
-    down, right = whole
-    old = before[margin - down : height - margin - down, margin - right : width - margin - right]
-    new = now[margin : height - margin, margin : width - margin]
-    middle = (old + new) * 0.5
-    y = (middle[2:, 1:-1] - middle[:-2, 1:-1]) * 0.5
-    x = (middle[1:-1, 2:] - middle[1:-1, :-2]) * 0.5
-    difference = (old - new)[1:-1, 1:-1]
-    weight = 1 / (1 + (difference * (1 / MOVING)) ** 2)
-    wy, wx = weight * y, weight * x
-    stiff = STIFF * difference.size
-    matrix = np.array([[np.vdot(wy, y) + stiff, np.vdot(wy, x)], [np.vdot(wy, x), np.vdot(wx, x) + stiff]])
-    found = np.linalg.solve(matrix, np.array([np.vdot(wy, difference), np.vdot(wx, difference)]))
-    return np.clip(found, -STEP, STEP)
+def _smaller(luma: Plane) -> Plane:
+    """A copy of a picture ``[H, W]``, of the size on which its motion is measured."""
+    import cv2
+
+    height, width = flow_size(luma.shape)
+    if (height, width) == luma.shape:
+        return luma.copy()
+    return np.asarray(cv2.resize(luma, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def _half(samples: npt.NDArray[Any]) -> Samples:
-    height, width = (side // 2 * 2 for side in samples.shape)
-    even, odd = samples[:height:2, :width], samples[1:height:2, :width]
-    rows = np.add(even, odd, dtype=np.float32)
-    return (rows[:, ::2] + rows[:, 1::2]) * np.float32(0.25)
+def register(before: Plane, flow: Flow, out: Plane) -> None:
+    """Write ``before`` ``[H, W]``, moved by ``flow``, into ``out``: bilinear, beyond the border what lies on it.
 
-
-def split(shift: Shift) -> tuple[tuple[int, int], Shares]:
-    """A shift as whole pixels, and as what a pixel then has from itself, its left, its upper and its upper left one.
-
-    Bilinear: the shares, ``[4]``, are not negative and add up to 1. For devices; `register` does both.
+    The flow between its samples is bilinear too.
     """
-    (rows, down), (columns, right) = (divmod(by, PARTS) for by in shift)
-    y, x = down / PARTS, right / PARTS
-    return (rows, columns), np.array([(1 - y) * (1 - x), (1 - y) * x, y * (1 - x), y * x], np.float32)
+    import cv2
+
+    back = cv2.merge([plane.astype(np.float32) for plane in flow])
+    back *= np.float32(-1 / PARTS)
+    if back.shape[:2] != before.shape:
+        back = cv2.resize(back, before.shape[::-1], interpolation=cv2.INTER_LINEAR)
+    np.copyto(out, _sampled(before, back))
 
 
-def overlap(shift: tuple[int, int], size: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
-    """The rectangle that is both in a plane of ``size`` and in it moved by ``shift`` whole pixels.
+def _sampled(plane: Plane, back: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The plane ``[H, W]`` at each pixel's place and ``back`` ``[H, W, 2]`` from there, bilinear."""
+    import cv2
 
-    Its size, its upper left corner before, and after; all (rows, columns); of no size where nothing is in both.
-    """
-    height, width = (max(0, side - abs(by)) for side, by in zip(size, shift, strict=True))
-    return (height, width), (max(0, -shift[0]), max(0, -shift[1])), (max(0, shift[0]), max(0, shift[1]))
-
-
-def register(before: Plane, shift: Shift, out: Plane) -> None:
-    """Write ``before`` ``[H, W]``, moved, into ``out``; what would come from outside stays as it was.
-
-    By whole pixels, then by quarters of one, bilinear, the borders repeated; rounded half up.
-    """
-    (rows, down_part), (columns, right_part) = (divmod(by, PARTS) for by in shift)
-    (height, width), (top, left), (down, right) = overlap((rows, columns), before.shape)
-    np.copyto(out, before)
-    if rows or columns:
-        out[down : down + height, right : right + width] = before[top : top + height, left : left + width]
-    if down_part or right_part:
-        sums = _lerp(_lerp(out.astype(np.uint16), right_part).T, down_part).T
-        out[:] = (sums + PARTS * PARTS // 2) // (PARTS * PARTS)
+    places = cv2.add(back, _places(plane.shape))
+    return cv2.remap(plane, places, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
 
-def _lerp(plane: npt.NDArray[np.uint16], part: int) -> npt.NDArray[np.uint16]:
-    """`PARTS` times each sample of a row, ``part`` of them from its left neighbour."""
-    mixed = plane * np.uint16(PARTS - part)
-    mixed[:, 1:] += plane[:, :-1] * np.uint16(part)
-    mixed[:, 0] += plane[:, 0] * np.uint16(part)
-    return mixed
+@lru_cache(maxsize=8)
+def _places(size: tuple[int, int]) -> npt.NDArray[np.float32]:
+    """Column and row of each pixel, ``[H, W, 2]``."""
+    rows, columns = np.indices(size, np.float32)
+    return np.dstack([columns, rows])
 
 
 def repeat(luma: Plane, out: Plane) -> None:
@@ -188,12 +138,12 @@ class LastOutput:
 
     def write(self, luma: Plane, out: Plane, *, anew: bool = False) -> None:
         """Fill ``out`` ``[sH, sW]`` for the picture ``luma`` ``[H, W]``; ``anew`` as in `Motion.follow`."""
-        shift = self._motion.follow(luma, anew=anew or not self._kept)
+        flow = self._motion.follow(luma, anew=anew or not self._kept)
         self._kept = False
-        if shift is None or self._last is None:
+        if flow is None or self._last is None:
             repeat(luma, out)
         else:
-            register(self._last, shift, out)
+            register(self._last, flow, out)
 
     def keep(self, output: Plane) -> None:
         """Remember the output ``[sH, sW]`` of the picture that was written last; it is copied.

@@ -17,8 +17,8 @@ from random import Random
 import numpy as np
 import numpy.typing as npt
 
+from stream_sr.backends.schedule import flow_bytes
 from stream_sr.errors import EngineRunError
-from stream_sr.motion import PARTS, register
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -131,14 +131,10 @@ class RecordingDriver:
         assert self.is_pinned(host), "a download to pageable memory is not asynchronous"
         self.put(stream, Work("copy_out", [device], [host], lambda: np.copyto(host, device)))
 
-    def copy_plane(
-        self, target: Bytes, source: Bytes, size: tuple[int, int], shift: tuple[int, int], stream: Stream
-    ) -> None:
-        self._call("copy_plane")
-        old, new = (one[: size[0] * size[1]] for one in (source, target))
-        moved = shift[0] * PARTS, shift[1] * PARTS
-        work = Work("copy_plane", [old], [new], lambda: register(old.reshape(size), moved, new.reshape(size)))
-        self.put(stream, work)
+    def copy_within(self, target: Bytes, source: Bytes, nbytes: int, stream: Stream) -> None:
+        self._call("copy_within")
+        old, new = source[:nbytes], target[:nbytes]
+        self.put(stream, Work("copy_within", [old], [new], lambda: np.copyto(new, old)))
 
     def record(self, event: Event, stream: Stream) -> None:
         if self._call("record"):
@@ -238,13 +234,17 @@ class RecordingDriver:
 
 
 class AddingProgram:
-    """Repeats each luma sample in both directions and chroma too; a recurrent one adds 1 to the last output's first."""
+    """Repeats each luma sample in both directions and chroma too; a recurrent one adds 1 to the last output's first.
+
+    The motion that it was given for each picture is in ``moved``.
+    """
 
     def __init__(self, driver: RecordingDriver, width: int, height: int, *, recurrent: bool = False) -> None:
         self.driver, self.width, self.height = driver, width, height
         self.recurrent = recurrent
         self.previous: Bytes | None = None
-        self.shares: Bytes | None = None
+        self.flow: Bytes | None = None
+        self.moved: list[np.ndarray] = []
         self.lanes: Sequence[tuple[Bytes, Bytes]] = ()
         self.closed = 0
 
@@ -252,19 +252,20 @@ class AddingProgram:
         self.lanes = lanes
         if self.recurrent:
             self.previous = self.driver.device_memory(4 * self.width * self.height)
-            self.shares = self.driver.device_memory(16)
+            self.flow = self.driver.device_memory(flow_bytes((self.height, self.width)))
 
     def launch(self, lane: int, stream: Stream) -> None:
         source, target = self.lanes[lane]
-        previous, shares = self.previous, self.shares
+        previous, flow = self.previous, self.flow
 
         def compute() -> None:
             target[:] = enlarge(source, self.width, self.height)
             if previous is not None:
-                assert shares is not None
-                target[0] = (int(previous[0]) + shares.view(np.float32).sum()) % 256  # which is 1
+                assert flow is not None
+                target[0] = (int(previous[0]) + 1) % 256
+                self.moved.append(flow.view(np.float32).reshape(2, self.height, self.width).copy())
 
-        reads = [source] if previous is None or shares is None else [source, previous, shares]
+        reads = [source] if previous is None or flow is None else [source, previous, flow]
         self.driver.put(stream, Work("compute", reads, [target], compute))
 
     def close(self) -> None:

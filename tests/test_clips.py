@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from stream_sr.codec.roundtrip import h264_roundtrip
@@ -14,6 +15,7 @@ from stream_sr.frame import Plane
 from stream_sr.motion import ANEW, PARTS, register
 from stream_sr.train.clips import VALIDATION, Clip, ClipPatches, make_clips, read_clips
 from stream_sr.train.data import bicubic, to_uint8
+from stream_sr.train.device import DevicePatches
 from stream_sr.train.loop import CHECKPOINT, measure, train
 from stream_sr.train.material import load_material
 from stream_sr.train.recipe import Recipe
@@ -123,17 +125,37 @@ def test_the_motion_of_an_example_is_that_of_its_pictures(tmp_path: Path) -> Non
     truth = noise(90, 90)
     planes = np.stack([truth[8 - 2 * n : 72 - 2 * n, 4 + n : 68 + n] for n in range(4)])  # down by 2, left by 1
     clip = Clip(np.ascontiguousarray(planes[:, ::2, ::2]), planes, "moving")
-    vars(clip)["moves"] = np.array([[ANEW, ANEW], *[[2 * PARTS, -PARTS]] * 3])
+    flow = np.full((4, 2, 32, 32), ANEW, np.int16)
+    flow[1:] = np.array([-PARTS, 2 * PARTS])[:, None, None]
+    vars(clip)["flow"] = flow
     lows, truths, moves = ClipPatches([clip], patch=24, frames=3, seed=4).batch(40)
     seen = set()
-    for example, shifts in zip(truths[:, :, 0], moves, strict=True):
-        for before, now, shift in zip(example[:-1], example[1:], shifts[1:], strict=True):
+    for example, motion in zip(truths[:, :, 0], moves, strict=True):
+        for before, now, flow in zip(example[:-1], example[1:], motion[1:], strict=True):
             moved = np.empty_like(before)
-            register(before, (int(shift[0]), int(shift[1])), moved)
+            register(before, flow, moved)
             assert (moved[4:-4, 4:-4] == now[4:-4, 4:-4]).all()
-            seen.add((int(shift[0]), int(shift[1])))
+            seen.add((int(flow[0, 0, 0]), int(flow[1, 0, 0])))
     assert seen == {(a * PARTS, b * PARTS) for x, y in ((2, 1), (1, 2)) for a in (x, -x) for b in (y, -y)}
     assert lows.shape == (40, 3, 1, 24, 24)
+    on_a_device = DevicePatches(ClipPatches([clip], patch=24, frames=3, seed=4), torch.device("cpu")).batch(40)
+    for ours, theirs in zip(on_a_device, (lows, truths, moves), strict=True):
+        assert torch.equal(ours, torch.from_numpy(theirs))
+
+
+def test_the_flow_of_a_clip_is_measured_on_its_degraded_pictures() -> None:
+    large = to_uint8(bicubic(noise(24, 24).astype(np.float64), (384, 384)))
+    truth = np.stack([large[40:296, 60 - 8 * n : 316 - 8 * n] for n in range(3)])
+    low = np.stack([to_uint8(bicubic(one.astype(np.float64), (64, 64))) for one in truth])
+    clip = Clip(low, truth, "pan")
+    assert clip.flow.shape == (3, 2, 64, 64)
+    assert (clip.flow[0] == ANEW).all()
+    middle = clip.flow[1:, :, 12:-12, 12:-12]
+    assert np.abs(middle[:, 0] - 8 * PARTS).mean() < PARTS
+    assert np.abs(middle[:, 1]).mean() < PARTS
+    wide = Clip(np.zeros((2, 200, 320), np.uint8), np.zeros((2, 400, 640), np.uint8), "wide")
+    with pytest.raises(ConfigError, match="too large to learn motion"):
+        wide.flow  # noqa: B018
 
 
 def test_stills_become_scenes_too(folder: Path, tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ LAYERS: list[set[str]] = [
 ]
 LIBRARIES = {
     "av": {"codec", "sources", "sinks", "backends", "doctor"},
-    "cv2": {"temporal", "sources/camera", "sinks/window", "sinks/viewer"},
+    "cv2": {"motion", "temporal", "sources/camera", "sinks/window", "sinks/viewer"},
     "openvino": {
         "backends/openvino",
         "backends/openvino_graph",

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from stream_sr.motion import register
+from stream_sr.motion import ANEW, register
 from stream_sr.networks import (
     FSRCNN,
     Collapsible,
@@ -161,28 +161,46 @@ def test_where_nothing_came_before_the_recurrent_network_is_the_plain_one(skip: 
     missing = network.eval().load_state_dict(plain.state_dict(), strict=False)
     assert all(key.startswith(("gate", "recall")) for key in missing[0])
     x = torch.rand(1, 1, 8, 9)
-    torch.testing.assert_close(network(x[None], torch.zeros(1, 1, 2).long())[0], plain(x), rtol=0, atol=1e-6)
+    torch.testing.assert_close(network(x[None], torch.zeros(1, 1, 2, 8, 9))[0], plain(x), rtol=0, atol=1e-6)
     expand(network)
-    torch.testing.assert_close(network(x[None], torch.zeros(1, 1, 2).long())[0], plain(x), rtol=0, atol=1e-5)
+    torch.testing.assert_close(network(x[None], torch.zeros(1, 1, 2, 8, 9))[0], plain(x), rtol=0, atol=1e-5)
 
 
 def test_a_sequence_is_its_steps_and_the_past_counts() -> None:
     network, sequence = recurrent(), torch.rand(2, 3, 1, 8, 9)
-    shifts = torch.tensor([[[0, 0], [5, -8], [0, 3]], [[0, 0], [0, 0], [-21, 6]]])
-    whole = network(sequence, shifts)
+    flow = torch.randint(-20, 21, (2, 3, 2, 8, 9), dtype=torch.int16)
+    flow[0, 2] = ANEW
+    whole = network(sequence, flow)
     for n in range(2):
-        previous = repeated(sequence[n : n + 1, 0], 2)
         for t in range(3):
-            if t:
+            if t == 0 or (n, t) == (0, 2):
+                previous = repeated(sequence[n : n + 1, t], 2)
+            else:
                 handed_on = (previous[0, 0] * 255).clamp(0, 255).round().to(torch.uint8).numpy()
                 moved = np.empty_like(handed_on)
-                register(handed_on, (int(shifts[n, t, 0]), int(shifts[n, t, 1])), moved)
+                register(handed_on, flow[n, t].numpy(), moved)
                 previous = torch.from_numpy(moved)[None, None] / 255
             previous = network.step(sequence[n : n + 1, t], previous)
             torch.testing.assert_close(whole[n : n + 1, t], previous, rtol=0, atol=3e-3)  # `register` rounds
     other = sequence.clone()
     other[:, 0] += 0.5
-    assert (network(other, shifts)[:, 2] - whole[:, 2]).abs().max() > 1e-4
+    changed = (network(other, flow)[:, 2] - whole[:, 2]).abs().amax((1, 2, 3))
+    assert changed[0] == 0
+    assert changed[1] > 1e-4
+
+
+def test_what_stood_still_before_an_example_is_shown_and_not_trained() -> None:
+    network, sequence = recurrent(), torch.rand(3, 2, 1, 8, 9)
+    expand(network)
+    flow = torch.randint(-9, 10, (3, 2, 2, 8, 9), dtype=torch.int16)
+    settled = network(sequence, flow, 5)
+    longer = torch.cat([sequence[:, :1].expand(-1, 5, -1, -1, -1), sequence], 1)
+    still = torch.cat([torch.zeros(3, 6, 2, 8, 9, dtype=torch.int16), flow[:, 1:]], 1)
+    torch.testing.assert_close(settled[::2], network(longer, still)[::2, 5:], rtol=0, atol=1e-6)
+    torch.testing.assert_close(settled[1], network(sequence, flow)[1], rtol=0, atol=1e-6)
+    assert (settled[0, 0] - network(sequence, flow)[0, 0]).abs().max() > 1e-4
+    network(sequence, flow, 5)[:, :1].sum().backward()
+    assert all(one.grad is not None for one in network.parameters() if one.requires_grad)
 
 
 def test_the_state_cannot_grow_by_itself() -> None:

@@ -14,7 +14,7 @@ from stream_sr.backends import openvino_graph
 from stream_sr.backends.openvino_graph import Graph, compile_graph, read_graph, rewrite
 from stream_sr.errors import ModelError
 from stream_sr.model import LUMA, PREVIOUS, UPSCALED, ModelSpec
-from stream_sr.motion import LastOutput, shifts
+from stream_sr.motion import LastOutput, flows
 from stream_sr.networks import LumaGraph, RecurrentSR, build_network, collapse
 from stream_sr.quality import texture
 from stream_sr.train.export import write_model
@@ -58,7 +58,7 @@ def expected(module: nn.Module, pictures: list[npt.NDArray[np.uint8]]) -> list[n
     if not isinstance(module, RecurrentSR):
         return [LumaGraph(module)(torch.from_numpy(one)[None, None])[0, 0].numpy() for one in pictures]
     sequence = torch.from_numpy(np.stack(pictures))[None, :, None].float() / 255
-    moved = torch.tensor(shifts(pictures, module.scale))[None]
+    moved = torch.from_numpy(flows(pictures, module.scale))[None]
     return list((module(sequence, moved)[0, :, 0] * 255).clamp(0, 255).round().to(torch.uint8).numpy())
 
 

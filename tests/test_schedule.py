@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -12,9 +13,11 @@ import pytest
 from doubles_cuda import AddingProgram, RecordingDriver, enlarge
 
 from stream_sr.backends.schedule import OverlappedEngine
-from stream_sr.engine import EngineSpec
+from stream_sr.engine import EngineSpec, Pending
 from stream_sr.errors import EngineRunError
 from stream_sr.frame import Frame, empty_planes, read_only
+from stream_sr.motion import flows
+from stream_sr.quality import texture
 from stream_sr.ring import FramePool
 from stream_sr.stages import upscale
 from stream_sr.stats import Stats
@@ -214,6 +217,30 @@ def test_memory_is_held_until_the_device_is_done_with_it() -> None:
     assert all(one() is not None for one in ends)
     engine.close()
     assert all(one() is None for one in ends)
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+def test_each_picture_is_given_its_own_motion(depth: int) -> None:
+    driver, (width, height) = RecordingDriver(depth), (48, 32)
+    program = AddingProgram(driver, width, height, recurrent=True)
+    engine = OverlappedEngine(replace(SPEC, width=width, height=height), depth, driver, program)
+    program.moved.clear()  # while it opened
+    scene = texture(2 * height, 2 * width)
+    lumas = [np.ascontiguousarray(scene[n : n + height, 2 * n : 2 * n + width]) for n in range(8)]
+    waiting: deque[Pending] = deque()
+    for number, luma in enumerate(lumas):
+        planes = (luma, *empty_planes(width, height)[1:])
+        frame = Frame(read_only(planes), pts=number, time_base=Fraction(1, 25), number=number)
+        waiting.append(engine.submit(frame))
+        if len(waiting) == depth:
+            waiting.popleft().wait()
+    for pending in waiting:
+        pending.wait()
+    engine.close()
+    wanted = flows(lumas, 2)
+    np.testing.assert_array_equal(np.stack(program.moved[1:]), wanted[1:])
+    assert np.abs(wanted[1:]).mean() > 1
+    assert not program.moved[0].any()
 
 
 def test_a_part_of_a_pinned_picture_is_copied_first() -> None:

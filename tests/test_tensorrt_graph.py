@@ -14,13 +14,13 @@ from small_models import FSRCNN, PLAIN, RECURRENT, small_model
 
 from stream_sr import reference
 from stream_sr.backends.check import enlarge_chroma
-from stream_sr.backends.tensorrt.frames import SHARES, Picture, tensors
+from stream_sr.backends.tensorrt.frames import FLOW, Picture, tensors
 from stream_sr.backends.tensorrt.graph import DECONVOLUTION, HEADS, LOWERED, PRECISIONS, frame_graph, scale_of
 from stream_sr.color import Siting
 from stream_sr.errors import ModelError
 from stream_sr.frame import chroma_shape
 from stream_sr.model import PREVIOUS, ModelSpec
-from stream_sr.motion import LastOutput, register, split
+from stream_sr.motion import LastOutput, register
 from stream_sr.quality import psnr, texture
 
 LEAST = {"fp32": 75.0, "fp16": 55.0, "bf16": 42.0}  # dB; of networks that were not trained for it
@@ -62,7 +62,7 @@ def run(graph: bytes, picture: Picture, frames: list[np.ndarray[Any, np.dtype[np
             assert [side.dim_value for side in inputs[PREVIOUS].type.tensor_type.shape.dim] == [1, 1, height, width]
             luma = frame[: picture.width * picture.height].reshape(picture.height, -1)
             last.write(luma, feeds[PREVIOUS][0, 0])
-            feeds[SHARES] = split((0, 0))[1].reshape(1, 4, 1, 1)
+            feeds[FLOW] = np.zeros((1, 2, *luma.shape), np.float32)  # it is moved already
         values = dict(zip(names, evaluator.run(None, feeds), strict=True))
         whole = [(ports[name][0], values[name]) for name in names if name in ports]
         for name in names:
@@ -173,25 +173,26 @@ def test_a_graph_without_convolutions_has_no_lower_precision(tmp_path: Path) -> 
         frame_graph(data, picture, "fp16", LOWERED)
 
 
-def test_the_last_output_is_moved_by_part_of_a_pixel_in_the_graph(models: dict[str, ModelSpec]) -> None:
-    """As `register` moves it on the host, but for the rounding."""
-    picture = Picture(32, 16, 2, Siting.LEFT)
-    data = frame_graph(models["recurrent x2"].onnx.read_bytes(), picture, "fp32", LOWERED)
-    evaluator = ReferenceEvaluator(onnx.load_from_string(data))
-    frame, last = frame_of(picture), texture(32, 64)
-    ports = tensors(picture)
-    luma, chroma = (ports[name] for name in ("luma", "chroma"))
-    feeds = {
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("size", [(32, 16), (33, 21)], ids=str)
+def test_the_graph_moves_the_last_output_as_the_host_does(
+    models: dict[str, ModelSpec], size: tuple[int, int], precision: str
+) -> None:
+    picture = Picture(*size, 2, Siting.LEFT)
+    width, height = picture.output
+    model = onnx.load_from_string(frame_graph(models["recurrent x2"].onnx.read_bytes(), picture, precision, LOWERED))
+    model.graph.output.append(onnx.ValueInfoProto(name="previous.moved"))
+    frame, last = frame_of(picture), texture(height, width)
+    feeds: dict[str, Any] = {
         name: frame[at : at + int(np.prod(shape))].reshape(shape)
-        for name, (at, shape) in (("luma", luma), ("chroma", chroma))
+        for name, (at, shape) in tensors(picture).items()
+        if name in {one.name for one in model.graph.input}
     }
-    results = []
-    for on_the_host, in_the_graph in (((1, 2), (0, 0)), ((0, 0), (1, 2))):
-        previous, shares = np.empty_like(last), split(in_the_graph)[1]
-        register(last, on_the_host, previous)
-        given = feeds | {PREVIOUS: previous[None, None], SHARES: shares.reshape(1, 4, 1, 1)}
-        results.append(evaluator.run(["upscaled_luma"], given)[0])
-    assert np.abs(results[0].astype(int) - results[1]).max() <= 2
-    given = feeds | {PREVIOUS: last[None, None], SHARES: split((0, 0))[1].reshape(1, 4, 1, 1)}
-    unmoved = evaluator.run(["upscaled_luma"], given)
-    assert np.abs(results[0].astype(int) - unmoved[0]).max() > 2
+    wave = np.sin(np.arange(size[0]) / 5) * np.cos(np.arange(size[1]) / 4)[:, None]
+    flow = np.rint(np.stack([wave * 9, 5 - wave * 30])).astype(np.int16)
+    feeds |= {PREVIOUS: last[None, None], FLOW: flow[None].astype(np.float32)}
+    (moved,) = ReferenceEvaluator(model).run(["previous.moved"], feeds)
+    wanted = np.empty_like(last)
+    register(last, flow, wanted)
+    assert np.abs(moved[0, 0] - wanted).max() <= 1
+    assert np.abs(moved[0, 0] - last).max() > 20

@@ -23,9 +23,9 @@ from small_models import PLAIN, RECURRENT, small_model
 from stream_sr import reference
 from stream_sr.backends import cache, schedule
 from stream_sr.backends.check import WrongResult, check
-from stream_sr.backends.schedule import OverlappedEngine
+from stream_sr.backends.schedule import OverlappedEngine, flow_bytes
 from stream_sr.backends.tensorrt import ladder
-from stream_sr.backends.tensorrt.frames import SHARES, Picture, tensors
+from stream_sr.backends.tensorrt.frames import FLOW, Picture, tensors
 from stream_sr.backends.tensorrt.graph import DECONVOLUTION, HEADS, LOWERED, frame_graph
 from stream_sr.backends.tensorrt.ladder import Wish, is_ready, open_checked, picture_of
 from stream_sr.catalog import format_engines
@@ -34,6 +34,7 @@ from stream_sr.engine import EngineOptions
 from stream_sr.errors import EngineBuildError, EngineRunError
 from stream_sr.frame import StreamInfo
 from stream_sr.model import PREVIOUS, ModelSpec
+from stream_sr.motion import flow_size
 
 INFO = StreamInfo(24, 16, Fraction(1, 25), color=ColorInfo(siting=Siting.LEFT))
 Spoil = Callable[[str, np.ndarray[Any, Any]], None]
@@ -72,18 +73,18 @@ class Program:
         self.model = onnx.load_from_string(graph)
         self.evaluator = ReferenceEvaluator(self.model)
         self.previous: Any = None
-        self.shares: Any = None
+        self.flow: Any = None
 
     def prepare(self, lanes: Sequence[tuple[Any, Any]], stream: Any) -> None:
         self.lanes = lanes
         if any(one.name == PREVIOUS for one in self.model.graph.input):
             width, height = self.picture.output
             self.previous = self.driver.device_memory(width * height)
-            self.shares = self.driver.device_memory(16)
+            self.flow = self.driver.device_memory(flow_bytes((self.picture.height, self.picture.width)))
 
     def launch(self, lane: int, stream: Any) -> None:
         source, target = self.lanes[lane]
-        reads = [source] if self.previous is None else [source, self.previous, self.shares]
+        reads = [source] if self.previous is None else [source, self.previous, self.flow]
         self.driver.put(stream, Work("compute", reads, [target], lambda: self._compute(source, target)))
 
     def _compute(self, source: Any, target: Any) -> None:
@@ -98,7 +99,8 @@ class Program:
         if self.previous is not None:
             width, height = self.picture.output
             feeds[PREVIOUS] = self.previous.reshape(1, 1, height, width)
-            feeds[SHARES] = self.shares.view(np.float32).reshape(1, 4, 1, 1)
+            size = flow_size((self.picture.height, self.picture.width))
+            feeds[FLOW] = self.flow.view(np.float32).reshape(1, 2, *size)
         values = dict(zip(outputs, self.evaluator.run(None, feeds), strict=True))
         for name, value in values.items():
             if name in ports:
@@ -281,7 +283,7 @@ def test_a_recurrent_model_is_held_to_its_second_picture_too(
     model = small_model(tmp_path, RECURRENT, 2)
     engine = open_checked(wish(model, "fp32"))
     driver = engine._driver
-    monkeypatch.setattr(driver, "copy_plane", lambda target, *_: target.fill(255))
+    monkeypatch.setattr(driver, "copy_within", lambda target, *_: target.fill(255))
     with pytest.raises(WrongResult):
         check(engine, model, Siting.LEFT)
     engine.close()

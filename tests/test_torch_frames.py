@@ -13,13 +13,14 @@ from small_models import FSRCNN, PLAIN, RECURRENT, small_model
 from stream_sr import reference
 from stream_sr.backends import torch_cuda
 from stream_sr.backends.check import enlarge_chroma
+from stream_sr.backends.schedule import flow_bytes
 from stream_sr.backends.torch import load_network
 from stream_sr.backends.torch_frames import FORMS, Form, FrameNetwork
 from stream_sr.color import ColorInfo, Siting
 from stream_sr.engine import EngineOptions
 from stream_sr.errors import EngineUnavailable
 from stream_sr.frame import StreamInfo, chroma_shape
-from stream_sr.motion import LastOutput, split
+from stream_sr.motion import LastOutput
 from stream_sr.quality import psnr, texture
 
 LEAST = {"fp32": 75.0, "fp16": 55.0, "bf16": 38.0}  # dB; of networks that were not trained for it
@@ -44,8 +45,8 @@ def test_the_same_picture_in_every_form(network: dict[str, object], size: tuple[
                 result = torch.full((width * height + 2 * rows * columns,), 7, dtype=torch.uint8)
                 previous = np.empty((height, width), np.uint8)
                 last.write(luma, previous)
-                shares = torch.from_numpy(split((0, 0))[1]).view(torch.uint8)
-                given = (torch.from_numpy(previous), shares) if frames.recurrent else (None, None)
+                flow = torch.zeros(flow_bytes(luma.shape), dtype=torch.uint8)
+                given = (torch.from_numpy(previous), flow) if frames.recurrent else (None, None)
                 with torch.no_grad():
                     frames.ready()(frame, result, *given)
                 got = result.numpy()

@@ -20,10 +20,9 @@ from stream_sr.backends.pinned import Bytes
 from stream_sr.engine import EngineSpec, Pending
 from stream_sr.errors import EngineRunError
 from stream_sr.frame import Frame, chroma_shape
-from stream_sr.motion import Motion, repeat, split
+from stream_sr.motion import Motion, flow_size, repeat
 from stream_sr.ring import Allocate, Slot
 
-SHARES_BYTES = 16
 THROUGHPUT_DEPTH = 3  # one frame in each stage
 IN_A_ROW = 5  # runs of a stage that are timed together
 TIMED = 5  # runs of each form, of which the fastest counts
@@ -53,11 +52,8 @@ class Driver(Protocol):
 
     def copy_in(self, device: Any, host: Bytes, stream: Any) -> None: ...
     def copy_out(self, host: Bytes, device: Any, stream: Any) -> None: ...
-    def copy_plane(self, target: Any, source: Any, size: tuple[int, int], shift: tuple[int, int], stream: Any) -> None:
-        """The plane of ``size`` (height, width) at the start of one piece of device memory to another, moved.
-
-        As `motion.register` does it.
-        """
+    def copy_within(self, target: Any, source: Any, nbytes: int, stream: Any) -> None:
+        """The first ``nbytes`` of one piece of device memory to the start of another."""
         ...
 
     def record(self, event: Any, stream: Any) -> None: ...
@@ -105,15 +101,15 @@ class Program(Protocol):
 
     @property
     def previous(self) -> Any:
-        """Device memory from which a recurrent network reads its last luma output, moved; None where it reads none.
+        """Device memory from which a recurrent network reads its last luma output; None where it reads none.
 
-        One for all lanes, for they compute one after the other; so are the ``shares``.
+        One for all lanes, for they compute one after the other; so is the ``flow``.
         """
         ...
 
     @property
-    def shares(self) -> Any:
-        """Device memory of the four float32 of `motion.split`, where there is a ``previous``."""
+    def flow(self) -> Any:
+        """Device memory of the `motion.Flow` by which it moves that, as `flow_bytes` of float32."""
         ...
 
 
@@ -129,7 +125,7 @@ class Lane:
     downloaded: Any
     staging_in: Bytes | None = None  # for frames that are not in page-locked memory
     staging_out: Bytes | None = None
-    shares: Bytes | None = None  # of its frame, on their way
+    flow: Bytes | None = None  # of its frame, on its way
     graph: Any = None  # of the computation, where that is faster
     held: Any = None  # what the device reads and writes, should the caller let go of it before
 
@@ -282,18 +278,17 @@ class OverlappedEngine:
         return target
 
     def _remember(self, lane: Lane, frame: Frame) -> None:
-        """Give the network its last output, moved to where this frame is, or the frame itself; see `LastOutput`."""
+        """Give the network its last output and how to move it, or the frame itself; see `motion.LastOutput`."""
         driver, previous, luma = self._driver, self._program.previous, frame.planes[0]
         width, height = self.spec.output_size
-        shift = self._motion.follow(luma, anew=frame.discontinuity or self._anew)
-        whole, shares = split(shift or (0, 0))
-        if lane.shares is None:
-            lane.shares = driver.host_memory(SHARES_BYTES)
-        np.copyto(lane.shares, shares.view(np.uint8))
-        driver.copy_in(self._program.shares, lane.shares, self._compute)
-        if shift is not None:
+        flow = self._motion.follow(luma, anew=frame.discontinuity or self._anew)
+        if lane.flow is None:
+            lane.flow = driver.host_memory(flow_bytes(luma.shape))
+        np.copyto(lane.flow.view(np.float32).reshape(2, *flow_size(luma.shape)), 0 if flow is None else flow)
+        driver.copy_in(self._program.flow, lane.flow, self._compute)
+        if flow is not None:
             last = self._lanes[(self._started - 1) % len(self._lanes)]
-            driver.copy_plane(previous, last.outputs, (height, width), whole, self._compute)
+            driver.copy_within(previous, last.outputs, width * height, self._compute)
             return
         if self._repeated is None:
             self._repeated = driver.host_memory(width * height)
@@ -370,6 +365,12 @@ def i420_bytes(width: int, height: int) -> int:
     """Bytes of a 4:2:0 picture in one piece."""
     rows, columns = chroma_shape(width, height)
     return width * height + 2 * rows * columns
+
+
+def flow_bytes(size: Sequence[int]) -> int:
+    """Bytes of a `motion.Flow` in float32, of a picture of ``size`` (height, width)."""
+    height, width = flow_size(size)
+    return 4 * 2 * height * width
 
 
 def _fills(frame: Frame, slot: Slot) -> bool:

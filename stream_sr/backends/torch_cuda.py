@@ -19,12 +19,11 @@ from stream_sr.backends import torch as reference_backend
 from stream_sr.backends.check import WrongResult, check
 from stream_sr.backends.output import Availability
 from stream_sr.backends.pinned import Bytes, Pinned
-from stream_sr.backends.schedule import SHARES_BYTES, THROUGHPUT_DEPTH, OverlappedEngine
+from stream_sr.backends.schedule import THROUGHPUT_DEPTH, OverlappedEngine, flow_bytes
 from stream_sr.engine import Engine, EngineOptions, EngineSpec
 from stream_sr.errors import EngineBuildError, EngineRunError, EngineUnavailable
 from stream_sr.frame import StreamInfo
 from stream_sr.model import ModelSpec
-from stream_sr.motion import overlap
 from stream_sr.ring import Allocate
 
 if TYPE_CHECKING:
@@ -217,13 +216,9 @@ class TorchDriver:
         with _errors(self._gpu.number), self._torch.cuda.stream(stream):
             self._torch.from_numpy(host).copy_(device, non_blocking=True)
 
-    def copy_plane(self, target: Any, source: Any, size: tuple[int, int], shift: tuple[int, int], stream: Any) -> None:
-        (height, width), (top, left), (down, right) = overlap(shift, size)
-        old, new = (one[: size[0] * size[1]].view(size) for one in (source, target))
+    def copy_within(self, target: Any, source: Any, nbytes: int, stream: Any) -> None:
         with _errors(self._gpu.number), self._torch.cuda.stream(stream):
-            new.copy_(old, non_blocking=True)
-            moved = new[down : down + height, right : right + width]
-            moved.copy_(old[top : top + height, left : left + width], non_blocking=True)
+            target[:nbytes].copy_(source[:nbytes], non_blocking=True)
 
     def record(self, event: Any, stream: Any) -> None:
         event.record(stream)
@@ -275,7 +270,7 @@ class TorchProgram:
         self._driver, self._frames = driver, frames
         self._lanes: Sequence[tuple[Any, Any]] = ()
         self.previous: Any = None
-        self.shares: Any = None
+        self.flow: Any = None
 
     def prepare(self, lanes: Sequence[tuple[Any, Any]], stream: Any) -> None:
         """See `schedule.Program`. The first runs search for kernels, and compile."""
@@ -284,7 +279,7 @@ class TorchProgram:
             if self._frames.recurrent:
                 height, width = self._frames.large
                 self.previous = self._driver.device_memory(height * width)
-                self.shares = self._driver.device_memory(SHARES_BYTES).zero_()
+                self.flow = self._driver.device_memory(flow_bytes(self._frames.size)).zero_()
             self._lanes = lanes
             self._run = self._frames.ready()
             self._driver.settle(stream)
@@ -296,10 +291,10 @@ class TorchProgram:
     def launch(self, lane: int, stream: Any) -> None:
         """See `schedule.Program`."""
         with _errors(self._driver.number), self._driver.on(stream):
-            self._run(*self._lanes[lane], self.previous, self.shares)
+            self._run(*self._lanes[lane], self.previous, self.flow)
 
     def close(self) -> None:
-        self._lanes, self.previous, self.shares = (), None, None
+        self._lanes, self.previous, self.flow = (), None, None
 
 
 @contextlib.contextmanager

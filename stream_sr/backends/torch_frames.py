@@ -14,7 +14,9 @@ from torch.nn import functional as F
 from stream_sr.color import chroma_kernel
 from stream_sr.deconvolution import lower_deconvolution
 from stream_sr.frame import StreamInfo, chroma_shape
+from stream_sr.motion import flow_size
 from stream_sr.networks import Deconvolution, RecurrentSR
+from stream_sr.networks.recurrent import move
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 COMPILE_MODE = "default"  # seconds; "max-autotune-no-cudagraphs" searches for minutes (the schedule captures the graph)
@@ -39,8 +41,8 @@ FORMS = (Form(lowered=True), Form(lowered=False), Form(lowered=True, compiled=Tr
 class FrameNetwork(nn.Module):
     """``network`` (luma in [0, 1]) on frames of ``info``'s size; layers in ``precision``, the rest in fp32.
 
-    Called with (frame, result, previous, shares): byte tensors in I420, and for a recurrent network its last luma
-    output and the four shares' bytes.
+    Called with (frame, result, previous, flow): byte tensors in I420, and for a recurrent network its last luma output
+    and the `motion.Flow` by which it is moved, in bytes of float32.
     """
 
     def __init__(self, network: nn.Module, info: StreamInfo, scale: int, precision: str, form: Form) -> None:
@@ -54,6 +56,7 @@ class FrameNetwork(nn.Module):
         self.recurrent = isinstance(network, RecurrentSR)
         self.size = (info.height, info.width)
         self.chroma = chroma_shape(info.width, info.height)
+        self.flow_size = flow_size(self.size)
         self.large = (info.height * scale, info.width * scale)
         self.large_chroma = chroma_shape(info.width * scale, info.height * scale)
         kernel = torch.from_numpy(chroma_kernel(scale, info.color.siting))
@@ -69,15 +72,15 @@ class FrameNetwork(nn.Module):
         compiled: Callable[..., None] = torch.compile(forward, fullgraph=True, dynamic=False, mode=self.form.mode)
         return compiled
 
-    def forward(self, frame: Tensor, result: Tensor, previous: Tensor | None, shares: Tensor | None) -> None:
+    def forward(self, frame: Tensor, result: Tensor, previous: Tensor | None, flow: Tensor | None) -> None:
         luma = self.size[0] * self.size[1]
         large = self.large[0] * self.large[1]
         x = self._share(frame[:luma].view(1, 1, *self.size))
-        if previous is None or shares is None:
+        if previous is None or flow is None:
             y = self.network(x)
         else:
-            moved = _between(previous.view(1, 1, *self.large), shares.view(torch.float32))
-            y = self.network.step(x, self._share(moved))
+            moved = move(previous.view(1, 1, *self.large), flow.view(torch.float32).view(1, 2, *self.flow_size))
+            y = self.network.step(x, self._share(_levels(moved)))
         result[:large].view(1, 1, *self.large).copy_(_levels(y.to(torch.float32) * 255))
         self._enlarge(frame[luma:].view(2, 1, *self.chroma), result[large:].view(2, 1, *self.large_chroma))
 
@@ -92,13 +95,6 @@ class FrameNetwork(nn.Module):
         larger = F.pixel_shuffle(F.conv2d(padded, kernel), self.scale)
         rows, columns = self.large_chroma
         result.copy_(_levels(larger[:, :, :rows, :columns]))
-
-
-def _between(plane: Tensor, shares: Tensor) -> Tensor:
-    """The plane moved by part of a pixel, in levels; ``shares`` as `motion.split` gives them."""
-    padded = F.pad(plane.to(torch.float32), (1, 0, 1, 0), mode="replicate")
-    here, left, up, corner = padded[:, :, 1:, 1:], padded[:, :, 1:, :-1], padded[:, :, :-1, 1:], padded[:, :, :-1, :-1]
-    return _levels(here * shares[0] + left * shares[1] + up * shares[2] + corner * shares[3])
 
 
 def _levels(x: Tensor) -> Tensor:

@@ -14,20 +14,21 @@ from stream_sr.networks.layers import Anchor, Deconvolution, bound, start_quietl
 class RecurrentSR(nn.Module):
     """`PlainSR` that also sees its last output, moved to where the picture is now; causal.
 
-    The last output is what recurrent networks since FRVSR (Sajjadi, Vemulapalli and Brown, CVPR 2018) hand on. It is
-    moved as one piece (`motion.LastOutput`) before it comes here: so the layers need not find the motion, which a
-    narrow network cannot, and only have to tell where it fits. What it adds to the repeated pixels, folded to input
-    size (``known``), enters the first layer through a convolution that is `Bounded`, and comes out again through a gate
-    of one channel between 0 and 1, which three layers of ``GATE`` channels open and close. So the state cannot grow by
-    itself; and as it fades, to ``FADE`` with every picture, small errors do not add up on a scene that stands
+    The last output, moved by the optical flow, is what recurrent networks since FRVSR (Sajjadi, Vemulapalli and Brown,
+    CVPR 2018) hand on. It is moved before it comes here (`motion.LastOutput`): so the layers need not find the motion,
+    which a narrow network cannot, and only have to tell where it fits. What it adds to the repeated pixels, folded to
+    input size (``known``), enters the first layer through a convolution that is `Bounded`, and comes out again through
+    a gate of one channel between 0 and 1, which three layers of ``GATE`` channels open and close. So the state cannot
+    grow by itself; and as it fades, to ``FADE`` with every picture, small errors do not add up on a scene that stands
     still, as they did without.
 
     Where the last output says no more than the input (each pixel repeated, which is how a stream begins), ``known`` is
     zero, and the result is that of the `PlainSR` with the same weights.
 
-    Called on a sequence ``[N, T, 1, H, W]`` and its motion ``[N, T, 2]`` (quarters of an output pixel, down and right
-    since the picture before; `motion.ANEW` where that says nothing) it gives ``[N, T, 1, sH, sW]``; `step` is one
-    picture.
+    Called on a sequence ``[N, T, 1, H, W]`` and its motion ``[N, T, 2, H, W]`` (`motion.Flow`; `motion.ANEW` where the
+    picture before says nothing) it gives ``[N, T, 1, sH, sW]``; `step` is one picture. For every other sequence the
+    first picture has stood still for ``settled`` pictures before, which no gradient passes: a network that was never
+    shown what it makes of a still scene in the long run makes it worse from picture to picture.
     """
 
     GATE = 8
@@ -67,16 +68,29 @@ class RecurrentSR(nn.Module):
         kept = self.unfold(known * self.gate(known).clamp(0, 1))  # [N, 1, sH, sW]
         return self.head(features) + kept + self.anchor(x)
 
-    def forward(self, sequence: Tensor, shifts: Tensor) -> Tensor:
+    def forward(self, sequence: Tensor, flow: Tensor, settled: int = 0) -> Tensor:
+        before = repeated(sequence[:, 0], self.scale)
+        if settled:
+            before[::2] = self._settle(sequence[::2, 0], settled)
         pictures: list[Tensor] = []
         with parametrize.cached():  # the bound kernel is computed once, not at every step
             for t in range(sequence.shape[1]):
-                previous = repeated(sequence[:, t], self.scale)
+                previous = before
                 if pictures:
-                    anew = (shifts[:, t].abs() >= ANEW).all(1)[:, None, None, None]
-                    previous = torch.where(anew, previous, move(levels(pictures[-1]), shifts[:, t]))
+                    anew = flow[:, t, :1, :1, :1] == ANEW
+                    moved = move(levels(pictures[-1]), flow[:, t])
+                    previous = torch.where(anew, repeated(sequence[:, t], self.scale), moved)
                 pictures.append(self.step(sequence[:, t], previous))
         return torch.stack(pictures, 1)
+
+    @torch.no_grad()
+    def _settle(self, x: Tensor, count: int) -> Tensor:
+        """The last output after a picture ``[N, 1, H, W]`` has stood still for so many."""
+        last = repeated(x, self.scale)
+        with parametrize.cached():
+            for _ in range(count):
+                last = levels(self.step(x, last))
+        return last
 
 
 def repeated(x: Tensor, scale: int) -> Tensor:
@@ -89,21 +103,14 @@ def levels(x: Tensor) -> Tensor:
     return x + (((x * 255).clamp(0, 255).round() * (1 / 255)) - x).detach()
 
 
-def move(pictures: Tensor, shifts: Tensor) -> Tensor:
-    """``pictures`` ``[N, 1, H, W]``, each moved down and right by ``shifts`` ``[N, 2]`` quarters of a pixel.
+def move(pictures: Tensor, flow: Tensor) -> Tensor:
+    """``pictures`` ``[N, 1, sH, sW]``, each moved by its `motion.Flow` ``[N, 2, h, w]``.
 
     As `motion.register`, without the rounding.
     """
     height, width = pictures.shape[2:]
-    whole = shifts.div(PARTS, rounding_mode="floor")
-    part = (shifts - whole * PARTS).to(pictures.dtype)[:, :, None, None, None] / PARTS
-    rows = torch.arange(height, device=pictures.device)[None, :, None]
-    columns = torch.arange(width, device=pictures.device)[None, None, :]
-    down, right = whole[:, 0, None, None], whole[:, 1, None, None]
-    inside = (rows >= down) & (rows < height + down) & (columns >= right) & (columns < width + right)
-    index = torch.where(inside, (rows - down) * width + columns - right, rows * width + columns)
-    moved = pictures.flatten(2).gather(2, index.flatten(1)[:, None]).view_as(pictures)
-    for n, reach in enumerate(((0, 0, 1, 0), (1, 0, 0, 0))):  # the row above, the column to the left
-        other = F.pad(moved, reach, mode="replicate")[:, :, :height, :width]
-        moved = moved + part[:, n] * (other - moved)
-    return moved
+    far = F.interpolate(flow.float() / PARTS, (height, width), mode="bilinear", align_corners=False)
+    rows = torch.arange(height, device=flow.device)[:, None] - far[:, 1]
+    columns = torch.arange(width, device=flow.device) - far[:, 0]
+    places = torch.stack([columns * (2 / (width - 1)) - 1, rows * (2 / (height - 1)) - 1], -1)  # -1 to 1
+    return F.grid_sample(pictures.float(), places, padding_mode="border", align_corners=True)

@@ -169,6 +169,8 @@ def _training(recipe: Recipe, run: Mapping[str, Any]) -> list[str]:
         made += f" The pictures are also shown at {', '.join(f'{s:g}' for s in recipe.shrinks)} of their size."
     if recipe.frames > 1:
         made += f" Each example is {recipe.frames} consecutive pictures, with nothing remembered before the first."
+        if recipe.settled:
+            made = f"{made[:-1]}, or, in every other, its own result after it stood still for {recipe.settled}."
     if recipe.expand:
         made += " Each convolution is trained as the sum of branches (3x3, 1x1, 1x1 after 3x3, identity), merged after."
     if recipe.round_from < 1:

@@ -17,8 +17,8 @@ import numpy as np
 
 from stream_sr.errors import ConfigError, SourceOpenError
 from stream_sr.frame import Plane
-from stream_sr.motion import shifts
-from stream_sr.train.data import bicubic, find_images, load_luma, still, to_uint8, turn, turn_shifts
+from stream_sr.motion import Flow, flows
+from stream_sr.train.data import bicubic, find_images, load_luma, still, to_uint8, turn, turn_flow
 from stream_sr.train.degrade import Degradation, Roundtrip, draw
 from stream_sr.train.scenes import LEAST, pan, scene
 
@@ -36,12 +36,16 @@ class Clip:
     name: str
 
     @cached_property
-    def moves(self) -> np.ndarray:
-        """How far each picture has moved since the one before it, ``[T, 2]`` whole pixels of the truth, int64.
+    def flow(self) -> Flow:
+        """How far each picture has moved since the one before it, ``[T, 2, h, w]``, as `motion.flows`.
 
         Measured on the degraded pictures, as it is where the network is used.
         """
-        return np.array(shifts(list(self.low), self.scale), np.int64)
+        found = flows(list(self.low), self.scale)
+        if found.shape[2:] != self.low.shape[1:]:
+            width, height = self.low.shape[2], self.low.shape[1]
+            raise ConfigError(f"{self.name} is {width}x{height}, too large to learn motion from; make smaller clips")
+        return found
 
     @property
     def scale(self) -> int:
@@ -161,13 +165,13 @@ class ClipPatches:
     def batch(self, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Low-resolution patches ``[count, T, 1, p, p]`` and truths ``[count, T, 1, s*p, s*p]``, uint8, and motion.
 
-        That is ``[count, T, 2]`` whole pixels of the truth, as `Clip.moves`. Where ``frames`` is 1, pictures are
-        without the axis T, and there is no motion.
+        That is ``[count, T, 2, p, p]``, as `Clip.flow`. Where ``frames`` is 1, pictures are without the axis T, and
+        there is no motion.
         """
         p, s, t = self.patch, self.scale, self.frames
         lows = np.empty((count, t, 1, p, p), np.uint8)
         truths = np.empty((count, t, 1, s * p, s * p), np.uint8)
-        moves = np.zeros((count, t, 2), np.int64)
+        flow = np.empty((count, t, 2, p, p), np.int16) if t > 1 else still(count)
         for n in range(count):
             which, begin, y, x, turns, flip = self.place()
             clip = self.pairs[which]
@@ -175,12 +179,8 @@ class ClipPatches:
             truth = clip.truth[begin : begin + t, s * y : s * (y + p), s * x : s * (x + p)]
             lows[n, :, 0], truths[n, :, 0] = turn(low, turns, flip), turn(truth, turns, flip)
             if t > 1:
-                moves[n] = self.moves(which, begin, turns, flip)
-        return (lows[:, 0], truths[:, 0], still(count)) if t == 1 else (lows, truths, moves)
-
-    def moves(self, which: int, begin: int, turns: int, flip: bool) -> np.ndarray:
-        """The motion of the example at a `place`, ``[T, 2]``."""
-        return turn_shifts(self.pairs[which].moves[begin : begin + self.frames], turns, flip)
+                flow[n] = turn_flow(clip.flow[begin : begin + t, :, y : y + p, x : x + p], turns, flip)
+        return (lows[:, 0], truths[:, 0], flow) if t == 1 else (lows, truths, flow)
 
     def place(self) -> tuple[int, int, int, int, int, bool]:
         """Where the next example lies: clip, first picture, row, column, quarter turns, mirrored."""

@@ -3,15 +3,18 @@
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
 from stream_sr.errors import ConfigError, SourceOpenError
+from stream_sr.motion import Flow
 from stream_sr.quality import rgb_to_luma
 
 Plane = npt.NDArray[np.uint8]
+Samples = TypeVar("Samples", np.uint8, np.int16)
 ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"}
 
 
@@ -116,7 +119,7 @@ class Patches:
             areas[chosen] *= share / max(areas[chosen].sum(), 1)
         self.chance = np.cumsum(areas)
 
-    def batch(self, count: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    def batch(self, count: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8], Flow]:
         """``[count, 1, p, p]`` low-resolution patches and ``[count, 1, s*p, s*p]`` truths, uint8; no motion."""
         p, s = self.patch, self.scale
         lows = np.empty((count, 1, p, p), np.uint8)
@@ -142,20 +145,20 @@ class Patches:
         return low[None], truth[None]
 
 
-def turn(planes: Plane, turns: int, flip: bool) -> Plane:
+def turn(planes: npt.NDArray[Samples], turns: int, flip: bool) -> npt.NDArray[Samples]:
     """A quarter ``turns`` times, then mirrored; the last two axes are the picture's."""
     planes = np.rot90(planes, turns, (-2, -1))
     return planes[..., ::-1] if flip else planes
 
 
-def turn_shifts(shifts: npt.NDArray[np.int64], turns: int, flip: bool) -> npt.NDArray[np.int64]:
-    """How far (down, right, the last axis) what `turn` has turned moves."""
-    down, right = shifts[..., 0], shifts[..., 1]
+def turn_flow(flow: Flow, turns: int, flip: bool) -> Flow:
+    """`motion.Flow`, ``[..., 2, h, w]``, of what `turn` has turned."""
+    right, down = turn(flow[..., 0, :, :], turns, flip), turn(flow[..., 1, :, :], turns, flip)
     for _ in range(turns):  # counter-clockwise: what went right goes up
-        down, right = -right, down
-    return np.stack([down, -right if flip else right], -1)
+        right, down = down, -right
+    return np.stack([-right if flip else right, down], -3)
 
 
-def still(count: int) -> npt.NDArray[np.int64]:
-    """The motion of ``count`` single pictures: none, ``[count, 0, 2]``."""
-    return np.zeros((count, 0, 2), np.int64)
+def still(count: int) -> Flow:
+    """The motion of ``count`` single pictures: none, ``[count, 0]``."""
+    return np.zeros((count, 0), np.int16)

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from stream_sr.train.clips import ClipPatches
-from stream_sr.train.data import Patches, still
+from stream_sr.train.data import Patches, still, turn_flow
+
+UNIT = np.array([[1, 0], [0, 1]], np.int16)[:, :, None, None]  # a motion right, and one down
 
 
 class DevicePatches:
@@ -22,17 +24,22 @@ class DevicePatches:
         self.low, self.low_at = _flat(low, device)
         self.truth, self.truth_at = _flat(truth, device)
         self.shapes = [one.shape for one in low]
+        self.flow: list[Tensor] = []  # right, down
+        if isinstance(patches, ClipPatches) and patches.frames > 1:
+            self.flow = [_flat(tuple(clip.flow[:, n] for clip in patches.pairs), device)[0] for n in (0, 1)]
 
     def batch(self, count: int) -> tuple[Tensor, Tensor, Tensor]:
         """As `Patches.batch` and `ClipPatches.batch`."""
         places = [self.patches.place() for _ in range(count)]
         low = self._gather(self.low, self.low_at, places, 1)
         truth = self._gather(self.truth, self.truth_at, places, self.scale)
-        moves = still(count)
-        if isinstance(self.patches, ClipPatches) and self.patches.frames > 1:
-            parts = ((which, begin, turns, flip) for which, begin, _, _, turns, flip in places)
-            moves = np.stack([self.patches.moves(*part) for part in parts])
-        return low, truth, torch.from_numpy(moves).to(self.device)
+        flow = torch.from_numpy(still(count)).to(self.device)
+        if self.flow:
+            right, down = (self._gather(one, self.low_at, places, 1) for one in self.flow)
+            turned = np.stack([turn_flow(UNIT, turns, flip) for *_, turns, flip in places])
+            parts = torch.from_numpy(turned[..., 0]).to(self.device)[:, :, :, None, None, None]  # [N, 2, 2, 1, 1, 1]
+            flow = torch.cat([right * parts[:, 0, n] + down * parts[:, 1, n] for n in (0, 1)], 2)
+        return low, truth, flow
 
     def _gather(self, flat: Tensor, starts: list[int], places: Sequence[tuple[int, ...]], s: int) -> Tensor:
         p, frames = self.patch * s, getattr(self.patches, "frames", 1)

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch.nn.utils import parametrize
 
-from stream_sr import motion
 from stream_sr.errors import ConfigError
+from stream_sr.motion import flows
 from stream_sr.networks import (
     NETWORKS,
     RecurrentSR,
@@ -129,8 +129,8 @@ def train(
         if iteration > recipe.round_from * recipe.iterations and not rounded:
             rounded, best_psnr = True, -math.inf  # weights from before cannot be shipped: the rounded ones count now
         extra = more.batch(max(1, recipe.batch // 4))[0] if more else None
-        low, truth, shifts = examples.batch(recipe.batch)
-        losses.append(step(Batch(low, truth, rate, extra, shifts), iteration))
+        low, truth, flow = examples.batch(recipe.batch)
+        losses.append(step(Batch(low, truth, rate, extra, flow), iteration))
 
         last = iteration == recipe.iterations
         stopping = stop()
@@ -283,8 +283,8 @@ def measure(network: torch.nn.Module, runs: Sequence[Sequence[tuple[Plane, Plane
         lows = torch.from_numpy(np.stack([low for low, _ in run]))[:, None].to(device, torch.float32) / 255
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # what is left out is False
             if isinstance(network, RecurrentSR):
-                moved = motion.shifts([low for low, _ in run], network.scale)
-                outputs = network(lows[None], torch.tensor(moved, device=device)[None])[0]
+                moved = torch.from_numpy(flows([low for low, _ in run], network.scale)).to(device)
+                outputs = network(lows[None], moved[None])[0]
             else:
                 outputs = network(lows)
         pictures = (outputs * 255).clamp(0, 255).round().to(torch.uint8).cpu().numpy()

@@ -34,6 +34,7 @@ class Recipe:
     shares: dict[str, float] = field(default_factory=dict)  # of the patches, by name of their folder
     loss: str = "l1"  # before the L2 stage: l1 or bce (binary cross-entropy)
     frames: int = 1  # consecutive pictures of a training example; more for a recurrent network
+    settled: int = 0  # for how many pictures the first has stood still before, in every other example of such a one
     expand: bool = False  # train every convolution as the sum of branches that are merged at the end
     bf16: bool = False  # compute in bfloat16 (weights, averages and the anchor stay exact)
     teacher_share: float = 0.5  # of the loss, where there is a teacher
@@ -44,6 +45,8 @@ class Recipe:
             value = getattr(self, key)
             if not isinstance(value, int) or value < 1:
                 raise ConfigError(f"recipe {self.name}: {key} is {value!r}, it must be a whole number from 1")
+        if not isinstance(self.settled, int) or self.settled < 0:
+            raise ConfigError(f"recipe {self.name}: settled is {self.settled!r}, it must be a whole number from 0")
         if self.loss not in ("l1", "bce"):
             raise ConfigError(f"recipe {self.name}: loss is {self.loss!r}, it must be l1 or bce (l2_from = 0: all L2)")
 

@@ -60,10 +60,10 @@ class Step:
 
     def run(self, tensors: Sequence[Tensor], squared: bool, rounding: bool) -> Tensor:
         """``tensors`` are low, truth, unlabelled (degraded, without a truth, may be none), uint8, and motion."""
-        low, truth, unlabelled, shifts = tensors
+        low, truth, unlabelled, flow = tensors
         recipe, kind = self.recipe, LOSSES["l2" if squared else self.recipe.loss]
         x, y = low.float() / 255, truth.float() / 255
-        sequence = (shifts,) if shifts.shape[1] else ()  # of a recurrent network
+        sequence = (flow, recipe.settled) if flow.shape[1] else ()  # of a recurrent network
         masters = round_weights(self.network) if rounding else []
         with torch.autocast(self.device.type, torch.bfloat16, enabled=recipe.bf16):
             output = self.network(x, *sequence)
@@ -109,16 +109,16 @@ class Step:
 class Batch:
     """Arrays of one step, uint8, the motion of its sequences, and its learning rate."""
 
-    def __init__(self, low: Any, truth: Any, rate: float, unlabelled: Any = None, shifts: Any = None) -> None:
+    def __init__(self, low: Any, truth: Any, rate: float, unlabelled: Any = None, flow: Any = None) -> None:
         self.low, self.truth, self.rate = low, truth, rate
-        self.shifts = still(len(low)) if shifts is None else shifts
+        self.flow = still(len(low)) if flow is None else flow
         self.unlabelled = low[:0] if unlabelled is None else unlabelled
 
     def tensors(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Low, truth, unlabelled and motion, on the device."""
         return tuple(  # type: ignore[return-value]
             (torch.from_numpy(one) if isinstance(one, np.ndarray) else one).to(device)
-            for one in (self.low, self.truth, self.unlabelled, self.shifts)
+            for one in (self.low, self.truth, self.unlabelled, self.flow)
         )
 
 

@@ -18,7 +18,6 @@ import numpy as np
 
 from stream_sr.backends.pinned import Bytes, Pinned
 from stream_sr.errors import EngineRunError, EngineUnavailable
-from stream_sr.motion import overlap
 
 
 class PycudaDriver:
@@ -61,20 +60,9 @@ class PycudaDriver:
         with self._device.errors("a download"):
             self._cuda.memcpy_dtoh_async(host, device, stream)
 
-    def copy_plane(self, target: int, source: int, size: tuple[int, int], shift: tuple[int, int], stream: Any) -> None:
-        (height, width), (top, left), (down, right) = overlap(shift, size)
-        with self._device.errors("moving a plane"):
-            self._cuda.memcpy_dtod_async(target, source, size[0] * size[1], stream)
-            if not (height and width and any(shift)):
-                return
-            copy = self._cuda.Memcpy2D()
-            copy.set_src_device(source)
-            copy.set_dst_device(target)
-            copy.src_pitch = copy.dst_pitch = size[1]
-            copy.src_x_in_bytes, copy.src_y = left, top
-            copy.dst_x_in_bytes, copy.dst_y = right, down
-            copy.width_in_bytes, copy.height = width, height
-            copy(stream)
+    def copy_within(self, target: int, source: int, nbytes: int, stream: Any) -> None:
+        with self._device.errors("a copy on the GPU"):
+            self._cuda.memcpy_dtod_async(target, source, nbytes, stream)
 
     def record(self, event: Any, stream: Any) -> None:
         with self._device.errors("an event"):

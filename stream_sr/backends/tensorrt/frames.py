@@ -7,18 +7,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from stream_sr.color import chroma_kernel
 from stream_sr.errors import ModelError
 from stream_sr.frame import chroma_shape
 from stream_sr.model import LUMA, PREVIOUS
+from stream_sr.motion import PARTS
 
 if TYPE_CHECKING:
     import onnx
 
 ALIGNMENT = 256  # bytes; TensorRT wants its tensors to begin there
 FRAME, CHROMA = "frame", "chroma"
-SHARES = "shares"  # float32 [1, 4, 1, 1], of `motion.split`: beside `previous`
+FLOW = "flow"  # float32 [1, 2, h, w], a `motion.Flow`: beside `previous`
 UPSCALED, UPSCALED_LUMA, UPSCALED_CHROMA = "upscaled", "upscaled_luma", "upscaled_chroma"
 
 
@@ -75,25 +77,42 @@ class FrameNodes:
         return self._packed(nodes) if self.picture.packed else self._side_by_side(nodes)
 
     def move(self, nodes: list[onnx.NodeProto]) -> list[onnx.NodeProto]:
-        """Move the last output by part of a pixel, as the shares say, where it comes in."""
-        from onnx import numpy_helper
-
-        near = np.zeros((4, 1, 2, 2), np.float32)
-        for n, (row, column) in enumerate(((1, 1), (1, 0), (0, 1), (0, 0))):  # itself, left, upper, upper left
-            near[n, 0, row, column] = 1
-        border = self._integers("previous.border", [0, 0, 1, 1, 0, 0, 0, 0])
-        kernels = {"previous.four": near, "previous.sum": np.ones((1, 4, 1, 1), np.float32)}
-        four, total = (self.keep(numpy_helper.from_array(kernel, name)) for name, kernel in kernels.items())
+        """Move the last output as the flow says, where it comes in; as `motion.register` does."""
+        width, height = self.picture.output
         for node in nodes:
             _rename(node, {PREVIOUS: "previous.moved"})
+        size = self._integers("flow.size", [1, 2, height, width])
+        # GridSample counts places from -1 to 1, the outermost pixels
+        parts = np.array([2 / (width - 1), 2 / (height - 1)]).reshape(1, 2, 1, 1) / -PARTS
+        columns = (np.arange(width) * (2 / (width - 1)) - 1).reshape(1, 1, 1, width)
+        rows = (np.arange(height) * (2 / (height - 1)) - 1).reshape(1, 1, height, 1)
         return [
             self._node("Cast", [PREVIOUS], "previous.float", to=1),
-            self._node("Pad", ["previous.float", border], "previous.wide", mode="edge"),
-            self._node("Conv", ["previous.wide", four], "previous.near"),
-            self._node("Mul", ["previous.near", SHARES], "previous.parts"),
-            self._node("Conv", ["previous.parts", total], "previous.moved"),
+            self._node("Resize", [FLOW, "", "", size], "flow.large", mode="linear"),
+            self._node("Mul", ["flow.large", self._floats("flow.parts", parts)], "flow.back"),
+            self._node("Add", ["flow.back", self._floats("flow.columns", columns)], "flow.across"),
+            self._node("Add", ["flow.back", self._floats("flow.rows", rows)], "flow.down"),
+            self._node("Slice", ["flow.across", *self._range(0, 1)], "flow.x"),
+            self._node("Slice", ["flow.down", *self._range(1, 2)], "flow.y"),
+            self._node("Concat", ["flow.x", "flow.y"], "flow.planes", axis=1),
+            self._node("Transpose", ["flow.planes"], "flow.places", perm=[0, 2, 3, 1]),
+            self._node(
+                "GridSample", ["previous.float", "flow.places"], "previous.sampled",
+                mode="linear", padding_mode="border", align_corners=1,
+            ),
+            self._node("Round", ["previous.sampled"], "previous.moved"),
             *nodes,
-        ]
+        ]  # fmt: skip
+
+    def _range(self, begin: int, end: int) -> list[str]:
+        """Of channels, for Slice."""
+        parts = (("begin", begin), ("end", end), ("axis", 1))
+        return [self._integers(f"channels.{begin}.{name}", [value]) for name, value in parts]
+
+    def _floats(self, name: str, values: npt.NDArray[Any]) -> str:
+        from onnx import numpy_helper
+
+        return self.keep(numpy_helper.from_array(values.astype(np.float32), name))
 
     def _side_by_side(self, nodes: list[onnx.NodeProto]) -> list[onnx.NodeProto]:
         for node in nodes:

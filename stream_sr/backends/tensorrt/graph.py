@@ -14,9 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from stream_sr import deconvolution
-from stream_sr.backends.tensorrt.frames import CHROMA, FRAME, SHARES, FrameNodes, Picture, tensors
+from stream_sr.backends.tensorrt.frames import CHROMA, FLOW, FRAME, FrameNodes, Picture, tensors
 from stream_sr.errors import ModelError
 from stream_sr.model import LUMA, PREVIOUS
+from stream_sr.motion import flow_size
 
 if TYPE_CHECKING:
     import onnx
@@ -28,6 +29,7 @@ REWRITE = 3  # counts the changes to the passes here and to the builder's flags;
 CONVOLUTIONS = ("Conv", "ConvTranspose")
 MOVES = ("DepthToSpace", "Reshape", "Transpose")  # cheaper before the cast to fp32 than behind it
 BF16_OPSET = 22  # the first in which a convolution may be bf16
+MOVING_OPSET = 20  # the first in which GridSample's linear is called so
 
 
 def frame_graph(onnx_bytes: bytes, picture: Picture, precision: str, head: str) -> bytes:
@@ -178,9 +180,7 @@ class Graph:
             return
         low = TensorProto.FLOAT16 if precision == "fp16" else TensorProto.BFLOAT16
         if precision == "bf16":
-            for one in self.model.opset_import:
-                if one.domain in ("", "ai.onnx"):
-                    one.version = max(one.version, BF16_OPSET)
+            self._raise_opset(BF16_OPSET)
             self._scale_weights()
         body = self._body()
         if not body:
@@ -288,13 +288,20 @@ class Graph:
         frames = FrameNodes(self.luma, self.upscaled, picture, self._add)
         nodes = frames.around(list(self.graph.node))
         if previous:
+            self._raise_opset(MOVING_OPSET)
             nodes = frames.move(nodes)
-            previous.append(helper.make_tensor_value_info(SHARES, TensorProto.FLOAT, [1, 4, 1, 1]))
+            size = flow_size((picture.height, picture.width))
+            previous.append(helper.make_tensor_value_info(FLOW, TensorProto.FLOAT, [1, 2, *size]))
         del self.graph.input[:]
         del self.graph.output[:]
         self.graph.input.extend([*sources, *previous])
         self.graph.output.extend(results)
         self._set_nodes(nodes)
+
+    def _raise_opset(self, least: int) -> None:
+        for one in self.model.opset_import:
+            if one.domain in ("", "ai.onnx"):
+                one.version = max(one.version, least)
 
     def _users(self) -> dict[str, list[onnx.NodeProto]]:
         users: dict[str, list[onnx.NodeProto]] = {}

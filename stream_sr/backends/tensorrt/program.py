@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from stream_sr.backends import cache
-from stream_sr.backends.schedule import SHARES_BYTES
+from stream_sr.backends.schedule import flow_bytes
 from stream_sr.backends.tensorrt import library
 from stream_sr.backends.tensorrt.driver import PycudaDriver
-from stream_sr.backends.tensorrt.frames import SHARES, Picture, tensors
+from stream_sr.backends.tensorrt.frames import FLOW, Picture, tensors
 from stream_sr.errors import EngineBuildError, EngineRunError
 from stream_sr.model import PREVIOUS
 
@@ -35,7 +35,7 @@ class TensorRTProgram:
         self._config: Any = None  # of the contexts, kept as long as they are
         self._compiled: Any = None  # TensorRT-RTX's cache, which they fill
         self.previous: int | None = None
-        self.shares: int | None = None
+        self.flow: int | None = None
         self._runtime: Any = None
         self._engine: Any = None
         try:
@@ -63,7 +63,7 @@ class TensorRTProgram:
         scratch = self._driver.device_memory(size)
         if PREVIOUS in self._names():
             self.previous = self._driver.device_memory(math.prod(self._picture.output))
-            self.shares = self._driver.device_memory(SHARES_BYTES)
+            self.flow = self._driver.device_memory(flow_bytes((self._picture.height, self._picture.width)))
         for inputs, outputs in lanes:
             context = engine.create_execution_context(self._config)
             if context is None:
@@ -82,8 +82,8 @@ class TensorRTProgram:
             name: (inputs if self._is_input(name) else outputs) + offset
             for name, (offset, _) in tensors(self._picture).items()
         }
-        if self.previous is not None and self.shares is not None:
-            addresses |= {PREVIOUS: self.previous, SHARES: self.shares}
+        if self.previous is not None and self.flow is not None:
+            addresses |= {PREVIOUS: self.previous, FLOW: self.flow}
         for name, address in addresses.items():
             if not context.set_tensor_address(name, address):
                 raise EngineBuildError(
