@@ -94,7 +94,8 @@ def jobs(pictures: Sequence[Path], clips: Path, unlabelled: Sequence[Path] = ())
     for tune, scale in (("clean", 4), ("camera", 2)):
         name = ("-camera" if tune == "camera" else "") + f"-x{scale}"
         data = (str(clips / f"moving-{tune}-x{scale}"),)
-        found.append(Job(f"recurrent{name}", "recurrent", scale, tune, data, (f"fast{name}",)))
+        start = "fast-camera-x2" if tune == "camera" else "fast-x2"
+        found.append(Job(f"recurrent{name}", "recurrent", scale, tune, data, (start,)))
     return found
 
 

@@ -143,6 +143,24 @@ def test_x3_starts_from_x2(folder: Path, whole: dict[str, Any], tmp_path: Path) 
             assert torch.equal(state["network"][name], value)
 
 
+def test_a_larger_scale_may_leave_the_last_layers_out(folder: Path, tmp_path: Path) -> None:
+    deep = replace(RECIPE, network={"kind": "PlainSR", "width": 4, "depth": 3, "skip": True}, round_from=1.0)
+    state, _ = run(folder, tmp_path / "x2", deep)
+    recipe = replace(
+        deep, network=deep.network | {"depth": 2}, scale=3, from_scale=2, iterations=1, learning_rate=0.0, warmup=1
+    )
+    start = tmp_path / "x2" / CHECKPOINT
+    shallow, _ = run(folder, tmp_path / "x3", recipe, start_from=start)
+    for name in ("feature.weight", "body.1.weight", "body.3.bias"):
+        assert torch.equal(shallow["network"][name], state["best"][name])
+    assert "body.5.weight" not in shallow["network"]
+    for other in ({"depth": 4}, {"width": 5}):
+        with pytest.raises(ConfigError, match="the recipe starts from"):
+            run(folder, tmp_path / "no", replace(recipe, network=deep.network | other), start_from=start)
+    with pytest.raises(ConfigError, match="the recipe starts from"):
+        run(folder, tmp_path / "no", replace(recipe, scale=2), start_from=start)
+
+
 def test_the_learning_rate_rises_then_falls_to_its_end() -> None:
     recipe = replace(RECIPE, iterations=100, warmup=10)
     rates = [learning_rate(recipe, n) for n in range(1, 101)]

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from stream_sr.errors import ConfigError
+from stream_sr.train.loop import make_network
 from stream_sr.train.recipe import load_recipe, recipe_names
 
 SMALL = """
@@ -28,6 +29,7 @@ images = ["a"]
 [scale.3]
 from_scale = 2
 iterations = 4
+network = { m = 1 }
 """
 
 
@@ -50,7 +52,14 @@ def test_a_packaged_recipe_is_whole_and_holds_ten_pictures_back(name: str, scale
 def test_camera_weights_start_from_the_clean_ones(name: str, scale: int) -> None:
     recipe = load_recipe(name, scale=scale, tune="camera")
     assert (recipe.tune, recipe.from_scale) == ("camera", 2 if scale == 1 else scale)
-    assert recipe.network == load_recipe(name, scale=2).network
+    assert recipe.network == load_recipe(name, scale=2 if scale == 1 else scale).network
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+@pytest.mark.parametrize(("name", "most"), [("tiny", 5), ("fast", 15), ("balanced", 60), ("quality", 150)])
+def test_a_preset_stays_in_its_class_at_every_scale(name: str, most: int, scale: int) -> None:
+    network = make_network(load_recipe(name, scale=scale))
+    assert sum(one.numel() for one in network.parameters() if one.requires_grad) < 1000 * most
 
 
 def test_every_packaged_recipe_holds_the_same_ten_pictures_back() -> None:
@@ -65,7 +74,10 @@ def test_the_reference_designs_are_trained_from_nothing() -> None:
 
 
 def test_the_recurrent_recipe_learns_from_sequences() -> None:
-    assert load_recipe("recurrent", scale=4).frames > 1
+    for scale in (2, 4):
+        recipe = load_recipe("recurrent", scale=scale)
+        assert recipe.frames > 1
+        assert recipe.network | {"kind": "PlainSR"} == load_recipe("fast", scale=2).network  # which it starts from
 
 
 def test_the_paper_s_networks() -> None:
@@ -81,6 +93,7 @@ def test_a_file_with_a_table_of_its_scale_and_overrides(tmp_path: Path) -> None:
     assert (two.name, two.iterations, two.from_scale) == ("small", 10, None)
     assert (three.iterations, three.from_scale) == (4, 2)
     assert two.shrinks == (1.0,)
+    assert (two.network, three.network) == ({"kind": "FSRCNN"}, {"kind": "FSRCNN", "m": 1})
     override = load_recipe(str(path), scale=3, iterations=7, seed=None)
     assert (override.iterations, override.seed) == (7, 1)
 

@@ -86,6 +86,8 @@ def restore_network(shape: Mapping[str, Any], *, scale: int, weights: Mapping[st
 def transfer(source: nn.Module, target: nn.Module) -> None:
     """Start ``target`` from a trained ``source`` of another scale: the body is copied, the deconvolution resampled.
 
+    A ``source`` with more layers gives the first of them.
+
     The source's kernel is read as a function of the distance in input pixels and sampled at the target's taps, so the
     first output is already a sensible picture (the paper's own transfer re-trains the deconvolution from noise).
     """

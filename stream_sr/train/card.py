@@ -14,7 +14,7 @@ from stream_sr.train.recipe import Recipe
 
 PAPERS = {
     "PlainSR": "The shape of Zhang, Zeng and Zhang, *ECBSR*, ACM MM 2021, and Du and others, *ABPN*, CVPRW 2021",
-    "RecurrentSR": "The last output as state after Sajjadi and others, *FRVSR*, CVPR 2018, moved as one piece",
+    "RecurrentSR": "The last output as state after Sajjadi and others, *FRVSR*, CVPR 2018, moved by the optical flow",
     "BareDeconvolution": "A reference design",
     "Autoencoder": "A reference design: Vincent and others, ICML 2008, made convolutional",
     "FSRCNN": "Dong, Loy and Tang, *Accelerating the Super-Resolution Convolutional Neural Network*, ECCV 2016",
@@ -153,8 +153,8 @@ def _training(recipe: Recipe, run: Mapping[str, Any]) -> list[str]:
     )
     if recipe.network["kind"] == "FSRCNN" and not recipe.from_scale:
         start = "bilinear interpolation"
-    if recipe.frames > 1 and not recipe.from_scale:
-        start = "the weights of `fast`"
+    if recipe.frames > 1:
+        start = f"the x{recipe.from_scale or recipe.scale} weights of `fast`"
     loss = {"l1": "L1 loss", "bce": "binary cross-entropy"}[recipe.loss] if recipe.l2_from > 0 else "L2 loss"
     done = "" if run["iterations"] >= run["of"] else f" ({run['iterations']:,} of them done)"
     squared = f", L2 after {recipe.l2_from:.0%} of the run" if 0 < recipe.l2_from < 1 else ""

@@ -217,12 +217,15 @@ def _start(network: torch.nn.Module, recipe: Recipe, start_from: Path | None) ->
     """Give the network the weights it starts from: another run's, of its own scale or of ``from_scale``."""
     if start_from is None:
         if recipe.from_scale is not None:
-            start = f"x{recipe.from_scale} of the same recipe"
+            start = f"x{recipe.from_scale} of {'`fast`' if recipe.frames > 1 else 'the same recipe'}"
             raise ConfigError(f"{recipe.tune} x{recipe.scale} starts from {start}; give its checkpoint with --from")
         return
     state = load_checkpoint(start_from)
     scale, shape = state["recipe"]["scale"], state["recipe"]["network"]
-    if _shared(shape) != _shared(recipe.network) or scale not in (recipe.scale, recipe.from_scale):
+    ours, theirs = _shared(recipe.network), _shared(shape)
+    if scale != recipe.scale and theirs.get("depth", 0) > ours.get("depth", 0):
+        theirs["depth"] = ours["depth"]  # the last of its layers are left out
+    if theirs != ours or scale not in (recipe.scale, recipe.from_scale):
         raise ConfigError(
             f"{start_from} holds {shape} x{scale}; the recipe starts from its own x{recipe.scale}"
             + (f" or x{recipe.from_scale}" if recipe.from_scale else "")

@@ -59,9 +59,10 @@ def recipe_names() -> list[str]:
 def load_recipe(name: str, *, scale: int, tune: str = TUNES[0], **overrides: Any) -> Recipe:
     """Read a packaged recipe, or a file if ``name`` ends in ``.toml``.
 
-    ``[scale.N]`` and ``[tune.NAME]`` change ``[train]`` for that scale and tune; the tune ``camera`` starts from the
-    clean weights of the same scale, where it does not say otherwise. ``overrides`` replace single fields (None is
-    ignored). Raises ConfigError for an unknown name, a bad file, or a scale outside 1 to 4.
+    ``[scale.N]`` and ``[tune.NAME]`` change ``[train]`` for that scale and tune, and their ``network`` the network's
+    arguments; the tune ``camera`` starts from the clean weights of the same scale, where it does not say otherwise.
+    ``overrides`` replace single fields (None is ignored). Raises ConfigError for an unknown name, a bad file, or a
+    scale outside 1 to 4.
     """
     path = Path(name) if name.endswith(".toml") else RECIPES / f"{name}.toml"
     if not path.is_file():
@@ -77,13 +78,14 @@ def load_recipe(name: str, *, scale: int, tune: str = TUNES[0], **overrides: Any
             train |= {"from_scale": scale} | raw["tune"][tune] | raw["tune"][tune].get("scale", {}).get(str(scale), {})
             train.pop("scale", None)
         train["from_scale"] = train.get("from_scale") or None
+        network = dict(raw["network"]) | train.pop("network", {})
         validation = {"validation_every": raw["validation"]["every"], "validation_images": raw["validation"]["images"]}
         train |= validation | {key: value for key, value in overrides.items() if value is not None}
         return Recipe(
             name=path.stem,
             scale=scale,
             tune=tune,
-            network=dict(raw["network"]),
+            network=network,
             **(train | {key: tuple(train[key]) for key in ("shrinks", "validation_images")}),
         )
     except (tomllib.TOMLDecodeError, KeyError, TypeError) as error:
