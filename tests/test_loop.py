@@ -206,6 +206,21 @@ def test_the_optimiser_of_another_device_is_taken_over(tmp_path: Path) -> None:
     assert same(other.state()["network"], step.state()["network"])
 
 
+def test_a_gradient_is_clipped_where_the_recipe_says_so() -> None:
+    random = np.random.default_rng(1)
+    low, truth = (random.integers(0, 256, (2, 1, side, side)).astype(np.uint8) for side in (8, 16))
+    norms = []
+    for clip in (0.0, 1e-3):
+        torch.manual_seed(3)
+        step = Step(build_network("PlainSR", scale=2, width=4, depth=1), replace(RECIPE, round_from=1.0, clip=clip))
+        step(Batch(low, truth, 1e-3), 1)
+        norms.append(
+            float(torch.cat([one.grad.ravel() for one in step.network.parameters() if one.grad is not None]).norm())
+        )
+    assert norms[0] > 0.01
+    assert norms[1] == pytest.approx(1e-3, rel=1e-3)
+
+
 def test_measuring_leaves_cudnn_on_and_is_exact(tmp_path: Path) -> None:
     seen: list[tuple[bool, bool]] = []
 

@@ -158,11 +158,12 @@ def _training(recipe: Recipe, run: Mapping[str, Any]) -> list[str]:
     loss = {"l1": "L1 loss", "bce": "binary cross-entropy"}[recipe.loss] if recipe.l2_from > 0 else "L2 loss"
     done = "" if run["iterations"] >= run["of"] else f" ({run['iterations']:,} of them done)"
     squared = f", L2 after {recipe.l2_from:.0%} of the run" if 0 < recipe.l2_from < 1 else ""
+    clip = f", the gradient's norm at most {recipe.clip:g}" if recipe.clip else ""
     shares = "".join(f", {share:.0%} of the patches from {name}" for name, share in recipe.shares.items())
     made = (
         f"Recipe `{recipe.name}`: from {start}, {run['of']:,} iterations{done} of {recipe.batch} patches of "
         f"{recipe.patch}x{recipe.patch} low-resolution pixels, Adam, learning rate {recipe.learning_rate:g} after "
-        f"{recipe.warmup} iterations of warm-up, cosine to 1e-6, {loss}{squared}, average of the weights "
+        f"{recipe.warmup} iterations of warm-up, cosine to 1e-6{clip}, {loss}{squared}, average of the weights "
         f"{recipe.ema:g}, seed {recipe.seed}; in the eight flips and rotations{shares}."
     )
     if recipe.tune == "clean" and recipe.frames == 1:

@@ -35,6 +35,7 @@ class Recipe:
     loss: str = "l1"  # before the L2 stage: l1 or bce (binary cross-entropy)
     frames: int = 1  # consecutive pictures of a training example; more for a recurrent network
     settled: int = 0  # for how many pictures the first has stood still before, in every other example of such a one
+    clip: float = 0.0  # the gradient's norm at most; 0: as it is
     expand: bool = False  # train every convolution as the sum of branches that are merged at the end
     bf16: bool = False  # compute in bfloat16 (weights, averages and the anchor stay exact)
     teacher_share: float = 0.5  # of the loss, where there is a teacher

@@ -77,6 +77,8 @@ class Step:
             loss = loss + len(z) / len(x) * kind(more[0].float(), more[1])
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
+        if recipe.clip:
+            torch.nn.utils.clip_grad_norm_(self.network.parameters(), recipe.clip)
         restore_weights(self.network, masters)  # straight-through: the gradient at the rounded weights moves the exact
         self.optimizer.step()
         with torch.no_grad():
