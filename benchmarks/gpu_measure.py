@@ -1,6 +1,7 @@
 """What `gpu.py` measures, piece by piece: engines of ours, their peers, the limits of the machine.
 
-Every function takes what it needs and returns plain values for JSON. Nothing here imports av, cv2 or openvino.
+Every function takes what it needs and returns plain values for JSON. Nothing here needs av or openvino, and cv2 only
+recurrent models.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ LIBRARIES = (  # distribution, module, what for, extra that brings it (the base 
     ("numpy", "numpy", "arrays", ""),
     ("av", "av", "files, RTSP, encoding", ""),
     ("openvino", "openvino", "inference on the CPU", ""),
-    ("opencv-python", "cv2", "window and webcam", ""),
+    ("opencv-python", "cv2", "window, webcam, optical flow", ""),
     ("aiortsp", "aiortsp", "RTSP with low delay", ""),
     ("websockets", "websockets", "page for browsers", ""),
     ("prometheus-client", "prometheus_client", "metrics", ""),

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from stream_sr.errors import EngineUnavailable
 from stream_sr.frame import Plane
+from stream_sr.opencv import load_opencv
 from stream_sr.scene import CUT, SceneCut, change, grid
 
 Flow = npt.NDArray[np.int16]
@@ -27,11 +29,10 @@ STEPS = 6  # of gradient descent, at each level
 
 
 class Motion:
-    """Follows a stream of luma planes of one size; one thread."""
+    """Follows a stream of luma planes of one size; one thread. Raises EngineUnavailable where OpenCV is missing."""
 
     def __init__(self, scale: int) -> None:
-        import cv2
-
+        cv2 = _opencv()
         self.scale = scale
         self._scene = SceneCut()
         self._before: Plane | None = None
@@ -56,8 +57,8 @@ class Motion:
         back = self._flow.calc(now, before, None)  # [h, w, 2], samples right and down to where it was
         if cut and change(grid(_sampled(before, back)), grid(now)) > CUT:  # a fast pan looks like one
             return None
-        pixels = luma.shape[0] / now.shape[0] * self.scale  # of the enlarged picture, to a sample
-        parts = np.rint(back * np.float32(-PARTS * pixels)).clip(ANEW + 1, -ANEW - 1)
+        pixels = self.scale * np.array(luma.shape[::-1]) / now.shape[::-1]  # of the enlarged picture, to a sample
+        parts = np.rint(back * (-PARTS * pixels).astype(np.float32)).clip(ANEW + 1, -ANEW - 1)
         return np.ascontiguousarray(parts.transpose(2, 0, 1), np.int16)
 
 
@@ -79,10 +80,13 @@ def flow_size(size: Sequence[int]) -> tuple[int, int]:
     return height, width
 
 
+def _opencv() -> Any:
+    return load_opencv("a recurrent network", EngineUnavailable)
+
+
 def _smaller(luma: Plane) -> Plane:
     """A copy of a picture ``[H, W]``, of the size on which its motion is measured."""
-    import cv2
-
+    cv2 = _opencv()
     height, width = flow_size(luma.shape)
     if (height, width) == luma.shape:
         return luma.copy()
@@ -94,8 +98,7 @@ def register(before: Plane, flow: Flow, out: Plane) -> None:
 
     The flow between its samples is bilinear too.
     """
-    import cv2
-
+    cv2 = _opencv()
     back = cv2.merge([plane.astype(np.float32) for plane in flow])
     back *= np.float32(-1 / PARTS)
     if back.shape[:2] != before.shape:
@@ -105,13 +108,12 @@ def register(before: Plane, flow: Flow, out: Plane) -> None:
 
 def _sampled(plane: Plane, back: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """The plane ``[H, W]`` at each pixel's place and ``back`` ``[H, W, 2]`` from there, bilinear."""
-    import cv2
-
+    cv2 = _opencv()
     places = cv2.add(back, _places(plane.shape))
     return cv2.remap(plane, places, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=4)
 def _places(size: tuple[int, int]) -> npt.NDArray[np.float32]:
     """Column and row of each pixel, ``[H, W, 2]``."""
     rows, columns = np.indices(size, np.float32)

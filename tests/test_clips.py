@@ -12,7 +12,7 @@ from PIL import Image
 from stream_sr.codec.roundtrip import h264_roundtrip
 from stream_sr.errors import ConfigError, SourceOpenError
 from stream_sr.frame import Plane
-from stream_sr.motion import ANEW, PARTS, register
+from stream_sr.motion import ANEW, PARTS, flows, register
 from stream_sr.train.clips import VALIDATION, Clip, ClipPatches, make_clips, read_clips
 from stream_sr.train.data import bicubic, to_uint8
 from stream_sr.train.device import DevicePatches
@@ -153,9 +153,10 @@ def test_the_flow_of_a_clip_is_measured_on_its_degraded_pictures() -> None:
     middle = clip.flow[1:, :, 12:-12, 12:-12]
     assert np.abs(middle[:, 0] - 8 * PARTS).mean() < PARTS
     assert np.abs(middle[:, 1]).mean() < PARTS
-    wide = Clip(np.zeros((2, 200, 320), np.uint8), np.zeros((2, 400, 640), np.uint8), "wide")
-    with pytest.raises(ConfigError, match="too large to learn motion"):
-        wide.flow  # noqa: B018
+    wide = Clip(np.stack([truth[0], truth[1]]), np.zeros((2, 512, 512), np.uint8), "wide")
+    assert flows(list(wide.low), 2).shape == (2, 2, 128, 128)
+    assert wide.flow.shape == (2, 2, 256, 256)
+    assert np.abs(wide.flow[1, :, 40:-40, 40:-40] - np.array([16 * PARTS, 0])[:, None, None]).mean() < 2 * PARTS
 
 
 def test_stills_become_scenes_too(folder: Path, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ LAYERS: list[set[str]] = [
         "quality",
         "barcode",
         "scene",
+        "opencv",
         "motion",
         "governor",
     },
@@ -57,7 +58,7 @@ LAYERS: list[set[str]] = [
 ]
 LIBRARIES = {
     "av": {"codec", "sources", "sinks", "backends", "doctor"},
-    "cv2": {"motion", "temporal", "sources/camera", "sinks/window", "sinks/viewer"},
+    "cv2": {"opencv", "temporal", "sinks/window", "sinks/viewer"},
     "openvino": {
         "backends/openvino",
         "backends/openvino_graph",

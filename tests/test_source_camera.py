@@ -66,7 +66,7 @@ class Capture:
 
 @pytest.fixture(autouse=True)
 def cv2(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(camera, "_load_cv2", lambda: CV2)
+    monkeypatch.setattr(camera, "load_opencv", lambda *_: CV2)
     monkeypatch.setattr(camera, "_present", lambda number: True)
 
 

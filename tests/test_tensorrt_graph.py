@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 from small_models import FSRCNN, PLAIN, RECURRENT, small_model
 
-from stream_sr import reference
+from stream_sr import motion, reference
 from stream_sr.backends.check import enlarge_chroma
 from stream_sr.backends.tensorrt.frames import FLOW, Picture, tensors
 from stream_sr.backends.tensorrt.graph import DECONVOLUTION, HEADS, LOWERED, PRECISIONS, frame_graph, scale_of
@@ -20,7 +20,7 @@ from stream_sr.color import Siting
 from stream_sr.errors import ModelError
 from stream_sr.frame import chroma_shape
 from stream_sr.model import PREVIOUS, ModelSpec
-from stream_sr.motion import LastOutput, register
+from stream_sr.motion import MOST, LastOutput, flow_size, register
 from stream_sr.quality import psnr, texture
 
 LEAST = {"fp32": 75.0, "fp16": 55.0, "bf16": 42.0}  # dB; of networks that were not trained for it
@@ -173,11 +173,12 @@ def test_a_graph_without_convolutions_has_no_lower_precision(tmp_path: Path) -> 
         frame_graph(data, picture, "fp16", LOWERED)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("size", [(32, 16), (33, 21)], ids=str)
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize(("size", "most"), [((32, 16), MOST), ((33, 21), MOST), ((33, 21), 300)], ids=str)
 def test_the_graph_moves_the_last_output_as_the_host_does(
-    models: dict[str, ModelSpec], size: tuple[int, int], precision: str
+    models: dict[str, ModelSpec], size: tuple[int, int], most: int, precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(motion, "MOST", most)
     picture = Picture(*size, 2, Siting.LEFT)
     width, height = picture.output
     model = onnx.load_from_string(frame_graph(models["recurrent x2"].onnx.read_bytes(), picture, precision, LOWERED))
@@ -188,7 +189,8 @@ def test_the_graph_moves_the_last_output_as_the_host_does(
         for name, (at, shape) in tensors(picture).items()
         if name in {one.name for one in model.graph.input}
     }
-    wave = np.sin(np.arange(size[0]) / 5) * np.cos(np.arange(size[1]) / 4)[:, None]
+    rows, columns = flow_size(size[::-1])
+    wave = np.sin(np.arange(columns) / 5) * np.cos(np.arange(rows) / 4)[:, None]
     flow = np.rint(np.stack([wave * 9, 5 - wave * 30])).astype(np.int16)
     feeds |= {PREVIOUS: last[None, None], FLOW: flow[None].astype(np.float32)}
     (moved,) = ReferenceEvaluator(model).run(["previous.moved"], feeds)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from small_models import FSRCNN, PLAIN, RECURRENT, small_model
 
-from stream_sr import reference
+from stream_sr import motion, reference
 from stream_sr.backends import torch_cuda
 from stream_sr.backends.check import enlarge_chroma
 from stream_sr.backends.schedule import flow_bytes
@@ -56,6 +56,33 @@ def test_the_same_picture_in_every_form(network: dict[str, object], size: tuple[
             u = enlarge_chroma(chroma[: len(chroma) // 2], 2, Siting.LEFT)[:rows, :columns]
             got_u = got[width * height :][: rows * columns].reshape(rows, columns)
             assert np.abs(got_u.astype(int) - u).max() <= 1
+
+
+@pytest.mark.parametrize("most", [motion.MOST, 300], ids=["each pixel", "coarse"])
+def test_the_last_output_is_moved_as_the_host_moves_it(
+    most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(motion, "MOST", most)
+    model, size = small_model(tmp_path, RECURRENT, 2), (33, 21)
+    info = StreamInfo(*size, Fraction(1, 25), color=ColorInfo(siting=Siting.LEFT))
+    frames = FrameNetwork(load_network(model), info, 2, "fp32", Form(lowered=True))
+    rows, columns = chroma_shape(*size)
+    frame = torch.from_numpy(texture(1, size[0] * size[1] + 2 * rows * columns)[0])
+    last = texture(2 * size[1], 2 * size[0])
+    y, x = np.indices(motion.flow_size(size[::-1]))
+    flow = np.rint(np.stack([9 * np.sin(x / 5), 5 - 20 * np.cos(y / 4)])).astype(np.int16)
+    moved = np.empty_like(last)
+    motion.register(last, flow, moved)
+    still = np.zeros_like(flow)
+    results = []
+    for plane, by in ((last, flow), (moved, still), (last, still)):
+        result = torch.zeros(4 * size[0] * size[1] + 2 * size[0] * size[1], dtype=torch.uint8)
+        given = torch.from_numpy(by.astype(np.float32)).view(torch.uint8).ravel()
+        with torch.no_grad():
+            frames(frame, result, torch.from_numpy(plane.copy()), given)
+        results.append(result.numpy()[: 4 * size[0] * size[1]].astype(int))
+    assert np.abs(results[0] - results[1]).max() <= 1
+    assert np.abs(results[0] - results[2]).max() > 5
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="about machines without a GPU")

@@ -151,10 +151,11 @@ def _trial(graph: Graph, precision: str) -> Any:
     ).create_infer_request()
     picture = texture(*FIDELITY_SIZE)
     request.get_tensor(LUMA).data[0, 0] = picture
-    last = LastOutput(graph.scale)
-    for _ in range(CHECK_FRAMES if graph.recurrent else 1):
-        if graph.recurrent:
+    last = LastOutput(graph.scale) if graph.recurrent else None
+    for _ in range(CHECK_FRAMES if last else 1):
+        if last:
             last.write(picture, request.get_tensor(PREVIOUS).data[0, 0])
         request.infer()
-        last.keep(request.get_tensor(UPSCALED).data[0, 0])
+        if last:
+            last.keep(request.get_tensor(UPSCALED).data[0, 0])
     return request.get_tensor(UPSCALED).data[0, 0].copy()

@@ -150,7 +150,7 @@ class OverlappedEngine:
         self._sizes = i420_bytes(spec.width, spec.height), i420_bytes(*spec.output_size)
         self._started = 0
         self._anew = True  # the next frame has no memory of earlier ones
-        self._motion = Motion(spec.scale)
+        self._motion: Motion | None = None  # of a recurrent network
         self._repeated: Bytes | None = None  # page-locked, for `_remember`
         self._flying: deque[Lane] = deque()
         self._lanes: list[Lane] = []
@@ -164,6 +164,8 @@ class OverlappedEngine:
                 self._upload, self._compute, self._download = (driver.stream() for _ in range(3))
                 self._lanes = [self._lane(number) for number in range(depth)]
                 program.prepare([(lane.inputs, lane.outputs) for lane in self._lanes], self._compute)
+                if program.previous is not None:
+                    self._motion = Motion(spec.scale)
                 self._choose_graphs(graphs)
         except BaseException:
             self.close()
@@ -265,8 +267,8 @@ class OverlappedEngine:
         driver.copy_in(lane.inputs, source, self._upload)
         driver.record(lane.uploaded, self._upload)
         driver.wait(self._compute, lane.uploaded)
-        if self._program.previous is not None:
-            self._remember(lane, frame)
+        if self._motion is not None:
+            self._remember(lane, frame, self._motion)
         if lane.graph is None:
             self._program.launch(lane.number, self._compute)
         else:
@@ -277,11 +279,11 @@ class OverlappedEngine:
         driver.record(lane.downloaded, self._download)
         return target
 
-    def _remember(self, lane: Lane, frame: Frame) -> None:
+    def _remember(self, lane: Lane, frame: Frame, motion: Motion) -> None:
         """Give the network its last output and how to move it, or the frame itself; see `motion.LastOutput`."""
         driver, previous, luma = self._driver, self._program.previous, frame.planes[0]
         width, height = self.spec.output_size
-        flow = self._motion.follow(luma, anew=frame.discontinuity or self._anew)
+        flow = motion.follow(luma, anew=frame.discontinuity or self._anew)
         if lane.flow is None:
             lane.flow = driver.host_memory(flow_bytes(luma.shape))
         np.copyto(lane.flow.view(np.float32).reshape(2, *flow_size(luma.shape)), 0 if flow is None else flow)

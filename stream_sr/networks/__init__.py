@@ -86,12 +86,17 @@ def restore_network(shape: Mapping[str, Any], *, scale: int, weights: Mapping[st
 def transfer(source: nn.Module, target: nn.Module) -> None:
     """Start ``target`` from a trained ``source`` of another scale: the body is copied, the deconvolution resampled.
 
-    A ``source`` with more layers gives the first of them.
+    A ``source`` with more layers gives the first of them; what depends on the scale otherwise starts anew.
 
     The source's kernel is read as a function of the distance in input pixels and sampled at the target's taps, so the
     first output is already a sensible picture (the paper's own transfer re-trains the deconvolution from noise).
     """
-    body = {name: value for name, value in source.state_dict().items() if not name.startswith(("head.", "anchor."))}
+    shapes = {name: value.shape for name, value in target.state_dict().items()}
+    body = {
+        name: value
+        for name, value in source.state_dict().items()
+        if not name.startswith(("head.", "anchor.")) and shapes.get(name) == value.shape
+    }
     target.load_state_dict(body, strict=False)
     old, new = source.get_submodule("head"), target.get_submodule("head")
     if not (isinstance(old, Deconvolution) and isinstance(new, Deconvolution)):

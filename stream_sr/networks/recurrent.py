@@ -112,5 +112,6 @@ def move(pictures: Tensor, flow: Tensor) -> Tensor:
     far = F.interpolate(flow.float() / PARTS, (height, width), mode="bilinear", align_corners=False)
     rows = torch.arange(height, device=flow.device)[:, None] - far[:, 1]
     columns = torch.arange(width, device=flow.device) - far[:, 0]
-    places = torch.stack([columns * (2 / (width - 1)) - 1, rows * (2 / (height - 1)) - 1], -1)  # -1 to 1
+    last = max(width - 1, 1), max(height - 1, 1)
+    places = torch.stack([columns * (2 / last[0]) - 1, rows * (2 / last[1]) - 1], -1)  # -1 to 1
     return F.grid_sample(pictures.float(), places, padding_mode="border", align_corners=True)

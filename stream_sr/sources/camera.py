@@ -20,6 +20,7 @@ from stream_sr.codec.decode import PictureReader
 from stream_sr.errors import DecodeError, SourceLost, SourceOpenError
 from stream_sr.frame import Frame, Plane, StreamInfo
 from stream_sr.media import Lane, SourceOptions
+from stream_sr.opencv import load_opencv
 from stream_sr.ring import FramePool
 from stream_sr.timing import NS
 
@@ -78,7 +79,7 @@ class CameraSource:
         self.name = f"camera {address}"
         if open_capture is None:
             _check_device(self._device)
-        cv2 = _load_cv2()
+        cv2 = load_opencv("the webcam", SourceOpenError)
         self._cv2 = cv2
         self._capture = (open_capture or cv2.VideoCapture)(self._device)
         try:
@@ -222,20 +223,6 @@ def _present(number: int) -> bool:
     except OSError as error:
         return error.errno not in (errno.ENOENT, errno.ENODEV, errno.ENXIO)
     return True
-
-
-def _load_cv2() -> Any:
-    # Before the import: OpenCV reads them once. Its waits must be shorter than the second that `stop` may take.
-    os.environ.setdefault("OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT", "1")
-    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
-    try:
-        import cv2
-    except ImportError as error:
-        if "libGL" in str(error):
-            raise SourceOpenError("the webcam needs OpenCV, which needs libGL.so.1: apt-get install libgl1") from error
-        raise SourceOpenError(f"the webcam needs OpenCV ({error}): pip install opencv-python") from error
-    return cv2
 
 
 def _wrap(picture: Plane) -> av.VideoFrame:

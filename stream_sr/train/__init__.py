@@ -1,1 +1,4 @@
-"""Training, export and evaluation of the networks. Needs torch (``pip install stream-sr[train]``), never av or cv2."""
+"""Training, export and evaluation of the networks.
+
+Needs torch (``pip install stream-sr[train]``), never av, and cv2 only for sequences.
+"""

@@ -37,15 +37,14 @@ class Clip:
 
     @cached_property
     def flow(self) -> Flow:
-        """How far each picture has moved since the one before it, ``[T, 2, h, w]``, as `motion.flows`.
+        """How far each picture has moved since the one before it, ``[T, 2, h, w]``: `motion.flows` for each pixel.
 
         Measured on the degraded pictures, as it is where the network is used.
         """
         found = flows(list(self.low), self.scale)
-        if found.shape[2:] != self.low.shape[1:]:
-            width, height = self.low.shape[2], self.low.shape[1]
-            raise ConfigError(f"{self.name} is {width}x{height}, too large to learn motion from; make smaller clips")
-        return found
+        height, width = self.low.shape[1:]
+        parts = -(-height // found.shape[2])  # of a large picture it is coarser
+        return found.repeat(parts, 2).repeat(parts, 3)[:, :, :height, :width] if parts > 1 else found
 
     @property
     def scale(self) -> int:

@@ -223,7 +223,7 @@ def _start(network: torch.nn.Module, recipe: Recipe, start_from: Path | None) ->
     state = load_checkpoint(start_from)
     scale, shape = state["recipe"]["scale"], state["recipe"]["network"]
     ours, theirs = _shared(recipe.network), _shared(shape)
-    if scale != recipe.scale and theirs.get("depth", 0) > ours.get("depth", 0):
+    if scale != recipe.scale and 0 < ours.get("depth", 0) < theirs.get("depth", 0):
         theirs["depth"] = ours["depth"]  # the last of its layers are left out
     if theirs != ours or scale not in (recipe.scale, recipe.from_scale):
         raise ConfigError(

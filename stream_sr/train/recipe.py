@@ -48,6 +48,8 @@ class Recipe:
                 raise ConfigError(f"recipe {self.name}: {key} is {value!r}, it must be a whole number from 1")
         if not isinstance(self.settled, int) or self.settled < 0:
             raise ConfigError(f"recipe {self.name}: settled is {self.settled!r}, it must be a whole number from 0")
+        if not isinstance(self.clip, int | float) or self.clip < 0:
+            raise ConfigError(f"recipe {self.name}: clip is {self.clip!r}, it must be a number from 0 (0: no limit)")
         if self.loss not in ("l1", "bce"):
             raise ConfigError(f"recipe {self.name}: loss is {self.loss!r}, it must be l1 or bce (l2_from = 0: all L2)")
 
@@ -74,12 +76,15 @@ def load_recipe(name: str, *, scale: int, tune: str = TUNES[0], **overrides: Any
         raw = tomllib.loads(path.read_text())
         if tune != TUNES[0] and tune not in raw.get("tune", {}):
             raise ConfigError(f"recipe '{name}' has no [tune.{tune}]; it is trained for {TUNES[0]} pictures only")
-        train = dict(raw["train"]) | raw.get("scale", {}).get(str(scale), {})
+        train, network = dict(raw["train"]), dict(raw["network"])
+        changes = [raw.get("scale", {}).get(str(scale), {})]
         if tune != TUNES[0]:
-            train |= {"from_scale": scale} | raw["tune"][tune] | raw["tune"][tune].get("scale", {}).get(str(scale), {})
-            train.pop("scale", None)
+            tuned = raw["tune"][tune]
+            changes += [{"from_scale": scale} | tuned, tuned.get("scale", {}).get(str(scale), {})]
+        for change in changes:
+            train |= {key: value for key, value in change.items() if key not in ("scale", "network")}
+            network |= change.get("network", {})
         train["from_scale"] = train.get("from_scale") or None
-        network = dict(raw["network"]) | train.pop("network", {})
         validation = {"validation_every": raw["validation"]["every"], "validation_images": raw["validation"]["images"]}
         train |= validation | {key: value for key, value in overrides.items() if value is not None}
         return Recipe(

@@ -82,10 +82,10 @@ class FrameNodes:
         for node in nodes:
             _rename(node, {PREVIOUS: "previous.moved"})
         size = self._integers("flow.size", [1, 2, height, width])
-        # GridSample counts places from -1 to 1, the outermost pixels
-        parts = np.array([2 / (width - 1), 2 / (height - 1)]).reshape(1, 2, 1, 1) / -PARTS
-        columns = (np.arange(width) * (2 / (width - 1)) - 1).reshape(1, 1, 1, width)
-        rows = (np.arange(height) * (2 / (height - 1)) - 1).reshape(1, 1, height, 1)
+        across, down = 2 / max(width - 1, 1), 2 / max(height - 1, 1)  # a pixel: places count from -1 to 1
+        parts = np.array([across, down]).reshape(1, 2, 1, 1) / -PARTS
+        columns = (np.arange(width) * across - 1).reshape(1, 1, 1, width)
+        rows = (np.arange(height) * down - 1).reshape(1, 1, height, 1)
         return [
             self._node("Cast", [PREVIOUS], "previous.float", to=1),
             self._node("Resize", [FLOW, "", "", size], "flow.large", mode="linear"),

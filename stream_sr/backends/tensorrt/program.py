@@ -63,7 +63,10 @@ class TensorRTProgram:
         scratch = self._driver.device_memory(size)
         if PREVIOUS in self._names():
             self.previous = self._driver.device_memory(math.prod(self._picture.output))
-            self.flow = self._driver.device_memory(flow_bytes((self._picture.height, self._picture.width)))
+            nothing = self._driver.host_memory(flow_bytes((self._picture.height, self._picture.width)))
+            nothing[:] = 0  # until there is a frame
+            self.flow = self._driver.device_memory(nothing.nbytes)
+            self._driver.copy_in(self.flow, nothing, stream)
         for inputs, outputs in lanes:
             context = engine.create_execution_context(self._config)
             if context is None:
