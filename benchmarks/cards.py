@@ -50,11 +50,10 @@ def commands(model: ModelSpec, recipe: Recipe, iterations: int) -> list[str]:
         data = f"--data {clips}"
     train = f"stream-sr train {recipe.name} --scale {model.scale} --tune {model.tune} {data} --out {run}"
     train += f" --iterations {iterations}" if iterations != recipe.iterations else ""
-    if recipe.from_scale:
-        clean = replace(model, scale=recipe.from_scale, tune="clean")
-        train += f" --from runs/{run_of(clean)}/checkpoint.pt"
-    elif recipe.frames > 1:
-        train += f" --from runs/{run_of(replace(model, name='fast'))}/checkpoint.pt"
+    if recipe.from_scale or recipe.frames > 1:
+        start = replace(model, scale=recipe.from_scale or model.scale)
+        start = replace(start, name="fast") if recipe.frames > 1 else replace(start, tune="clean")
+        train += f" --from runs/{run_of(start)}/checkpoint.pt"
     folder = f"engines/{model.onnx.parent.name}"
     default = " --default" if model.default else ""
     quantize = f"stream-sr quantize {folder} {data}"

@@ -19,8 +19,8 @@ class RecurrentSR(nn.Module):
     which a narrow network cannot, and only have to tell where it fits. What it adds to the repeated pixels, folded to
     input size (``known``), enters the first layer through a convolution that is `Bounded`, and comes out again through
     a gate of one channel between 0 and 1, which three layers of ``GATE`` channels open and close. So the state cannot
-    grow by itself; and as it fades, to ``FADE`` with every picture, small errors do not add up on a scene that stands
-    still, as they did without.
+    grow by itself; and as it fades with every picture, to ``FADE``, small errors do not add up on a scene that stands
+    still. While it is trained it fades less: what is hardly steady then is steady for hours after.
 
     Where the last output says no more than the input (each pixel repeated, which is how a stream begins), ``known`` is
     zero, and the result is that of the `PlainSR` with the same weights.
@@ -32,7 +32,7 @@ class RecurrentSR(nn.Module):
     """
 
     GATE = 8
-    FADE = 0.9
+    FADE, FADE_IN_TRAINING = 0.85, 0.9
 
     def __init__(self, *, scale: int, width: int = 16, depth: int = 4, skip: bool = False) -> None:
         super().__init__()
@@ -61,7 +61,8 @@ class RecurrentSR(nn.Module):
 
     def step(self, x: Tensor, previous: Tensor) -> Tensor:
         """One picture ``[N, 1, H, W]`` and the last output, moved, ``[N, 1, sH, sW]``; its enlargement."""
-        known = (self.fold(previous) - x) * self.FADE  # [N, s*s, H, W]
+        fade = self.FADE_IN_TRAINING if self.training else self.FADE
+        known = (self.fold(previous) - x) * fade  # [N, s*s, H, W]
         first = self.feature(x) + self.recall(known)  # [N, width, H, W]
         body = self.body(first)
         features = self.last(body + first if self.skip else body)
