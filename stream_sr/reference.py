@@ -105,6 +105,8 @@ def evaluate(model: ModelSpec, planes: list[Plane]) -> list[Plane]:
             results.append(np.asarray(result)[0, 0])
             if last:
                 last.keep(results[-1])
+    except EngineUnavailable:  # a recurrent network without OpenCV
+        raise
     except Exception as error:  # protobuf's and the evaluator's own
         raise ModelError(f"{model.onnx} cannot be evaluated: {error}; export the model again") from error
     return results

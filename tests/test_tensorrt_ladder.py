@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import sys
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -31,7 +32,7 @@ from stream_sr.backends.tensorrt.ladder import Wish, is_ready, open_checked, pic
 from stream_sr.catalog import format_engines
 from stream_sr.color import ColorInfo, Siting
 from stream_sr.engine import EngineOptions
-from stream_sr.errors import EngineBuildError, EngineRunError
+from stream_sr.errors import EngineBuildError, EngineRunError, EngineUnavailable
 from stream_sr.frame import StreamInfo
 from stream_sr.model import PREVIOUS, ModelSpec
 from stream_sr.motion import flow_size
@@ -287,6 +288,13 @@ def test_a_recurrent_model_is_held_to_its_second_picture_too(
     with pytest.raises(WrongResult):
         check(engine, model, Siting.LEFT)
     engine.close()
+
+
+def test_only_recurrent_models_need_opencv(model: ModelSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cv2", None)  # as where it is missing
+    assert len(reference.compute(model).results) == 1
+    with pytest.raises(EngineUnavailable, match="a recurrent network needs OpenCV"):
+        reference.compute(small_model(tmp_path / "recurrent", RECURRENT, 2))
 
 
 def test_the_stored_reference_is_used_only_for_its_own_model(model: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ class RecurrentSR(nn.Module):
     input size (``known``), enters the first layer through a convolution that is `Bounded`, and comes out again through
     a gate of one channel between 0 and 1, which three layers of ``GATE`` channels open and close. So the state cannot
     grow by itself; and as it fades with every picture, to ``FADE``, small errors do not add up on a scene that stands
-    still. While it is trained it fades less: what is hardly steady then is steady for hours after.
+    still. While it is trained it fades less: what is hardly steady then is steady after.
 
     Where the last output says no more than the input (each pixel repeated, which is how a stream begins), ``known`` is
     zero, and the result is that of the `PlainSR` with the same weights.
