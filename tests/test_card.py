@@ -39,10 +39,10 @@ def model(tmp_path: Path) -> ModelSpec:
     return ModelSpec("fsrcnn", 3, tmp_path / "model.onnx", parameters=12809, macs_per_pixel=12464)
 
 
-def card_text(model: ModelSpec, commands: list[str], evaluations: Any = None) -> str:
+def card_text(model: ModelSpec, commands: list[str], evaluations: Any = None, recipe: str = "fsrcnn") -> str:
     log = write_log(model.onnx.with_name("log.jsonl"), [(10, "l1", 30.0), (20, "l2", 31.25), (30, "l2", 31.0)])
-    recipe = load_recipe("fsrcnn", scale=3)
-    return write_card(model, recipe, log=log, evaluations=evaluations or {}, commands=commands).read_text()
+    loaded = load_recipe(recipe, scale=3)
+    return write_card(model, loaded, log=log, evaluations=evaluations or {}, commands=commands).read_text()
 
 
 def test_a_card_has_the_recipe_the_figures_and_the_commands(model: ModelSpec) -> None:
@@ -65,6 +65,15 @@ def test_a_card_has_the_recipe_the_figures_and_the_commands(model: ModelSpec) ->
     assert f"\n    {command}\n" in text
     assert all(len(line) <= 120 for line in text.splitlines())
     assert str(model.onnx.parent) not in text
+
+
+def test_a_card_of_a_recurrent_network_says_what_its_sequences_were(model: ModelSpec) -> None:
+    text = " ".join(card_text(model, [], recipe="recurrent").split())
+    recipe = load_recipe("recurrent", scale=3)
+    assert f"Each example is {recipe.frames} consecutive pictures" in text
+    assert f"its own result after it stood still for {recipe.settled}." in text
+    assert f"In {recipe.still:.0%} of the examples the first picture stands still throughout." in text
+    assert f"of at most {recipe.noise:g} levels" in text
 
 
 def test_a_card_of_an_unmeasured_model_says_so(model: ModelSpec) -> None:

@@ -91,7 +91,10 @@ def test_a_recurrent_run_starts_from_a_plain_one_and_goes_on(folder: Path, tmp_p
     import torch
 
     train(RECIPE, folders=[folder], out=tmp_path / "plain", threads=1)
-    recipe = replace(RECIPE, network=RECIPE.network | {"kind": "RecurrentSR"}, frames=3, expand=False, bf16=False)
+    recipe = replace(
+        RECIPE, network=RECIPE.network | {"kind": "RecurrentSR"}, frames=3, settled=2, still=0.3, noise=3.0,
+        expand=False, bf16=False,
+    )  # fmt: skip
     start = tmp_path / "plain" / CHECKPOINT
     train(recipe, folders=[folder], out=tmp_path / "whole", start_from=start, threads=1)
     halt = iter([False, True])

@@ -43,6 +43,15 @@ def test_blur_takes_contrast_and_keeps_the_mean() -> None:
     assert soft[:, 8:-8].mean() == pytest.approx(sharp[:, 8:-8].mean(), abs=1)
 
 
+def test_a_soft_scene_is_soft_in_the_truth_too() -> None:
+    sharp = stripes()
+    (same,), (soft,) = Degradation().soften([sharp]), Degradation(soft=1.0).soften([sharp])
+    assert np.array_equal(same, sharp)
+    assert soft.dtype == np.uint8
+    assert soft.shape == sharp.shape
+    assert soft.astype(float).std() < 0.9 * sharp.astype(float).std()
+
+
 @pytest.mark.parametrize(
     "kinds",
     [
@@ -62,9 +71,10 @@ def test_the_same_seed_draws_the_same_camera() -> None:
     assert {one.codec for one in a} == {"h264", "jpeg", ""}
     assert all(18 <= one.crf <= 34 for one in a)
     assert 0.03 < np.mean([one.read > 0 for one in a]) < 0.2
+    assert 0.3 < np.mean([one.soft > 0 for one in a]) < 0.7
 
 
 def test_at_scale_1_nothing_is_blurred() -> None:
     drawn = [draw(np.random.default_rng(seed), 1) for seed in range(200)]
-    assert {one.blur for one in drawn} == {0.0}
+    assert {one.blur for one in drawn} == {one.soft for one in drawn} == {0.0}
     assert {one.codec for one in drawn} == {"h264", "jpeg", ""}

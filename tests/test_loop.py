@@ -221,6 +221,61 @@ def test_a_gradient_is_clipped_where_the_recipe_says_so() -> None:
     assert norms[1] == pytest.approx(1e-3, rel=1e-3)
 
 
+class Watching(torch.nn.Module):
+    """Keeps what it was given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.level = torch.nn.Parameter(torch.zeros(()))
+        self.seen: list[Any] = []
+
+    def forward(self, *given: Any) -> torch.Tensor:
+        self.seen = list(given)
+        low = given[0]
+        return self.level + low.repeat_interleave(2, 3).repeat_interleave(2, 4)
+
+
+def watched(**changes: Any) -> tuple[Any, Any, Any]:
+    """The pictures, the flow and the pictures before of a step over forty ramps that move by 3 levels a picture."""
+    torch.manual_seed(5)
+    network = Watching()
+    ramp = np.linspace(20, 120, 16 * 16).reshape(16, 16)
+    low = np.stack([ramp + 3 * t for t in range(4)]).astype(np.uint8)[None, :, None].repeat(40, 0)
+    truth = low.repeat(2, 3).repeat(2, 4)
+    flow = np.full((40, 4, 2, 16, 16), 8, np.int16)
+    Step(network, replace(RECIPE, round_from=1.0, **changes))(Batch(low, truth, 1e-3, flow=flow), 1)
+    pictures, moves, before = network.seen
+    return (pictures * 255).numpy().round(3), moves.numpy(), None if before is None else (before * 255).numpy().round(3)
+
+
+def test_a_share_of_the_examples_stands_still() -> None:
+    pictures, moves, before = watched(still=0.4, settled=2)
+    rests = np.array([not np.ptp(one, axis=0).any() for one in pictures])
+    assert 8 <= rests.sum() <= 24
+    assert not moves[rests].any()
+    assert (moves[~rests] == 8).all()
+    assert (np.diff(pictures[~rests], axis=1) == 3).all()
+    assert before.shape == (20, 2, 1, 16, 16)
+    assert (before == pictures[::2, :1]).all()
+    assert watched()[2] is None
+
+
+def test_half_of_the_examples_have_noise_other_in_each_picture() -> None:
+    exact = watched()[0]
+    pictures, _, before = watched(noise=4.0, settled=8)
+    error = pictures - exact
+    deviations = error.std((1, 2, 3, 4))
+    assert 10 <= (deviations < 0.01).sum() <= 30
+    assert 3 < deviations.max() < 4.2
+    noisy = deviations > 1
+    assert np.abs(error[noisy].mean((1, 2, 3, 4))).max() < 0.5
+    assert all((np.ptp(one, axis=0) > 1).any() for one in error[noisy])
+    assert (pictures == pictures.round()).all()
+    other = (before - exact[::2, :1]).std((1, 2, 3, 4))
+    np.testing.assert_allclose(other, deviations[::2], atol=0.5)
+    assert (np.ptp(before, axis=1).any((1, 2, 3)) == (deviations[::2] > 0.1)).all()
+
+
 def test_measuring_leaves_cudnn_on_and_is_exact(tmp_path: Path) -> None:
     seen: list[tuple[bool, bool]] = []
 

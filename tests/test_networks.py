@@ -193,13 +193,14 @@ def test_what_stood_still_before_an_example_is_shown_and_not_trained() -> None:
     network, sequence = recurrent(), torch.rand(3, 2, 1, 8, 9)
     expand(network)
     flow = torch.randint(-9, 10, (3, 2, 2, 8, 9), dtype=torch.int16)
-    settled = network(sequence, flow, 5)
-    longer = torch.cat([sequence[:, :1].expand(-1, 5, -1, -1, -1), sequence], 1)
+    before = torch.rand(3, 5, 1, 8, 9)
+    settled = network(sequence, flow, before[::2])
+    longer = torch.cat([before, sequence], 1)
     still = torch.cat([torch.zeros(3, 6, 2, 8, 9, dtype=torch.int16), flow[:, 1:]], 1)
     torch.testing.assert_close(settled[::2], network(longer, still)[::2, 5:], rtol=0, atol=1e-6)
     torch.testing.assert_close(settled[1], network(sequence, flow)[1], rtol=0, atol=1e-6)
     assert (settled[0, 0] - network(sequence, flow)[0, 0]).abs().max() > 1e-4
-    network(sequence, flow, 5)[:, :1].sum().backward()
+    network(sequence, flow, before[::2])[:, :1].sum().backward()
     assert all(one.grad is not None for one in network.parameters() if one.requires_grad)
 
 

@@ -125,6 +125,10 @@ def test_unknown_names_and_scales_are_refused_with_what_there_is() -> None:
     ("options", "message"),
     [
         ({"iterations": 0}, "iterations is 0, it must be a whole number from 1"),
+        ({"settled": -1}, "settled is -1, it must be a whole number from 0"),
+        ({"noise": -1.0}, "noise is -1.0, it must be a number from 0"),
+        ({"still": 1.5}, "still is 1.5, it must be a number from 0 to 1"),
+        ({"clip": "no"}, "clip is 'no', it must be a number from 0"),
         ({"loss": "l3"}, "loss is 'l3', it must be l1 or bce"),
         ({"tune": "camera"}, r"has no \[tune.camera\]"),
     ],

@@ -26,9 +26,10 @@ class RecurrentSR(nn.Module):
     zero, and the result is that of the `PlainSR` with the same weights.
 
     Called on a sequence ``[N, T, 1, H, W]`` and its motion ``[N, T, 2, H, W]`` (`motion.Flow`; `motion.ANEW` where the
-    picture before says nothing) it gives ``[N, T, 1, sH, sW]``; `step` is one picture. For every other sequence the
-    first picture has stood still for ``settled`` pictures before, which no gradient passes: a network that was never
-    shown what it makes of a still scene in the long run makes it worse from picture to picture.
+    picture before says nothing) it gives ``[N, T, 1, sH, sW]``; `step` is one picture. ``still`` are pictures of the
+    same scene, without motion, ``[N', K, 1, H, W]``, that came before every other sequence and which no gradient
+    passes: a network that was never shown what it makes of a still scene in the long run makes it worse from picture
+    to picture.
     """
 
     GATE = 8
@@ -69,10 +70,10 @@ class RecurrentSR(nn.Module):
         kept = self.unfold(known * self.gate(known).clamp(0, 1))  # [N, 1, sH, sW]
         return self.head(features) + kept + self.anchor(x)
 
-    def forward(self, sequence: Tensor, flow: Tensor, settled: int = 0) -> Tensor:
+    def forward(self, sequence: Tensor, flow: Tensor, still: Tensor | None = None) -> Tensor:
         before = repeated(sequence[:, 0], self.scale)
-        if settled:
-            before[::2] = self._settle(sequence[::2, 0], settled)
+        if still is not None:
+            before[::2] = self._settle(still)
         pictures: list[Tensor] = []
         with parametrize.cached():  # the bound kernel is computed once, not at every step
             for t in range(sequence.shape[1]):
@@ -85,12 +86,12 @@ class RecurrentSR(nn.Module):
         return torch.stack(pictures, 1)
 
     @torch.no_grad()
-    def _settle(self, x: Tensor, count: int) -> Tensor:
-        """The last output after a picture ``[N, 1, H, W]`` has stood still for so many."""
-        last = repeated(x, self.scale)
+    def _settle(self, pictures: Tensor) -> Tensor:
+        """The last output after ``pictures`` ``[N, K, 1, H, W]`` of a scene that stands still."""
+        last = repeated(pictures[:, 0], self.scale)
         with parametrize.cached():
-            for _ in range(count):
-                last = levels(self.step(x, last))
+            for t in range(pictures.shape[1]):
+                last = levels(self.step(pictures[:, t], last))
         return last
 
 

@@ -172,6 +172,13 @@ def _training(recipe: Recipe, run: Mapping[str, Any]) -> list[str]:
         made += f" Each example is {recipe.frames} consecutive pictures, with nothing remembered before the first."
         if recipe.settled:
             made = f"{made[:-1]}, or, in every other, its own result after it stood still for {recipe.settled}."
+        if recipe.still:
+            made += f" In {recipe.still:.0%} of the examples the first picture stands still throughout."
+        if recipe.noise:
+            made += (
+                f" Half of them have a sensor's noise, other noise in each picture, of at most {recipe.noise:g} levels "
+                "(standard deviation)."
+            )
     if recipe.expand:
         made += " Each convolution is trained as the sum of branches (3x3, 1x1, 1x1 after 3x3, identity), merged after."
     if recipe.round_from < 1:

@@ -83,6 +83,7 @@ def make_clips(
     def keep(origin: str, name: str, truth: Sequence[Plane]) -> None:
         nonlocal count
         kind = draw(random, scale) if tune == "camera" else Degradation()
+        truth = kind.soften(truth)
         low = kind.apply(truth, scale, random=random, roundtrip=roundtrip)
         path = (out / VALIDATION if origin in validation else out) / f"{name}{ENDING}"
         if path.exists():

@@ -22,8 +22,9 @@ Roundtrip = Callable[..., list[Plane]]
 
 @dataclass(frozen=True, slots=True)
 class Degradation:
-    """One camera. Widths and deviations at the size of the degraded picture."""
+    """One camera. Widths and deviations at the size of the degraded picture, but for ``soft``."""
 
+    soft: float = 0.0  # standard deviation of a Gaussian in pixels of the truth, which `soften` gives to that as well
     blur: float = 0.0  # standard deviation of a Gaussian, pixels
     shot: float = 0.0  # noise that grows with the root of the light: standard deviation at white, levels
     read: float = 0.0  # noise that does not, levels
@@ -31,6 +32,13 @@ class Degradation:
     crf: int = 0  # of H.264, 18 to 34
     preset: str = "veryfast"
     quality: int = 0  # of JPEG, 40 to 95
+
+    def soften(self, truth: Sequence[Plane]) -> list[Plane]:
+        """The scene as a lens shows it that resolves less than the truth has pixels: most real ones do.
+
+        A network that learns from sharp pictures only makes every edge as thin as theirs, also where it is not.
+        """
+        return [to_uint8(_blur(one, self.soft)) for one in truth]
 
     def apply(
         self, truth: Sequence[Plane], scale: int, *, random: np.random.Generator, roundtrip: Roundtrip
@@ -58,12 +66,13 @@ class Degradation:
 def draw(random: np.random.Generator, scale: int) -> Degradation:
     """A camera as one meets it: 75 % H.264 of CRF 18 to 34, 10 % JPEG, the rest clean; a tenth blurred, a tenth noisy.
 
-    With more blur and noise, and nothing clean, a small network softens all: it cannot tell noise from texture. At
-    ``scale`` 1 there is nothing to do but to restore: 85 % H.264, 10 % JPEG, no blur.
+    Half of the scenes are soft. With more blur and noise, and nothing clean, a small network softens all: it cannot
+    tell noise from texture. At ``scale`` 1 there is nothing to do but to restore: 85 % H.264, 10 % JPEG, no blur.
     """
     codec = str(random.choice(["h264", "jpeg", ""], p=[0.75, 0.1, 0.15] if scale > 1 else [0.85, 0.1, 0.05]))
     noisy, blurred = random.random() < 0.1, random.random() < 0.1 and scale > 1
     return Degradation(
+        soft=float(random.uniform(0.4, 1.2)) if scale > 1 and random.random() < 0.5 else 0.0,
         blur=float(random.uniform(0.2, 0.6)) if blurred else 0.0,
         shot=float(random.uniform(0, 4)) if noisy else 0.0,
         read=float(random.uniform(0.5, 3)) if noisy else 0.0,

@@ -99,6 +99,8 @@ def train(
             )
         rounded = state.get("rounded", False)
         patches.random.bit_generator.state = json.loads(state["random"])
+        if "random_step" in state and state["random_device"] == device.type:
+            _generator(device).set_state(state["random_step"])
         if more and state.get("random_unlabelled"):
             more.random.bit_generator.state = json.loads(state["random_unlabelled"])
     if not best:
@@ -118,6 +120,7 @@ def train(
             "best": best, "best_psnr": best_psnr, "iteration": iteration,
             "rounded": rounded, "random": json.dumps(patches.random.bit_generator.state),
             "random_unlabelled": json.dumps(more.random.bit_generator.state) if more else "",
+            "random_step": _generator(device).get_state(), "random_device": device.type,
         }  # fmt: skip
         partial = checkpoint.with_suffix(".partial")
         torch.save(state, partial)
@@ -158,6 +161,11 @@ def train(
             report({"event": "stopped", "iteration": iteration})
             break
     return checkpoint
+
+
+def _generator(device: torch.device) -> torch.Generator:
+    """What `Step` draws from."""
+    return torch.cuda.default_generators[device.index or 0] if device.type == "cuda" else torch.default_generator
 
 
 def make_network(recipe: Recipe) -> torch.nn.Module:

@@ -2,6 +2,7 @@
 
 import tomllib
 from dataclasses import dataclass, field, fields
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,8 @@ class Recipe:
     loss: str = "l1"  # before the L2 stage: l1 or bce (binary cross-entropy)
     frames: int = 1  # consecutive pictures of a training example; more for a recurrent network
     settled: int = 0  # for how many pictures the first has stood still before, in every other example of such a one
+    still: float = 0.0  # share of the examples of such a one in which nothing moves
+    noise: float = 0.0  # levels: the most that is added to half of the examples of such a one, a standard deviation
     clip: float = 0.0  # the gradient's norm at most; 0: as it is
     expand: bool = False  # train every convolution as the sum of branches that are merged at the end
     bf16: bool = False  # compute in bfloat16 (weights, averages and the anchor stay exact)
@@ -48,8 +51,11 @@ class Recipe:
                 raise ConfigError(f"recipe {self.name}: {key} is {value!r}, it must be a whole number from 1")
         if not isinstance(self.settled, int) or self.settled < 0:
             raise ConfigError(f"recipe {self.name}: settled is {self.settled!r}, it must be a whole number from 0")
-        if not isinstance(self.clip, int | float) or self.clip < 0:
-            raise ConfigError(f"recipe {self.name}: clip is {self.clip!r}, it must be a number from 0 (0: no limit)")
+        for key, most in (("clip", inf), ("noise", inf), ("still", 1)):
+            value = getattr(self, key)
+            if not isinstance(value, int | float) or not 0 <= value <= most:
+                allowed = "from 0 to 1" if most == 1 else "from 0"
+                raise ConfigError(f"recipe {self.name}: {key} is {value!r}, it must be a number {allowed}")
         if self.loss not in ("l1", "bce"):
             raise ConfigError(f"recipe {self.name}: loss is {self.loss!r}, it must be l1 or bce (l2_from = 0: all L2)")
 

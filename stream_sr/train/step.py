@@ -63,7 +63,10 @@ class Step:
         low, truth, unlabelled, flow = tensors
         recipe, kind = self.recipe, LOSSES["l2" if squared else self.recipe.loss]
         x, y = low.float() / 255, truth.float() / 255
-        sequence = (flow, recipe.settled) if flow.shape[1] else ()  # of a recurrent network
+        sequence: tuple[Tensor | None, ...] = ()  # what a recurrent network is given besides
+        if flow.shape[1]:
+            x, y, flow, before = self._watch(x, y, flow)
+            sequence = flow, before
         masters = round_weights(self.network) if rounding else []
         with torch.autocast(self.device.type, torch.bfloat16, enabled=recipe.bf16):
             output = self.network(x, *sequence)
@@ -87,7 +90,25 @@ class Step:
         return loss.detach()
 
     @torch.no_grad()
-    def _taught(self, *given: Tensor) -> Tensor:
+    def _watch(self, x: Tensor, y: Tensor, flow: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """Examples of consecutive pictures ``[N, T, 1, H, W]`` as a fixed camera gives them: at rest, and with noise.
+
+        In a share of them the first picture stands still, and half of them have noise, other noise in each picture.
+        The last of what is returned are the pictures before every other example, if any.
+        """
+        recipe, count, device = self.recipe, len(x), self.device
+        rests = torch.rand(count, 1, 1, 1, 1, device=device) < recipe.still
+        x, y = (torch.where(rests, one[:, :1], one) for one in (x, y))
+        flow = torch.where(rests, 0, flow)
+        deviation = recipe.noise * (2 * torch.rand(count, 1, 1, 1, 1, device=device) - 1).clamp(0)
+        before = x[::2, :1].expand(-1, recipe.settled, -1, -1, -1) if recipe.settled else None
+        if recipe.noise:
+            x = noisy(x, deviation)
+            before = None if before is None else noisy(before, deviation[::2])
+        return x, y, flow, before
+
+    @torch.no_grad()
+    def _taught(self, *given: Tensor | None) -> Tensor:
         assert self.teacher is not None
         return self.teacher(*given).float().clamp(0, 1)
 
@@ -106,6 +127,11 @@ class Step:
         self.optimizer.load_state_dict({"state": state["optimizer"]["state"], "param_groups": ours})
         for name, value in state["average"].items():
             self.average[name].copy_(value)
+
+
+def noisy(x: Tensor, deviation: Tensor) -> Tensor:
+    """With Gaussian noise of so many levels, which is broadcast, and in levels again."""
+    return ((x * 255 + torch.randn_like(x) * deviation).clamp(0, 255).round()) * (1 / 255)
 
 
 class Batch:
