@@ -20,7 +20,7 @@ from stream_sr.quality import texture
 Plane = npt.NDArray[np.uint8]
 
 TILE = (48, 64)  # height and width of the picture
-FORM = 2  # counts the changes to what a recurrent network is given
+FORM = 3  # counts the changes to what a recurrent network is given
 MARGIN = 16  # input pixels that what lies beyond the tile may change; more than any network here looks
 
 
