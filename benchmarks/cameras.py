@@ -14,7 +14,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from record import RESULTS, write_result
+from record import RESULTS, digest, write_result
 
 from stream_sr import machine
 from stream_sr.engine import LIVE_FIDELITY, EngineOptions
@@ -35,7 +35,8 @@ def measure(model: ModelSpec, footage: Footage, examples: list[Example]) -> dict
     """One row; live runs take bf16 where the CPU has it, so this does too."""
     options = EngineOptions(fidelity=LIVE_FIDELITY)
     found = evaluate_footage(model, footage, options, steadiness=False, show=examples.append)
-    row = {key: found[key] for key in KEYS} | {"tune": model.tune, "onnx_sha256": model.sha256()}
+    row = {key: found[key] for key in KEYS} | {"tune": model.tune, "onnx_sha256": digest(model, found["precision"])}
+    row["files"] = sorted(model.digests())  # the precision was chosen by them all
     gain = row["psnr_y"] - row["bicubic"]["psnr_y"]
     film = f"{footage.name:24} CRF {footage.crf:g}"
     print(f"{model.name} x{model.scale} {model.tune:6} {film}  {row['psnr_y']:.2f} ({gain:+.2f})", flush=True)
@@ -69,8 +70,8 @@ def main() -> int:
         for scale, film, crf in product(sorted({model.scale for model in models}), FILMS, CRFS):
             footage: Footage | None = None
             for model in (one for one in models if one.scale == scale):
-                digest = model.sha256()
-                found = [row for row in before if (row["onnx_sha256"], row["film"], row["crf"]) == (digest, film, crf)]
+                wanted = sorted(model.digests()), film, crf
+                found = [row for row in before if (row.get("files"), row["film"], row["crf"]) == wanted]
                 if not found:
                     footage = footage or load_footage(parsed.data / film, scale, crf=crf, frames=parsed.frames)
                     shown = examples.setdefault(f"{model.name}-{model.tune}-x{scale}", [])

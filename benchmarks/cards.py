@@ -10,8 +10,9 @@ and ``data/photos``, the films in ``data/video``.
 import argparse
 import json
 import sys
+import tomllib
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,16 @@ def commands(model: ModelSpec, recipe: Recipe, iterations: int) -> list[str]:
     ]
 
 
+def as_trained(recipe: Recipe, model: ModelSpec) -> Recipe:
+    """The recipe with what its ``model.toml`` says of the run, which may be older, or have been another."""
+    toml = tomllib.loads(model.onnx.with_name("model.toml").read_text())["training"]
+    given = {one.name: one.default for one in fields(Recipe) if one.default is not MISSING} | toml
+    kept = {"from_scale", "name", "scale", "tune", "network"}
+    changes: dict[str, Any] = {one.name: given[one.name] for one in fields(Recipe) if one.name in given.keys() - kept}
+    changes |= {key: tuple(changes[key]) for key in ("shrinks", "validation_images")}
+    return replace(recipe, **changes)
+
+
 def evaluations(model: ModelSpec, results: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     """The rows of these very ONNX files, by set, or by film and CRF."""
     digests = model.digests()
@@ -93,7 +104,7 @@ def main() -> int:
             history = log.with_name("history.txt")  # by hand, where a run went another way than its recipe
             of = int(summary(read_log(log))["of"])
             card = write_card(
-                model, recipe, log=log, evaluations=measured, commands=commands(model, recipe, of),
+                model, as_trained(recipe, model), log=log, evaluations=measured, commands=commands(model, recipe, of),
                 history=history.read_text() if history.exists() else "",
             )  # fmt: skip
             print(f"{card.parent.name}/{card.name}" + ("" if measured else ": not measured yet"))

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from record import RESULTS, write_result
+from record import INT8, RESULTS, digest, write_result
 
 from stream_sr import machine
 from stream_sr.engine import EngineOptions
@@ -25,7 +25,6 @@ from stream_sr.train.card import record_quality
 
 SETS = ("Set5", "Set14", "B100")
 RESULT = RESULTS / "quality.json"
-INT8 = "int8"
 KEYS = ("model", "scale", "backend", "precision", "psnr_y", "ssim_y", "bicubic")
 
 
@@ -35,7 +34,7 @@ def measure(model: ModelSpec, data: Path, backend: str) -> list[dict[str, Any]]:
     for name in SETS:
         engine, _, precision = backend.partition("/")
         result = evaluate(model, data / name, EngineOptions(backend=engine, precision=precision or "auto"))
-        row = {key: result[key] for key in KEYS} | {"set": name, "onnx_sha256": _digest(model, precision)}
+        row = {key: result[key] for key in KEYS} | {"set": name, "onnx_sha256": digest(model, precision)}
         theirs = row["bicubic"]["psnr_y"]
         print(
             f"{model.name:>10} x{model.scale} {backend:>8} {row['precision']}  {name:<5}  {row['psnr_y']:.3f} dB"
@@ -43,11 +42,6 @@ def measure(model: ModelSpec, data: Path, backend: str) -> list[dict[str, Any]]:
         )  # fmt: skip
         rows.append(row)
     return rows
-
-
-def _digest(model: ModelSpec, precision: str) -> str:
-    """Of the file that is computed in this precision."""
-    return (model.in_eight_bits() if precision == INT8 else model).sha256()
 
 
 def _has(model: ModelSpec, backend: str) -> bool:
@@ -92,8 +86,8 @@ def main() -> int:
         for model in measured():
             found = {}
             for backend in (name for name in backends if _has(model, name)):
-                digest = _digest(model, backend.partition("/")[2])
-                old = [row for row in before if row["onnx_sha256"] == digest]
+                sha256 = digest(model, backend.partition("/")[2])
+                old = [row for row in before if row["onnx_sha256"] == sha256]
                 found[backend] = _of(old, backend) or measure(model, parsed.data, backend)
                 rows += found[backend]
             if parsed.record:

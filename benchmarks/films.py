@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 from ladder import time_turns
+from record import digest
 
 from stream_sr import machine
 from stream_sr.backends import open_engine
@@ -55,7 +56,7 @@ def main() -> int:
         ]:
             model = find_model(name, parsed.scale)
             rows += known(parsed.out, model) if parsed.frames is None else []
-            if not rows or rows[-1]["onnx_sha256"] != model.sha256():
+            if not rows or rows[-1]["files"] != sorted(model.digests()):
                 rows += measure(model, parsed.data, parsed.frames)
             engines[name] = open_engine(
                 model, StreamInfo(width, height, TIME_BASE), EngineOptions(depth=1, fidelity=LIVE_FIDELITY)
@@ -82,7 +83,7 @@ def known(path: Path, model: ModelSpec) -> list[dict[str, Any]]:
     before = json.loads(path.read_text()) if path.exists() else {}
     if not before or before["machine"]["cpu"] != machine.describe()["cpu"] or "--frames" in before["command"]:
         return []
-    return [row for row in before["rows"] if row["onnx_sha256"] == model.sha256()]
+    return [row for row in before["rows"] if row.get("files") == sorted(model.digests())]
 
 
 def measure(model: ModelSpec, data: Path, frames: int | None) -> list[dict[str, Any]]:
@@ -94,7 +95,8 @@ def measure(model: ModelSpec, data: Path, frames: int | None) -> list[dict[str, 
             row["still"] = stand_still(model, data / film)
             print(film, row["still"], flush=True)
     kept = [{key: value for key, value in row.items() if key not in ("machine", "command")} for row in found]
-    return [row | {"onnx_sha256": model.sha256()} for row in kept]
+    of = {"files": sorted(model.digests())}  # the precision was chosen by them all
+    return [row | of | {"onnx_sha256": digest(model, row["precision"])} for row in kept]
 
 
 def stand_still(model: ModelSpec, film: Path) -> dict[str, float]:

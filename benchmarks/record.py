@@ -6,9 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from stream_sr import machine
+from stream_sr.model import ModelSpec
 
 ROOT = Path(__file__).parent.parent
+INT8 = "int8"
 RESULTS = ROOT / "benchmarks" / "results"
+
+
+def digest(model: ModelSpec, precision: str) -> str:
+    """Of the file that is computed in this precision."""
+    return (model.in_eight_bits() if precision == INT8 else model).sha256()
 
 
 def write_result(out: Path, result: Mapping[str, Any], command: str) -> None:

@@ -22,6 +22,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a checkout that was not installed
 
+from stream_sr.errors import SourceOpenError
 from stream_sr.train.loop import CHECKPOINT
 from stream_sr.train.plots import read_log
 from stream_sr.train.recipe import load_recipe
@@ -70,8 +71,10 @@ class Job:
 
     def done(self, out: Path) -> int:
         """Iterations done, as its log has them; a stop between two validations is not in it."""
-        path = out / self.name / "log.jsonl"
-        return int(read_log(path)[-1]["iteration"]) if path.exists() else 0
+        try:
+            return int(read_log(out / self.name / "log.jsonl")[-1]["iteration"])
+        except SourceOpenError:  # there is none, or it is being written
+            return 0
 
     @property
     def iterations(self) -> int:
@@ -133,13 +136,15 @@ def main() -> int:
             print(f"{job.name}: learns without a teacher, there is no {parsed.out / job.teacher / CHECKPOINT}")
     parsed.out.mkdir(parents=True, exist_ok=True)
     until, running, failed = time.monotonic() + 60 * parsed.minutes, dict[str, subprocess.Popen[bytes]](), list[str]()
+
+    def ended(name: str) -> None:
+        if running.pop(name).returncode:
+            failed.append(name)
+            print(f"{name}: failed, see {parsed.out / f'{name}.log'}", file=sys.stderr)
+
     while time.monotonic() < until:
-        for name, process in list(running.items()):
-            if process.poll() is not None:
-                del running[name]
-                if process.returncode:
-                    failed.append(name)
-                    print(f"{name}: failed, see {parsed.out / f'{name}.log'}", file=sys.stderr)
+        for name in [name for name, process in running.items() if process.poll() is not None]:
+            ended(name)
         waiting = [job for job in todo if job.name not in running and job.name not in failed]
         waiting = [job for job in waiting if job.done(parsed.out) < job.iterations]
         if not waiting and not running:
@@ -155,11 +160,13 @@ def main() -> int:
         time.sleep(1)
     for process in running.values():
         process.send_signal(signal.SIGINT)
-    for name, process in running.items():
+    for name, process in list(running.items()):
         try:
             process.wait(STOP_SECONDS)
+            ended(name)
         except subprocess.TimeoutExpired:
             process.kill()
+            process.wait()
             print(f"{name}: did not stop in {STOP_SECONDS} s, its last checkpoint counts", file=sys.stderr)
     for job in todo:
         print(f"{job.name:24} {job.done(parsed.out):>8,} of {job.iterations:>8,}")

@@ -267,7 +267,7 @@ def train_command(parsed: argparse.Namespace) -> int:
                 print(f"{row['iteration']} of {row['of']}: loss {row['loss']:.6f}, PSNR {row['psnr']:.3f} dB")
 
     if parsed.sweep:
-        return _sweep(parsed, recipe, parsed.out or Path("runs") / f"sweep-{recipe.name}-x{recipe.scale}", report)
+        return _sweep(parsed, recipe, parsed.out or Path("runs") / f"sweep-{recipe.name}{tune}-x{recipe.scale}", report)
     with Interrupts() as interrupts:
         interrupts.attach(Stopper())
         checkpoint = train(

@@ -42,10 +42,12 @@ def evaluate(
     with ``name``, the same figures and its ``bicubic``, sorted by name), ``model``, ``scale``, ``backend``,
     ``precision``, ``machine`` and ``command``. A picture that comes out exactly has no PSNR: it is None and left
     out of the mean. ``show`` is handed every picture. Raises SourceOpenError for a missing folder, an unreadable or a
-    too small picture; ConfigError for a scale that is not the model's; what `open_engine` raises.
+    too small picture; ConfigError for a scale that is 1 or not the model's; what `open_engine` raises.
     """
     options = replace(options, keep=False)  # a picture's size hardly comes again
     scale = _scale(model, options, scale)
+    if scale == 1:
+        raise ConfigError("at scale 1 a picture is its own truth; give a film and --crf to measure what a codec took")
     pairs = {path: _pair(path, scale) for path in find_images([folder])}
     outputs, engine = _enlarge({path: low for path, (low, _) in pairs.items()}, model, options, scale)
     images: list[dict[str, Any]] = []
@@ -90,12 +92,14 @@ def format_table(results: Mapping[str, Any]) -> str:
 
 
 def _row(name: str, figures: Mapping[str, Any], wide: int) -> str:
+    return f"{name:{wide}}  {decibels(figures)}  {figures['ssim_y']:7.4f} {figures['bicubic']['ssim_y']:8.4f}"
+
+
+def decibels(figures: Mapping[str, Any]) -> str:
+    """PSNR, bicubic's and what is between them, as cells of a table."""
     ours, theirs = figures["psnr_y"], figures["bicubic"]["psnr_y"]
     gain = "" if ours is None or theirs is None else f"{round(ours - theirs, 2) + 0:+.2f}"
-    return (
-        f"{name:{wide}}  {_decibel(ours):>8} {_decibel(theirs):>8} {gain:>6}"
-        f"  {figures['ssim_y']:7.4f} {figures['bicubic']['ssim_y']:8.4f}"
-    )
+    return f"{_decibel(ours):>8} {_decibel(theirs):>8} {gain:>6}"
 
 
 def _decibel(value: float | None) -> str:
@@ -152,9 +156,10 @@ def _figures(output: Plane, truth: Plane, border: int) -> dict[str, float | None
 
 
 def _means(figures: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
-    return {key: _mean(one[key] for one in figures) for key in ("psnr_y", "ssim_y")}
+    return {key: mean(one[key] for one in figures) for key in ("psnr_y", "ssim_y")}
 
 
-def _mean(values: Iterable[float | None]) -> float | None:
+def mean(values: Iterable[float | None]) -> float | None:
+    """Of those that are known; None where none is."""
     known = [value for value in values if value is not None]
     return round(sum(known) / len(known), 6) if known else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -15,7 +16,7 @@ from stream_sr.backends import open_engine
 from stream_sr.codec.roundtrip import h264_roundtrip, read_luma
 from stream_sr.engine import Engine, EngineOptions
 from stream_sr.errors import ConfigError, SourceOpenError
-from stream_sr.evaluate import SMALLEST, TIME_BASE, upscale_luma
+from stream_sr.evaluate import SMALLEST, TIME_BASE, decibels, mean, upscale_luma
 from stream_sr.frame import Plane, StreamInfo
 from stream_sr.machine import describe
 from stream_sr.model import ModelSpec
@@ -51,7 +52,8 @@ def evaluate_clip(
     ``crf`` the reduced film goes through libx264 (veryfast, zerolatency) at that quality first. ``frames`` are taken
     from its beginning, all of them when None. Returns ``psnr_y``, ``ssim_y``, ``tof``, ``warping_error``,
     ``gradient_energy`` (over that of the truth) and the same of ``bicubic``; ``flicker`` is that of the first picture
-    standing still under noise of 2 levels, over bicubic's. Flat pictures (black) count for the figures over time alone.
+    standing still under noise of 2 levels, over bicubic's. A picture that comes out exactly has no PSNR; where all
+    do, it is None. Flat pictures (black) count for the figures over time alone.
     Without ``steadiness`` the figures over time (``tof``,
     ``warping_error``, ``flicker``), which take most of the time, are left out. ``show`` is handed the middle picture.
     Raises SourceOpenError for a film that is too short, too small, of changing size or flat throughout, ConfigError for
@@ -70,9 +72,9 @@ class Footage:
     def __init__(self, name: str, scale: int, crf: float | None, truth: list[Plane], low: list[Plane]) -> None:
         self.name, self.scale, self.crf, self.truth, self.low = name, scale, crf, truth, low
         self.plain = [_larger(one, scale) for one in low]
-        self._bicubic: dict[bool, dict[str, float]] = {}
+        self._bicubic: dict[bool, dict[str, float | None]] = {}
 
-    def bicubic(self, steadiness: bool) -> dict[str, float]:
+    def bicubic(self, steadiness: bool) -> dict[str, float | None]:
         """Its figures."""
         if steadiness not in self._bicubic:
             self._bicubic[steadiness] = _figures(self.plain, self.truth, self.scale, steadiness)
@@ -127,16 +129,13 @@ def format_clips(rows: Sequence[Mapping[str, Any]]) -> str:
     for row in rows:
         theirs = row["bicubic"]
         lines.append(
-            f"{_name(row):{wide}}  {row['psnr_y']:8.2f} {theirs['psnr_y']:8.2f} "
-            f"{row['psnr_y'] - theirs['psnr_y']:+6.2f}  {row['ssim_y']:6.4f}  {row['tof']:6.3f} {theirs['tof']:7.3f}"
+            f"{_name(row):{wide}}  {decibels(row)}  {row['ssim_y']:6.4f}  {row['tof']:6.3f} {theirs['tof']:7.3f}"
             f"  {row['warping_error']:7.2f} {theirs['warping_error']:7.2f}  {row['flicker']:7.2f}"
             f"  {row['gradient_energy']:9.2f} {theirs['gradient_energy']:7.2f}"
         )
     if len(rows) > 1:
-        ours, theirs = (
-            float(np.mean([one["psnr_y"] for one in part])) for part in (rows, [r["bicubic"] for r in rows])
-        )
-        lines.append(f"{'mean':{wide}}  {ours:8.2f} {theirs:8.2f} {ours - theirs:+6.2f}")
+        ours, theirs = (mean(one["psnr_y"] for one in part) for part in (rows, [row["bicubic"] for row in rows]))
+        lines.append(f"{'mean':{wide}}  {decibels({'psnr_y': ours, 'bicubic': {'psnr_y': theirs}})}")
     notes = "tOF and warping: lower is steadier; flicker: over bicubic's; gradients: over the truth's"
     return "\n".join([*lines, notes])
 
@@ -184,11 +183,13 @@ def _larger(plane: Plane, scale: int) -> Plane:
     return to_uint8(bicubic(plane.astype(np.float32), (plane.shape[0] * scale, plane.shape[1] * scale)))
 
 
-def _figures(output: Sequence[Plane], truth: Sequence[Plane], border: int, steadiness: bool) -> dict[str, float]:
+def _figures(output: Sequence[Plane], truth: Sequence[Plane], border: int, steadiness: bool) -> dict[str, float | None]:
     pairs = [pair for pair in zip(output, truth, strict=True) if not _is_flat(pair[1], border)]
     energy = [temporal.gradient_energy(ours) / temporal.gradient_energy(theirs) for ours, theirs in pairs]
+    quality = [psnr(*pair, border=border) for pair in pairs]
+    decibel = mean(None if math.isinf(value) else value for value in quality)
     figures = {
-        "psnr_y": round(float(np.mean([psnr(*pair, border=border) for pair in pairs])), 4),
+        "psnr_y": None if decibel is None else round(decibel, 4),
         "ssim_y": round(float(np.mean([ssim(*pair, border=border) for pair in pairs])), 6),
         "gradient_energy": round(float(np.mean(energy)), 4),
     }

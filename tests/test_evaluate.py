@@ -105,6 +105,8 @@ def test_a_picture_that_comes_out_exactly_has_no_psnr_and_leaves_the_mean_alone(
 def test_what_cannot_be_measured_is_refused(tmp_path: Path, folder: Path) -> None:
     with pytest.raises(SourceOpenError, match="no folder"):
         evaluate(None, tmp_path / "missing", BICUBIC, scale=2)
+    with pytest.raises(ConfigError, match="its own truth"):
+        evaluate(None, folder, BICUBIC, scale=1)
     with pytest.raises(ConfigError, match="give --scale"):
         evaluate(None, folder, BICUBIC)
     with pytest.raises(StreamSRError, match="x3 was asked for"):

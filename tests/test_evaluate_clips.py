@@ -1,5 +1,6 @@
 """Films are measured as pictures are, and after a codec too."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -87,6 +88,20 @@ def test_the_black_before_a_film_counts_for_nothing(tmp_path: Path) -> None:
         assert rows[0]["bicubic"][key] == rows[1]["bicubic"][key]
     with pytest.raises(SourceOpenError, match="shows nothing"):
         evaluate_clip(None, write_levels(tmp_path / "black.mkv", [black] * 3), BICUBIC, scale=2)
+
+
+def test_an_exact_film_has_no_psnr(tmp_path: Path) -> None:
+    pictures = [np.full((48, 64), 80, np.uint8) for _ in range(4)]
+    for n, picture in enumerate(pictures):
+        picture[8:40, 8:56] = 90 + n
+    exact = write_levels(tmp_path / "exact.mkv", pictures)
+    row = evaluate_clip(None, exact, BICUBIC, scale=1, crf=0)
+    assert row["psnr_y"] is None
+    assert row["bicubic"]["psnr_y"] is None
+    assert json.loads(json.dumps(row, allow_nan=False))["ssim_y"] == 1
+    text = format_clips([row, row])
+    assert text.count("exact") >= 4
+    assert "inf" not in text
 
 
 def test_what_cannot_be_measured_is_told(film: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The training loop: seeded, resumable to the bit, refusing what would be overwritten; the validation is held back."""
 
+import copy
 import json
 from dataclasses import replace
 from itertools import pairwise
@@ -16,7 +17,7 @@ from stream_sr.networks import build_network
 from stream_sr.train.data import Patches, load_luma, make_pair
 from stream_sr.train.loop import CHECKPOINT, learning_rate, measure, train
 from stream_sr.train.recipe import Recipe
-from stream_sr.train.step import Batch, Step
+from stream_sr.train.step import Batch, Step, _Captured
 
 RECIPE = Recipe(
     name="tiny", scale=2, tune="clean", network={"kind": "FSRCNN", "d": 4, "s": 2, "m": 1, "kernel": 5}, iterations=12,
@@ -121,6 +122,9 @@ def test_a_checkpoint_is_neither_overwritten_nor_missed_nor_mistaken(folder: Pat
     other = replace(RECIPE, network=RECIPE.network | {"d": 6})
     with pytest.raises(ConfigError, match="trained with network"):
         run(folder, tmp_path, other, resume=True)
+    for change in ({"seed": 2}, {"patch": 6}, {"loss": "bce"}):
+        with pytest.raises(ConfigError, match=f"trained with {next(iter(change))}"):
+            run(folder, tmp_path, replace(RECIPE, **change), resume=True)
     fewer = replace(RECIPE, iterations=1)
     with pytest.raises(ConfigError, match="nothing is left to train"):
         run(folder, tmp_path, fewer, resume=True)
@@ -204,6 +208,29 @@ def test_the_optimiser_of_another_device_is_taken_over(tmp_path: Path) -> None:
     step.optimizer.param_groups[0] |= {"capturable": False, "fused": None, "lr": 1e-3}
     assert torch.equal(other(batch, 2), step(batch, 2))
     assert same(other.state()["network"], step.state()["network"])
+
+
+def test_warming_up_for_a_graph_neither_trains_nor_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU but for the device: what a capture calls runs at once here."""
+
+    class Now:
+        def __init__(self, *_: object) -> None: ...
+        def __enter__(self) -> None: ...
+        def __exit__(self, *_: object) -> None: ...
+        def wait_stream(self, _: object) -> None: ...
+
+    for name in ("Stream", "stream", "current_stream", "CUDAGraph", "graph"):
+        monkeypatch.setattr(torch.cuda, name, Now)
+    network = build_network("RecurrentSR", scale=2, width=4, depth=1)
+    step = Step(network, replace(RECIPE, round_from=1.0, still=0.5, noise=3.0, settled=2, frames=3))
+    low, truth = (np.full((2, 3, 1, side, side), 90, np.uint8) for side in (8, 16))
+    batch = Batch(low, truth, 1e-3, flow=np.zeros((2, 3, 2, 8, 8), np.int16))
+    step(batch, 1)
+    before, drawn = copy.deepcopy(step.state()), torch.get_rng_state()
+    _Captured(step, batch.tensors(step.device), squared=False)
+    assert same(step.state()["network"], before["network"])
+    assert same(step.state()["average"], before["average"])
+    assert torch.equal(torch.get_rng_state(), drawn)
 
 
 def test_a_gradient_is_clipped_where_the_recipe_says_so() -> None:
@@ -297,6 +324,8 @@ def test_measuring_leaves_cudnn_on_and_is_exact(tmp_path: Path) -> None:
         ({"network": {"kind": "VGG"}}, "none of FSRCNN"),
         ({"network": {"kind": "Autoencoder"}}, "same size"),
         ({"network": {"kind": "PlainSR", "width": 0}}, "cannot be built with width 0"),
+        ({"network": {"kind": "RecurrentSR"}}, "RecurrentSR learns with frames from 2, not with frames = 1"),
+        ({"frames": 3}, "FSRCNN learns with frames = 1, not with frames = 3"),
         ({"network": {"kind": "PlainSR", "colour": 3}}, "unexpected keyword argument 'colour'"),
     ],
 )

@@ -1,6 +1,7 @@
 """Training logs are read as they are written, and drawn."""
 
 import json
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ from stream_sr.train.plots import plot_curves, read_log, summary
 
 def write_log(path: Path, rows: list[tuple[int, str, float]]) -> Path:
     lines = [
-        {"iteration": n, "of": 40, "loss": 0.1 / n, "loss_kind": kind, "psnr": psnr, "best_psnr": psnr}
-        for n, kind, psnr in rows
+        {"iteration": n, "of": 40, "loss": 0.1 / n, "loss_kind": kind, "psnr": psnr, "best_psnr": best}
+        for (n, kind, psnr), best in zip(rows, accumulate((row[2] for row in rows), max), strict=True)
     ]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return path
@@ -26,6 +27,15 @@ def test_a_resumed_log_is_put_in_order_and_the_later_row_stands(tmp_path: Path) 
     rows = read_log(log)
     assert [(row["iteration"], row["psnr"]) for row in rows] == [(10, 30.0), (20, 31.5), (30, 31.2)]
     assert summary(rows) == {"iterations": 30, "of": 40, "psnr": 31.5, "at": 20}
+
+
+def test_the_best_of_a_run_that_rounds_comes_after_rounding_began() -> None:
+    rows = [
+        {"iteration": 10, "of": 30, "psnr": 31.0, "best_psnr": 31.0},
+        {"iteration": 20, "of": 30, "psnr": 30.8, "best_psnr": 30.8},
+        {"iteration": 30, "of": 30, "psnr": 30.9, "best_psnr": 30.9},
+    ]
+    assert summary(rows) == {"iterations": 30, "of": 30, "psnr": 30.9, "at": 30}
 
 
 @pytest.mark.parametrize("content", [None, "", "{", '{"psnr": 1}\n', "[1]\n"])

@@ -47,6 +47,17 @@ def test_every_combination_is_trained_once(folder: Path, tmp_path: Path) -> None
         assert plot.size == (800, 500)
 
 
+def test_runs_of_another_sweep_are_not_taken_for_ours(folder: Path, tmp_path: Path) -> None:
+    sweep(RECIPE, {"width": [2]}, folders=[folder], out=tmp_path, threads=1)
+    for other, message in (
+        (replace(RECIPE, scale=3), "trained with scale 2, the recipe says 3"),
+        (replace(RECIPE, network=RECIPE.network | {"kernel": 5}), "trained with network"),
+        (replace(RECIPE, iterations=1), "has had 2 iterations, the sweep asks for 1"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            sweep(other, {"width": [2]}, folders=[folder], out=tmp_path, threads=1)
+
+
 def test_an_interrupted_sweep_leaves_out_what_is_not_complete(folder: Path, tmp_path: Path) -> None:
     rows = sweep(replace(RECIPE, iterations=4), {"width": [2, 4]}, folders=[folder], out=tmp_path, stop=lambda: True)
     assert rows == []

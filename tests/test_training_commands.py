@@ -122,7 +122,10 @@ def test_a_model_in_eight_bits(work: Path, data: str, capsys: pytest.CaptureFixt
         (["train", "small.toml", "--data", "pictures", "--tune", "x"], "--tune: 'x' is not one of clean, camera"),
         (["train", "small.toml", "--data", "pictures", "--validate", "four"], "not found in the folders: four; name"),
         (["train", "small.toml", "--data", "pictures", "--sweep", "width=2", "--unlabelled", "x"], "--unlabelled"),
-        (["train", "small.toml", "--data", "pictures", "--tune", "camera"], "camera x2 starts from x2 of the same"),
+        (
+            ["train", "small.toml", "--data", "pictures", "--tune", "camera"],
+            "make clips with `stream-sr clips --tune camera",
+        ),
         (["train", "small.toml", "--data", "pictures", "--sweep", "width"], "expected NAME=NUMBER"),
         (["quantize", "nowhere", "--data", "pictures"], "nowhere is no model folder: it has no model.toml"),
         (["evaluate", "film.mp4", "pictures", "--model", "fsrcnn"], "give one kind at a time"),

@@ -107,14 +107,14 @@ def _card(
             *([*_wrap(_eight_bits(model.int8)), ""] if model.int8 else []),
             "## Training",
             "",
-            *_training(recipe, run),
+            *_training(recipe, run, history),
             "",
             *([*_wrap(history), ""] if history else []),
             "Pictures:",
             "",
             *(f"- {name}" + (f": {DATA[name]}" if name in DATA else "") for name in data),
             "",
-            "Commands:",
+            "Commands" + (", of the recipe as it stands:" if history else ":"),
             "",
             *("    " + command for command in commands),
             "",
@@ -147,7 +147,7 @@ def _eight_bits(int8: Quantized) -> str:
     return f"In eight bits it would lose too much: {lost}. So there is no `{INT8_FILE}`."
 
 
-def _training(recipe: Recipe, run: Mapping[str, Any]) -> list[str]:
+def _training(recipe: Recipe, run: Mapping[str, Any], history: str) -> list[str]:
     start = {None: "nothing", recipe.scale: "the clean weights"}.get(
         recipe.from_scale, f"the x{recipe.from_scale} body"
     )
@@ -155,6 +155,7 @@ def _training(recipe: Recipe, run: Mapping[str, Any]) -> list[str]:
         start = "bilinear interpolation"
     if recipe.frames > 1:
         start = f"the x{recipe.from_scale or recipe.scale} weights of `fast`"
+    start = "an earlier run, see below" if history else start
     loss = {"l1": "L1 loss", "bce": "binary cross-entropy"}[recipe.loss] if recipe.l2_from > 0 else "L2 loss"
     done = "" if run["iterations"] >= run["of"] else f" ({run['iterations']:,} of them done)"
     squared = f", L2 after {recipe.l2_from:.0%} of the run" if 0 < recipe.l2_from < 1 else ""

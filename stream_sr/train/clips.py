@@ -39,7 +39,7 @@ class Clip:
     def flow(self) -> Flow:
         """How far each picture has moved since the one before it, ``[T, 2, h, w]``: `motion.flows` for each pixel.
 
-        Measured on the degraded pictures, as it is where the network is used.
+        Measured on the degraded pictures, as it is where the network is used; noise that a step adds is not in it.
         """
         found = flows(list(self.low), self.scale)
         height, width = self.low.shape[1:]

@@ -5,7 +5,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +29,13 @@ from stream_sr.train.data import Plane
 from stream_sr.train.device import DevicePatches
 from stream_sr.train.material import load_material, unlabelled_patches
 from stream_sr.train.recipe import Recipe
-from stream_sr.train.step import Batch, Step, round_weights
+from stream_sr.train.step import Batch, Step, generator, round_weights
 
 CHECKPOINT = "checkpoint.pt"
+SAME = (  # fields of the recipe with which alone a run goes on
+    "scale", "tune", "network", "expand", "validation_images", "batch", "patch", "frames", "settled", "still", "noise",
+    "loss", "seed", "teacher_share",
+)  # fmt: skip
 
 
 def train(
@@ -89,7 +93,7 @@ def train(
     first, best_psnr, best, rounded = 0, -math.inf, {}, False
     if checkpoint.exists():
         state = load_checkpoint(checkpoint)
-        _check_same(state["recipe"], recipe, checkpoint)
+        check_same(state["recipe"], recipe, checkpoint)
         step.load(state)
         best, first, best_psnr = state["best"], state["iteration"], state["best_psnr"]
         if first >= recipe.iterations:
@@ -100,7 +104,7 @@ def train(
         rounded = state.get("rounded", False)
         patches.random.bit_generator.state = json.loads(state["random"])
         if "random_step" in state and state["random_device"] == device.type:
-            _generator(device).set_state(state["random_step"])
+            generator(device).set_state(state["random_step"])
         if more and state.get("random_unlabelled"):
             more.random.bit_generator.state = json.loads(state["random_unlabelled"])
     if not best:
@@ -120,7 +124,7 @@ def train(
             "best": best, "best_psnr": best_psnr, "iteration": iteration,
             "rounded": rounded, "random": json.dumps(patches.random.bit_generator.state),
             "random_unlabelled": json.dumps(more.random.bit_generator.state) if more else "",
-            "random_step": _generator(device).get_state(), "random_device": device.type,
+            "random_step": generator(device).get_state(), "random_device": device.type,
         }  # fmt: skip
         partial = checkpoint.with_suffix(".partial")
         torch.save(state, partial)
@@ -163,16 +167,14 @@ def train(
     return checkpoint
 
 
-def _generator(device: torch.device) -> torch.Generator:
-    """What `Step` draws from."""
-    return torch.cuda.default_generators[device.index or 0] if device.type == "cuda" else torch.default_generator
-
-
 def make_network(recipe: Recipe) -> torch.nn.Module:
     """The recipe's network with fresh weights. Raises ConfigError where it cannot be built."""
     kind, arguments = str(recipe.network.get("kind")), {k: v for k, v in recipe.network.items() if k != "kind"}
     if kind not in NETWORKS:
         raise ConfigError(f"recipe {recipe.name}: network kind '{kind}' is none of {', '.join(NETWORKS)}")
+    if (NETWORKS[kind] is RecurrentSR) != (recipe.frames > 1):
+        wanted = "frames from 2" if NETWORKS[kind] is RecurrentSR else "frames = 1"
+        raise ConfigError(f"recipe {recipe.name}: {kind} learns with {wanted}, not with frames = {recipe.frames}")
     try:
         with warnings.catch_warnings(action="ignore"):  # torch warns of layers without a channel; they are refused here
             network = build_network(kind, scale=recipe.scale, **arguments)
@@ -263,13 +265,14 @@ def _shared(shape: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in shape.items() if key != "kind"}
 
 
-def _check_same(saved: dict[str, Any], recipe: Recipe, checkpoint: Path) -> None:
-    """Refuse to go on from a checkpoint whose weights mean something else."""
-    for key in ("scale", "tune", "network", "expand", "validation_images"):
-        now = asdict(recipe)[key]
-        now = list(now) if isinstance(now, tuple) else now
-        if saved[key] != now:
-            raise ConfigError(f"{checkpoint} was trained with {key} {saved[key]}, the recipe says {now}")
+def check_same(saved: dict[str, Any], recipe: Recipe, checkpoint: Path) -> None:
+    """Refuse to go on from a checkpoint of another run. How long it is, and its rate, may change."""
+    ours, given = asdict(recipe), {one.name: one.default for one in fields(Recipe)}
+    for key in SAME:
+        now = list(ours[key]) if isinstance(ours[key], tuple) else ours[key]
+        if saved.get(key, given[key]) != now:
+            before = saved.get(key, given[key])
+            raise ConfigError(f"{checkpoint} was trained with {key} {before}, the recipe says {now}")
 
 
 def learning_rate(recipe: Recipe, iteration: int) -> float:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from stream_sr.errors import ConfigError
 from stream_sr.frame import Plane
+from stream_sr.model import TUNES
 from stream_sr.train.clips import ENDING, VALIDATION, Clip, ClipPatches, read_clips
 from stream_sr.train.data import Patches, find_images, load_luma, make_pair
 from stream_sr.train.recipe import Recipe
@@ -41,6 +42,11 @@ def holds_clips(folder: Path) -> bool:
 def _pictures(recipe: Recipe, folders: Sequence[Path]) -> Material:
     if recipe.frames > 1:
         raise ConfigError(f"recipe {recipe.name} learns from clips; make some with `stream-sr clips` and give --data")
+    if recipe.tune != TUNES[0] or recipe.scale == 1:
+        raise ConfigError(
+            f"pictures are only reduced, which teaches nothing for {recipe.tune} x{recipe.scale}; make clips with "
+            f"`stream-sr clips --tune camera --scale {recipe.scale}` and give --data"
+        )
     images = find_images(folders)
     held_back = [path for path in images if path.stem in recipe.validation_images]
     missing = set(recipe.validation_images) - {path.stem for path in held_back}

@@ -58,5 +58,6 @@ def _dress(axes: Any, label: str, *, logarithmic: bool = False) -> None:
 
 def summary(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """What a card says of a run: ``iterations`` done, ``of``, the best ``psnr`` and the iteration it came ``at``."""
-    best = max(rows, key=lambda row: row["psnr"])
+    kept = [row for row in rows if row["psnr"] == rows[-1]["best_psnr"]]  # with rounding it is not the highest
+    best = kept[0] if kept else max(rows, key=lambda row: row["psnr"])
     return {"iterations": rows[-1]["iteration"], "of": rows[-1]["of"], "psnr": best["psnr"], "at": best["iteration"]}

@@ -129,6 +129,11 @@ class Step:
             self.average[name].copy_(value)
 
 
+def generator(device: torch.device) -> torch.Generator:
+    """What a step draws from."""
+    return torch.cuda.default_generators[device.index or 0] if device.type == "cuda" else torch.default_generator
+
+
 def noisy(x: Tensor, deviation: Tensor) -> Tensor:
     """With Gaussian noise of so many levels, which is broadcast, and in levels again."""
     return ((x * 255 + torch.randn_like(x) * deviation).clamp(0, 255).round()) * (1 / 255)
@@ -156,6 +161,8 @@ class _Captured:
     def __init__(self, step: Step, tensors: Sequence[Tensor], squared: bool) -> None:
         self.inputs = [one.clone() for one in tensors]
         kept = {key: _copied(value) for key, value in step.state().items()}
+        random = generator(step.device)
+        drawn = random.get_state()
         side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side), warnings.catch_warnings():
@@ -168,6 +175,7 @@ class _Captured:
         with torch.cuda.graph(self.graph):
             self.loss = step.run(self.inputs, squared, False)
         _restore(step, kept)  # warming up has trained
+        random.set_state(drawn)  # and drawn
 
     def __call__(self, tensors: Sequence[Tensor]) -> Tensor:
         for ours, theirs in zip(self.inputs, tensors, strict=True):

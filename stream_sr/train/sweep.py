@@ -15,7 +15,7 @@ from stream_sr.figure import new_figure, save_figure
 from stream_sr.machine import describe
 from stream_sr.networks import collapse
 from stream_sr.train.export import count_macs, count_parameters
-from stream_sr.train.loop import CHECKPOINT, load_checkpoint, make_network, train
+from stream_sr.train.loop import CHECKPOINT, check_same, load_checkpoint, make_network, train
 from stream_sr.train.recipe import Recipe
 
 
@@ -64,6 +64,12 @@ def sweep(
                 report=report,
             )  # fmt: skip
         state = load_checkpoint(checkpoint)
+        check_same(state["recipe"], changed, checkpoint)
+        if state["iteration"] > changed.iterations:
+            raise ConfigError(
+                f"{checkpoint} has had {state['iteration']:,} iterations, the sweep asks for {changed.iterations:,}; "
+                "give another --out"
+            )
         if state["iteration"] < changed.iterations:
             break
         figures = {"parameters": count_parameters(network), "macs_per_pixel": count_macs(network)}
