@@ -27,6 +27,7 @@ from media_files import write_video
 from stream_sr.codec.audio import AudioFormat, make_track
 from stream_sr.codec.encoder import Encoder
 from stream_sr.codec.h264 import split_annexb
+from stream_sr.codec.mp4 import lengthen_video
 from stream_sr.codec.picture import picture_planes
 from stream_sr.codec.rtp import Depacketiser
 from stream_sr.color import ColorInfo
@@ -277,6 +278,43 @@ def test_a_live_recording_begins_at_zero(tmp_path: Path) -> None:
     stream, packets = encoded(replace(INFO, live=True), times, live=True)
     write_file(tmp_path / "out.mp4", stream, packets)
     assert moments(read_pictures(tmp_path / "out.mp4")) == [i * STEP * INFO.time_base for i in range(5)]
+
+
+@pytest.mark.parametrize("first", [0, 40 * STEP])
+@pytest.mark.parametrize("ending", [".mp4", ".mov"])
+def test_the_last_picture_is_shown_wherever_a_fragment_begins(tmp_path: Path, ending: str, first: int) -> None:
+    """It comes before others in decoding order; a fragment that begins with one of those must not end the video."""
+    reordered = 0
+    for count in range(9, 34):
+        encoder = Encoder(INFO, EncoderOptions(crf=30, preset="medium"), live=False)
+        times = [first + STEP * n for n in range(count)]
+        packets = [packet for frame in frames(INFO, times) for packet in encoder.encode(frame)] + encoder.flush()
+        encoder.close()
+        reordered += packets[-1].pts != times[-1]
+        path = tmp_path / f"{count}{ending}"
+        record(path, encoder.stream, packets)
+        assert moments(read_pictures(path)) == [pts * INFO.time_base for pts in times]
+        with av.open(str(path)) as container:
+            (video,) = container.streams.video
+            assert video.duration == STEP * count
+            assert container.duration == pytest.approx(40_000 * count, abs=2)
+    assert reordered > 3
+
+
+def test_a_video_that_says_its_length_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "a.mp4"
+    record(path, *encoded(INFO, range(0, 8 * STEP, STEP)))
+    before = path.read_bytes()
+    assert not lengthen_video(path, Fraction(8, 25))
+    assert path.read_bytes() == before
+    assert lengthen_video(path, Fraction(9, 25))
+    after = path.read_bytes()
+    assert len(after) == len(before)
+    assert 4 <= sum(one != other for one, other in zip(after, before, strict=True)) <= 16  # four lengths, no more
+    for content in (b"", b"\0\0\0\x08free", before[:-40], b"\0\0\0\x01mdat\0\0"):
+        path.write_bytes(content)
+        assert not lengthen_video(path, Fraction(99))
+        assert path.read_bytes() == content
 
 
 def remux(source: Path, target: Path, **options: Any) -> None:

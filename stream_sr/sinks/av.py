@@ -16,6 +16,7 @@ from typing import Any
 import av
 from av.video.stream import VideoStream
 
+from stream_sr.codec import mp4
 from stream_sr.errors import SinkError, SinkOpenError, SinkWriteError
 from stream_sr.media import EncodedStream, Lane, Packet, SinkOptions
 from stream_sr.sinks.tracks import FFMPEG_ERRORS, Tracks
@@ -60,6 +61,7 @@ class FileSink:
         self._failed = self._whole = False
         self._offset: int | None = None
         self._written = False  # at least one picture
+        self._begin: Fraction | None = None  # of the first picture that is shown, s
         self._end = Fraction(0)
 
     def check(self) -> None:
@@ -121,7 +123,9 @@ class FileSink:
             raise SinkWriteError(f"{self.name} is not open")
         if self._offset is None:
             self._offset = packet.pts
-        self._end = max(self._end, (packet.pts + packet.duration) * packet.time_base)
+        began = packet.pts * packet.time_base
+        self._begin = began if self._begin is None else min(self._begin, began)
+        self._end = max(self._end, began + packet.duration * packet.time_base)
         good = self._disk.size()
         try:
             self._container.mux_one(_av_packet(packet, self._video, self._offset))
@@ -173,6 +177,8 @@ class FileSink:
                 until = None if self._whole else self._end  # a part ends with its last picture
                 self._tracks.write(until=until, offset=self._offset * (self._video.time_base or Fraction(1)))
             container.close()
+            if self._written and disk.error is None and CONTAINERS[disk.path.suffix.lower()] in ("mp4", "mov"):
+                mp4.lengthen_video(disk.path, self._end - (self._begin or 0))
             if self._replace:
                 disk.sync()
             return disk.error is None
