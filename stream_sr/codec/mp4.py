@@ -30,6 +30,8 @@ def lengthen_video(path: Path, seconds: Fraction) -> bool:
             if kind == b"moov":
                 file.seek(place)
                 start, index = place, file.read(size)
+                if len(index) < size:
+                    return False
             place += size
             file.seek(place)
         changed = bytearray(index)
