@@ -311,7 +311,7 @@ def test_a_video_that_says_its_length_is_left_alone(tmp_path: Path) -> None:
     after = path.read_bytes()
     assert len(after) == len(before)
     assert 4 <= sum(one != other for one, other in zip(after, before, strict=True)) <= 16  # four lengths, no more
-    for content in (b"", b"\0\0\0\x08free", before[:-40], b"\0\0\0\x01mdat\0\0"):
+    for content in (b"", b"\0\0\0\x08free", before[: before.rindex(b"moov") + 300], b"\0\0\0\x01mdat\0\0"):
         path.write_bytes(content)
         assert not lengthen_video(path, Fraction(99))
         assert path.read_bytes() == content
