@@ -24,7 +24,8 @@ def lengthen_video(path: Path, seconds: Fraction) -> bool:
         start = place = 0
         while len(header := file.read(16)) >= HEADER:
             size, kind = struct.unpack_from(">I4s", header)
-            size = struct.unpack_from(">Q", header, HEADER)[0] if size == 1 else size
+            if size == 1:  # of 64 bits
+                size = int.from_bytes(header[HEADER:]) if len(header) == 16 else 0
             if size < HEADER:
                 break
             if kind == b"moov":
