@@ -112,7 +112,7 @@ class Stats:
         self._dropped: Counter[str] = Counter()
         self._counts: Counter[str] = Counter()
         self._latency = Histogram()
-        self._first_ns = self._last_ns = 0
+        self._begin_ns = self._first_ns = self._last_ns = 0  # first captured; first and last handed out
         self._outputs: dict[str, Counter[str]] = {}
         self._source: dict[str, int] = {}
         self._progress = 0
@@ -213,8 +213,19 @@ class Stats:
             self._latency.record(now_ns - captured_ns)
             self._stages.setdefault("write", Histogram()).record(now_ns - began_ns)
             if self._outputs[name]["frames"] == 1:
-                self._first_ns = now_ns
+                self._begin_ns, self._first_ns = captured_ns, now_ns
             self._last_ns = now_ns
+
+    def _rate(self, frames: int) -> float:
+        """Frames per second between the first and the last that were handed out.
+
+        Where most of the run had passed before the first (an encoder that looks ahead gives all at the end), those of
+        the whole.
+        """
+        whole, between = (self._last_ns - began for began in (self._begin_ns, self._first_ns))
+        if 2 * between < whole:
+            return round(frames / whole * 1e9, 3)
+        return round((frames - 1) / between * 1e9, 3) if between else 0.0
 
     def latency(self) -> Histogram:
         """A copy of the latencies so far; two of them make those of the time between, with `Histogram.since`."""
@@ -234,7 +245,6 @@ class Stats:
         `finish` frames_in is frames_out and the drops together.
         """
         with self._lock:
-            seconds = (self._last_ns - self._first_ns) / 1e9
             frames = next(iter(self._outputs.values()))["frames"] if self._outputs else 0
             return {
                 "frames_in": self._counts["frames_in"],
@@ -246,7 +256,7 @@ class Stats:
                     name: {"frames": counts["frames"], "dropped": counts["dropped"]}
                     for name, counts in self._outputs.items()
                 },
-                "fps": round((frames - 1) / seconds, 3) if seconds > 0 else 0.0,
+                "fps": self._rate(frames),
                 "latency_ms": self._latency.summary(),
                 "stages_ms": {name: histogram.summary() for name, histogram in self._stages.items()},
             } | {name: value for name, value in self._counts.items() if name not in ("frames_in", "repeated")}

@@ -64,14 +64,21 @@ def test_summary_of_a_run() -> None:
     json.dumps(summary, allow_nan=False)
 
 
-@pytest.mark.parametrize("outputs", [0, 1])
-def test_a_run_of_no_frame_or_one_has_no_rate(outputs: int) -> None:
+def test_a_run_of_no_frame_has_no_rate() -> None:
     stats = Stats()
-    name = stats.add_output("null:")
-    for _ in range(outputs):
-        stats.output(name, 0, 3, 5)
+    stats.add_output("null:")
     assert stats.summary()["fps"] == 0.0
     json.dumps(stats.summary(), allow_nan=False)
+
+
+def test_a_run_that_ends_all_at_once_has_the_rate_of_the_whole() -> None:
+    """As an encoder that looks ahead gives a short film: nothing, and then everything."""
+    for frames in (1, 9):
+        stats = Stats()
+        name = stats.add_output("out.mp4")
+        for n in range(frames):
+            stats.output(name, 10**9 + n, 0, 3 * 10**9 + 1000 * n)
+        assert stats.summary()["fps"] == pytest.approx(frames / 2, rel=1e-3)
 
 
 def test_outputs_of_one_name_are_told_apart() -> None:
