@@ -18,7 +18,7 @@ from stream_sr.media import FrameSink, PacketSink, SinkOptions, redact
 from stream_sr.metrics import Camera, Cameras
 from stream_sr.pipeline import Pipeline
 from stream_sr.session import Hooks, run
-from stream_sr.sinks import is_file, open_sink
+from stream_sr.sinks import is_file, open_sink, refuse_unknown
 from stream_sr.sinks.lasting import LastingFile
 from stream_sr.status import describe
 from stream_sr.telemetry import auto_line
@@ -95,6 +95,11 @@ def _camera(file: Path, name: str, table: Any, base: Mapping[str, Any], cameras:
     for place in (source, *sinks):
         if place in ("-", "window:"):
             raise ConfigError(f"{where}: '{place}' is for one stream at a terminal; use `stream-sr run` for that")
+    try:
+        for sink in sinks:
+            refuse_unknown(sink)
+    except StreamSRError as error:
+        raise ConfigError(f"{where}: {error}") from error
     config = replace(make_config(read_values(options, where), file=base), cameras=cameras)
     return CameraPlan(name, source, tuple(sinks), config)
 

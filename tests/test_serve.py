@@ -72,6 +72,11 @@ def test_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("[camera.a]\nsource = 'rtsp://h/x'\nsinks = ['null:']\nscal = 2", "no option 'scal'"),
         ("[camera.a]\nsource = 'rtsp://h/x'\nsinks = ['null:']\nscale = 9", "whole number from 1 to 4"),
         ("[camera.a]\nsource = 'rtsp://h/x'\nsinks = ['window:']", "stream-sr run"),
+        (
+            "[camera.a]\nsource = 'rtsp://h/x'\nsinks = ['o.foo']",
+            r"camera.a\]: o.foo: the ending .foo is not a container",
+        ),
+        ("[camera.a]\nsource = 'rtsp://h/x'\nsinks = ['ftp://h/x']", "is none that we know"),
         ("metrics-port = 'x'\n[camera.a]\nsource = 'r'\nsinks = ['null:']", "metrics-port"),
         ("[camera.a]\nsource = 'r'\nsinks = ['b.mkv']\n[camera.c]\nsource = 'r'\nsinks = ['b.mkv']", "both a and c"),
         ("[camera.a]\nsource = 'r'\nsinks = ['b.mkv']\n[camera.c]\nsource = 'r'\nsinks = ['./b.mkv']", "both a and c"),

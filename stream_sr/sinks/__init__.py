@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import PurePath
 
 from stream_sr.errors import ConfigError
 from stream_sr.media import EarlyOpen, FrameSink, PacketSink, SinkOptions, redact
@@ -39,18 +40,31 @@ def is_published(address: str) -> bool:
     return address.startswith("rtsp://") and not is_served(address)
 
 
+def refuse_unknown(address: str) -> None:
+    """Raise ConfigError for an address that no sink takes, now or later: of no known form, or a file of no ending that
+    we write."""
+    if not is_file(address):
+        construct(address, SinkOptions())
+        return
+    from stream_sr.sinks.av import CONTAINERS, ending_refused
+
+    if PurePath(address).suffix.lower() not in CONTAINERS:
+        raise ConfigError(ending_refused(address))
+
+
 def open_sink(address: str, options: SinkOptions) -> FrameSink | PacketSink:
     """The sink for an address, checked as far as is possible before any work; its `open` starts it.
 
     Raises ConfigError for an address that is none of `ADDRESSES`, SinkOpenError for an output that cannot be opened.
     """
-    sink = _construct(address, options)
+    sink = construct(address, options)
     if isinstance(sink, EarlyOpen):
         sink.check()
     return sink
 
 
-def _construct(address: str, options: SinkOptions) -> FrameSink | PacketSink:
+def construct(address: str, options: SinkOptions) -> FrameSink | PacketSink:
+    """The sink, unchecked. Raises ConfigError for an address that is none of `ADDRESSES`."""
     if address == "null:":
         from stream_sr.sinks.null import NullSink
 

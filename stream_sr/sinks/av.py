@@ -68,10 +68,7 @@ class FileSink:
         """Refuse what can be seen before any work: ending, folder, rights, an existing file. Raises SinkOpenError."""
         path = self._path
         if path.suffix.lower() not in CONTAINERS:
-            raise SinkOpenError(
-                f"{self.name}: the ending {path.suffix or '(none)'} is not a container that we write; "
-                f"use one of {', '.join(CONTAINERS)}"
-            )
+            raise SinkOpenError(ending_refused(self.name))
         if path.is_dir():
             raise SinkOpenError(f"{self.name} is a folder; name a file in it, e.g. {path / 'out.mp4'}")
         if not path.parent.is_dir():
@@ -227,6 +224,12 @@ class FileSink:
         self.close()
         if disk is not None:
             disk.path.unlink(missing_ok=True)
+
+
+def ending_refused(address: str) -> str:
+    """What a user is told who names a file that no muxer of ours writes."""
+    ending = Path(address).suffix or "(none)"
+    return f"{address}: the ending {ending} is not a container that we write; use one of {', '.join(CONTAINERS)}"
 
 
 class _Disk:
