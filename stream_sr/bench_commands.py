@@ -14,7 +14,7 @@ from typing import Any
 from stream_sr.commands import EXIT_ABORTED
 from stream_sr.config import RUN_OPTIONS, Config, Option, make_config, number, size, whole
 from stream_sr.errors import ConfigError
-from stream_sr.terminal import Interrupts, StoppedEarly, Stopper, check_json, command_line, print_result
+from stream_sr.terminal import Interrupts, StoppedEarly, Stopper, check_file, check_json, command_line, print_result
 
 EXIT_MISSED = 7
 
@@ -112,8 +112,7 @@ def check_plot(out: Path) -> None:
     from stream_sr.figure import new_figure
 
     new_figure(1, 1)
-    if out.is_dir() or not out.absolute().parent.is_dir():
-        raise ConfigError(f"--plot {out} cannot be written; give a file in a folder that exists")
+    check_file("--plot", out)
 
 
 @contextmanager

@@ -20,7 +20,17 @@ from stream_sr.errors import ConfigError, PipelineStalled, StreamSRError
 from stream_sr.machine import pip_install
 from stream_sr.media import redact
 from stream_sr.model import TUNES
-from stream_sr.terminal import Interrupts, Stopper, check_json, command_line, flush, print_result, write_json
+from stream_sr.terminal import (
+    Interrupts,
+    Stopper,
+    check_file,
+    check_folder,
+    check_json,
+    command_line,
+    flush,
+    print_result,
+    write_json,
+)
 
 if TYPE_CHECKING:
     from stream_sr.model import BuildKey
@@ -253,6 +263,7 @@ def train_command(parsed: argparse.Namespace) -> int:
         raise ConfigError("--validate is for pictures; clips were told apart by `stream-sr clips --validate`")
     tune = f"-{recipe.tune}" if recipe.tune != TUNES[0] else ""
     out = parsed.out or Path("runs") / f"{recipe.name}{tune}-x{recipe.scale}"
+    check_folder(out)
     bar: Any = None
 
     def report(row: dict[str, Any]) -> None:
@@ -318,6 +329,7 @@ def clips_command(parsed: argparse.Namespace) -> int:
     names = {path.stem for path in [*(find_images(parsed.data) if parsed.data else []), *parsed.video]}
     if unknown := sorted(set(parsed.validate) - names):
         raise ConfigError(f"--validate {', '.join(unknown)}: no such picture or film; give names without their ending")
+    check_folder(parsed.out)
     count = make_clips(
         parsed.out, pictures=parsed.data, scale=parsed.scale, length=parsed.length, tune=parsed.tune,
         videos=[(path.stem, partial(read_luma, path)) for path in parsed.video], motion=parsed.motion,
@@ -336,6 +348,7 @@ def export_command(parsed: argparse.Namespace) -> int:
     _need_training("torch", "onnx")
     from stream_sr.train.export import export_checkpoint
 
+    check_folder(parsed.folder)
     if (parsed.folder / "model.onnx").exists() and not parsed.overwrite:
         raise ConfigError(f"{parsed.folder} holds a model already; give --overwrite to replace it")
     model = export_checkpoint(parsed.checkpoint, parsed.folder, name=parsed.name, default=parsed.default)
@@ -348,6 +361,7 @@ def quantize_command(parsed: argparse.Namespace) -> int:
     from stream_sr.model import LOSS_LIMIT
     from stream_sr.train.quantize import quantize_model
 
+    check_folder(parsed.folder)
     model = quantize_model(parsed.folder, parsed.data)
     assert model.int8 is not None
     found = f"{model.name} x{model.scale}, {model.int8.loss:.3f} dB lost, {model.int8.fidelity:.1f} dB from fp32"
@@ -372,6 +386,8 @@ def evaluate_command(parsed: argparse.Namespace) -> int:
 
     config = _config(parsed)
     check_json(parsed.json)
+    if parsed.sheet is not None:
+        check_file("--sheet", parsed.sheet)
     model, scale = choose_model(config)
     options, examples = config.engine_options(depth=1), list[Example]()
     films = [path for path in parsed.paths if is_film(path)]

@@ -5,11 +5,13 @@ Precedence: flag, then ``STREAM_SR_<NAME>`` in the environment, then the file gi
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import tomllib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,10 @@ from stream_sr.engine import LIVE_FIDELITY, QUALITY_FIDELITY, EngineOptions
 from stream_sr.errors import ConfigError
 from stream_sr.media import EncoderOptions, SinkOptions, SourceOptions
 from stream_sr.model import TUNES
+
+log = logging.getLogger("stream_sr")
+PREFIX = "STREAM_SR_"
+NO_OPTIONS = ("STREAM_SR_CACHE", "STREAM_SR_REQUIRE_PEERS")  # of the cache, of the tests
 
 BACKENDS = ("auto", "tensorrt", "openvino", "torch-cuda", "torch", "bicubic")
 PRECISIONS = ("auto", "fp32", "fp16", "bf16", "int8")
@@ -32,7 +38,7 @@ def size(text: str) -> tuple[int, int]:
 
 
 def bitrate(text: str) -> int:
-    """``4M``, ``800k`` or a number, in bit/s."""
+    """A bit rate like 4M or 800k, or a number of bit/s."""
     unit = {"k": 1_000, "m": 1_000_000}.get(text[-1:].lower(), 1)
     value = float(text[:-1] if unit > 1 else text) * unit
     if not (math.isfinite(value) and value >= 1000):
@@ -96,6 +102,7 @@ class Option:
             return self.parse(text)
         except ValueError as error:
             allowed = self.parse.__doc__ or str(error)
+            allowed = allowed[:1].lower() + allowed[1:]
             allowed = str(error) if str(error).startswith(("a ", "true")) else allowed
             raise ConfigError(f"{where}: '{text}' is not {allowed.rstrip('.')}") from error
 
@@ -250,7 +257,11 @@ def make_config(
     Raises ConfigError.
     """
     options = file_options()
-    found = {f"STREAM_SR_{key.upper()}": key for key in options}
+    found = {f"{PREFIX}{key.upper()}": key for key in options}
+    for name in environment:
+        if name.startswith(PREFIX) and name not in found and name not in NO_OPTIONS:
+            near = get_close_matches(name, found, 1)
+            log.warning("%s in the environment is no option%s", name, f"; is it {near[0]}?" if near else "")
     given = {key: value for key, value in flags.items() if key in options and value is not None}
     values: dict[str, Any] = {}
     for layer in (

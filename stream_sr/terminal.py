@@ -85,12 +85,24 @@ def print_result(json_to: str | None, result: T, text: Callable[[T], str]) -> No
 
 
 def check_json(to: str | None) -> None:
+    """As `check_file`; ``-`` is standard output."""
+    if to not in (None, "-"):
+        check_file("--json", Path(to))
+
+
+def check_file(option: str, path: Path) -> None:
     """Refuse a place that cannot be written, before a long run rather than after it. Raises ConfigError."""
-    if to in (None, "-"):
-        return
-    path = Path(to)
     if path.is_dir() or not os.access(path if path.exists() else path.absolute().parent, os.W_OK):
-        raise ConfigError(f"--json {to} cannot be written; give a file in a folder that exists")
+        raise ConfigError(f"{option} {path} cannot be written; give a file in a folder that exists")
+
+
+def check_folder(path: Path) -> None:
+    """Refuse a folder that cannot be made, or written into, before any work. Raises ConfigError."""
+    there = next(part for part in (path.absolute(), *path.absolute().parents) if part.exists())
+    if not there.is_dir():
+        raise ConfigError(f"{path} cannot be a folder: {there} is a file; give another")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ConfigError(f"nothing can be written into the folder {there}; give another than {path}")
 
 
 def write_json(to: str | None, result: Any) -> None:

@@ -233,6 +233,9 @@ def test_what_cannot_be_learnt_from_is_refused(folder: Path, tmp_path: Path) -> 
     (tmp_path / "pictures").mkdir()
     with pytest.raises(ConfigError, match="holds no clips"):
         load_material(RECIPE, [folder, tmp_path / "pictures"])
+    Image.fromarray(noise(64, 64)).save(tmp_path / "pictures" / "held.png")
+    with pytest.raises(ConfigError, match="all 1 pictures validate"):
+        load_material(replace(RECIPE, tune="clean"), [tmp_path / "pictures"])
     for change in ({"tune": "camera"}, {"tune": "clean", "scale": 1}):
         with pytest.raises(ConfigError, match="which teaches nothing"):
             load_material(replace(RECIPE, **change), [tmp_path / "pictures"])

@@ -11,6 +11,11 @@ from stream_sr.config import RUN_OPTIONS, Config, make_config
 from stream_sr.errors import ConfigError
 
 
+def test_a_misspelt_variable_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    make_config({}, environment={"STREAM_SR_SCAL": "3", "STREAM_SR_CACHE": "/elsewhere", "HOME": "/"})
+    assert caplog.messages == ["STREAM_SR_SCAL in the environment is no option; is it STREAM_SR_SCALE?"]
+
+
 def test_every_option_is_a_field_and_every_field_an_option() -> None:
     assert {option.key for option in RUN_OPTIONS} | {"overwrite", "asked", "cameras"} == {
         field.name for field in fields(Config)

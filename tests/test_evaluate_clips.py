@@ -104,6 +104,17 @@ def test_an_exact_film_has_no_psnr(tmp_path: Path) -> None:
     assert "inf" not in text
 
 
+def test_a_truncated_film_is_not_measured_as_if_it_were_whole(tmp_path: Path) -> None:
+    part = tmp_path / "part.mkv"
+    write_video(part, width=130, height=98, count=30)
+    content = part.read_bytes()
+    part.write_bytes(content[: len(content) * 2 // 3])
+    with pytest.raises(SourceOpenError, match=r"breaks off after (\d+) pictures") as told:
+        evaluate_clip(None, part, BICUBIC, scale=2)
+    count = int(str(told.value).rpartition(" ")[2])
+    assert evaluate_clip(None, part, BICUBIC, scale=2, frames=count)["frames"] == count
+
+
 def test_what_cannot_be_measured_is_told(film: Path, tmp_path: Path) -> None:
     small = write_levels(tmp_path / "small.mkv", [np.arange(256, dtype=np.uint8).reshape(16, 16)] * 3)
     assert evaluate_clip(None, small, BICUBIC, scale=2)["frames"] == 3

@@ -128,6 +128,12 @@ def test_a_model_in_eight_bits(work: Path, data: str, capsys: pytest.CaptureFixt
         ),
         (["train", "small.toml", "--data", "pictures", "--sweep", "width"], "expected NAME=NUMBER"),
         (["quantize", "nowhere", "--data", "pictures"], "nowhere is no model folder: it has no model.toml"),
+        (["train", "small.toml", "--data", "pictures", "--out", "film.mp4/run"], "film.mp4 is a file; give another"),
+        (["clips", "film.mp4/clips", "--data", "pictures"], "film.mp4 is a file; give another"),
+        (
+            ["evaluate", "pictures", "--model", "fsrcnn", "--sheet", "none/s.png"],
+            "--sheet none/s.png cannot be written",
+        ),
         (["evaluate", "film.mp4", "pictures", "--model", "fsrcnn"], "give one kind at a time"),
         (["evaluate", "pictures", "--crf", "20", "--model", "fsrcnn"], "are for films"),
         (["evaluate", "film.mp4", "--crf", "60", "--model", "fsrcnn"], "--crf: '60' is not a number from 0 to 51"),

@@ -10,6 +10,7 @@ import av
 import numpy as np
 from av.error import FFmpegError
 
+from stream_sr.codec.extent import is_truncated
 from stream_sr.codec.picture import picture_planes
 from stream_sr.errors import SourceOpenError
 from stream_sr.frame import Plane
@@ -50,17 +51,27 @@ def h264_roundtrip(
 
 
 def read_luma(path: Path) -> Iterator[Plane]:
-    """The luma planes ``[H, W]`` of a film, as they are coded. Raises SourceOpenError for one that is no 8-bit YUV."""
+    """The luma planes ``[H, W]`` of a film, as they are coded.
+
+    Raises SourceOpenError for one that is no 8-bit YUV, and after the last picture of one that is truncated.
+    """
     try:
         with av.open(str(path)) as container:
+            truncated, count = is_truncated(path, container), 0
             for picture in container.decode(video=0):
                 if picture.format.components[0].bits != 8 or not picture.format.name.startswith(
                     ("yuv", "gray", "nv12")
                 ):
                     raise SourceOpenError(f"{path} is {picture.format.name}; convert it to 8-bit yuv420p")
                 yield _luma(picture)
+                count += 1
+            if truncated:
+                raise SourceOpenError(
+                    f"{path} is truncated: it breaks off after {count} pictures; give a whole film, or to "
+                    f"`stream-sr evaluate` --frames {count}"
+                )
     except (FFmpegError, IndexError) as error:
-        raise SourceOpenError(f"{path} cannot be read as a film: {error}") from error
+        raise SourceOpenError(f"{path} cannot be read as a film: {getattr(error, 'strerror', error)}") from error
 
 
 def _luma(picture: av.VideoFrame) -> Plane:

@@ -193,7 +193,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         if not {"recipe", "best"} <= set(state):
             raise ValueError("it holds no recipe and no weights")
     except Exception as error:  # torch.load raises what pickle, zip and its own reader do
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        reason = f"{type(error).__name__}: {error}".splitlines()[0].partition(". ")[0]  # torch's second is advice
         raise ConfigError(f"{path} is no checkpoint of `stream-sr train` ({reason})") from error
     return dict(state)
 

@@ -56,6 +56,8 @@ def _pictures(recipe: Recipe, folders: Sequence[Path]) -> Material:
             f"--validate NAME (there are {', '.join(sorted(path.stem for path in images)[:3])}, ...); the packaged "
             "recipes take ten of the Cloudinary Image Dataset (cid22)"
         )
+    if len(held_back) == len(images):
+        raise ConfigError(f"all {len(images)} pictures validate, and none is left to learn from; give more with --data")
     patches = Patches(
         [path for path in images if path not in held_back],
         scale=recipe.scale, patch=recipe.patch, shrinks=recipe.shrinks, seed=recipe.seed,
