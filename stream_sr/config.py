@@ -17,7 +17,7 @@ from typing import Any
 
 from stream_sr.engine import LIVE_FIDELITY, QUALITY_FIDELITY, EngineOptions
 from stream_sr.errors import ConfigError
-from stream_sr.media import EncoderOptions, SinkOptions, SourceOptions
+from stream_sr.media import MOST_SIDE, EncoderOptions, SinkOptions, SourceOptions
 from stream_sr.model import TUNES
 
 log = logging.getLogger("stream_sr")
@@ -31,9 +31,10 @@ LEAST_SIDE = 16  # pixels, of a wished size: no encoder takes a few pixels
 
 def size(text: str) -> tuple[int, int]:
     """``640x360`` as (width, height)."""
-    width, cross, height = text.lower().partition("x")
-    if not (cross and width.isdecimal() and height.isdecimal() and min(int(width), int(height)) >= LEAST_SIDE):
-        raise ValueError(f"a size like 640x360, from {LEAST_SIDE}x{LEAST_SIDE}")
+    width, _, height = text.lower().partition("x")
+    sides = [int(side) for side in (width, height) if side.isdecimal()]
+    if len(sides) < 2 or min(sides) < LEAST_SIDE or max(sides) > MOST_SIDE:
+        raise ValueError(f"a size like 640x360, from {LEAST_SIDE}x{LEAST_SIDE} to {MOST_SIDE}x{MOST_SIDE}")
     return int(width), int(height)
 
 

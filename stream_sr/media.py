@@ -14,6 +14,8 @@ from typing import Any, Protocol, runtime_checkable
 from stream_sr.frame import Frame, StreamInfo
 from stream_sr.ring import FramePool
 
+MOST_SIDE = 16384  # pixels, of a picture that libx264 takes
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceOptions:

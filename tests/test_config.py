@@ -69,6 +69,7 @@ def test_what_does_not_apply_counts_only_if_it_was_asked_for() -> None:
         ("BACKEND", "cuda", "auto, tensorrt, openvino, torch-cuda, torch, bicubic"),
         ("SIZE", "640", "640x360"),
         ("SIZE", "15x16", "from 16x16"),
+        ("SIZE", "640x16385", "to 16384x16384"),
         ("BITRATE", "fast", "4M"),
         ("BITRATE", "", "4M"),
         ("CRF", "nan", "0 to 51"),

@@ -20,7 +20,7 @@ from stream_sr.codec.picture import picture_in_place, picture_planes
 from stream_sr.color import Siting
 from stream_sr.errors import ConfigError, SinkOpenError, SinkWriteError
 from stream_sr.frame import Frame, StreamInfo
-from stream_sr.media import EncodedStream, EncoderOptions, Packet
+from stream_sr.media import MOST_SIDE, EncodedStream, EncoderOptions, Packet
 
 log = logging.getLogger("stream_sr")
 
@@ -60,6 +60,11 @@ class Encoder:
         check_options(options)
         self.live = live
         self.info = _even(info)
+        if max(self.info.width, self.info.height) > MOST_SIDE:
+            raise SinkOpenError(
+                f"the output would be {self.info.width}x{self.info.height}, encoders take up to {MOST_SIDE} pixels "
+                "a side; give a --size, or a smaller --scale"
+            )
         self.name = choose_encoder(self.info, options, live=live)
         self._context = _context(self.info, options, live, self.name)
         try:

@@ -134,6 +134,8 @@ def _why_not(address: str, name: str, error: Exception) -> str:
     if "://" in address:
         if isinstance(error, SILENT):
             return f"{name} does not answer"
+        if isinstance(error, av.ProtocolNotFoundError):
+            reason = "FFmpeg knows no such protocol; give a file, rtsp://, http:// or https://, or a camera's number"
         return f"cannot open {name}: {reason}"
     with contextlib.suppress(OSError):
         if not os.path.isfile(address):
