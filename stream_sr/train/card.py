@@ -177,7 +177,7 @@ def _training(recipe: Recipe, run: Mapping[str, Any], history: str) -> list[str]
             made += f" In {recipe.still:.0%} of the examples the first picture stands still throughout."
         if recipe.noise:
             made += (
-                f" Half of them have a sensor's noise, other noise in each picture, of at most {recipe.noise:g} levels "
+                f" Half of all have a sensor's noise, other noise in each picture, of at most {recipe.noise:g} levels "
                 "(standard deviation)."
             )
     if recipe.expand:
