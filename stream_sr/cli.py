@@ -282,6 +282,10 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("export", commands.export_command, "turn a checkpoint into a model folder; needs the extra [train]")
     sub.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="checkpoint.pt, as `stream-sr train` left it")
     sub.add_argument("folder", type=Path, metavar="DIR", help="becomes model.onnx and model.toml")
+    sub.add_argument(
+        "--average", type=Path, action="append", default=[], metavar="CHECKPOINT",
+        help="average its weights with those of another run of the same network; may be repeated",
+    )  # fmt: skip
     sub.add_argument("--name", help="of the model (default: the recipe's)")
     sub.add_argument("--default", action="store_true", help="make it the model that is used when none is named")
     sub.add_argument("--overwrite", action="store_true", help="replace the model that is there")

@@ -351,7 +351,9 @@ def export_command(parsed: argparse.Namespace) -> int:
     check_folder(parsed.folder)
     if (parsed.folder / "model.onnx").exists() and not parsed.overwrite:
         raise ConfigError(f"{parsed.folder} holds a model already; give --overwrite to replace it")
-    model = export_checkpoint(parsed.checkpoint, parsed.folder, name=parsed.name, default=parsed.default)
+    model = export_checkpoint(
+        parsed.checkpoint, parsed.folder, name=parsed.name, average=parsed.average, default=parsed.default
+    )
     print(f"{model.onnx}: {model.name} x{model.scale}, {model.parameters} parameters")
     return 0
 

@@ -102,6 +102,29 @@ def test_the_best_weights_of_a_checkpoint_are_exported(tmp_path: Path) -> None:
     assert export_checkpoint(path, tmp_path / "named", "other").name == "other"
 
 
+def test_runs_are_averaged(tmp_path: Path) -> None:
+    recipe = dataclasses.replace(load_recipe("fsrcnn-s", scale=2), network=SMALL)
+    state = {"recipe": {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(recipe).items()}}
+    paths = [tmp_path / f"{n}.pt" for n in range(3)]
+    weights = [small(2).state_dict() for _ in paths]
+    for path, best in zip(paths, weights, strict=True):
+        torch.save(state | {"best": best, "iteration": 7, "best_psnr": 30.0}, path)
+    spec = export_checkpoint(paths[0], tmp_path / "out", average=paths[1:])
+    stored = {one.name: onnx.numpy_helper.to_array(one) for one in onnx.load(str(spec.onnx)).graph.initializer}
+    for name in weights[0]:
+        mean = torch.stack([one[name] for one in weights]).mean(0)
+        np.testing.assert_allclose(stored[name].ravel(), mean.numpy().ravel(), atol=1e-7)
+    training = tomllib.loads(spec.onnx.with_name("model.toml").read_text())["training"]
+    assert training["averaged"] == 3
+    assert "validation_psnr" not in training
+    other = state["recipe"] | {"network": SMALL | {"kernel": 7}}
+    best = build_network("FSRCNN", scale=2, d=6, s=4, m=1, kernel=7).state_dict()
+    torch.save({"recipe": other, "best": best, "iteration": 7, "best_psnr": 30.0}, paths[2])
+    with pytest.raises(ModelError, match="only weights of one network"):
+        export_checkpoint(paths[0], tmp_path / "no", average=[paths[2]])
+    assert not (tmp_path / "no").exists()
+
+
 def test_a_recurrent_run_is_exported_with_its_bound_kernels_plain(tmp_path: Path) -> None:
     """And a run that was stopped before its first validation has no figure to write."""
     network = {"kind": "RecurrentSR", "width": 4, "depth": 1}

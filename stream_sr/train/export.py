@@ -9,7 +9,7 @@ same bytes. Needs torch and onnx.
 import json
 import math
 import operator
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,10 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, fx, nn
 
 from stream_sr import reference
-from stream_sr.errors import ModelError
+from stream_sr.errors import ConfigError, ModelError
 from stream_sr.model import INT8_FILE, PREVIOUS, UPSCALED, ModelSpec, read_model
 from stream_sr.networks import Deconvolution, LumaGraph, RecurrentLumaGraph, RecurrentSR, repeated, restore_network
+from stream_sr.train.loop import load_checkpoint
 
 OPSET = 18
 IR_VERSION = 10
@@ -79,26 +80,34 @@ def export_checkpoint(
     folder: Path,
     name: str | None = None,
     *,
+    average: Sequence[Path] = (),
     psnr_y: Mapping[str, float] | None = None,
     default: bool = False,
 ) -> ModelSpec:
     """Export the best weights of a training run into ``folder``, under ``name`` or the recipe's, with its reference.
 
-    Raises ModelError.
+    ``average``: checkpoints of other runs of the same network, from the same start, whose weights are averaged with
+    them (Wortsman and others, "Model soups", ICML 2022). Raises ModelError.
     """
-    if not checkpoint.is_file():
-        raise ModelError(f"no such file: {checkpoint}; `stream-sr train` leaves a checkpoint.pt in its --out folder")
-    try:
-        state = torch.load(checkpoint, weights_only=True, map_location="cpu")
-        recipe, best = state["recipe"], state["best"]
-        network = dict(recipe["network"])
-        module = restore_network(network, scale=recipe["scale"], weights=best)
-    except Exception as error:  # torch.load raises what pickle, zip and its own reader do
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise ModelError(f"{checkpoint} is no checkpoint of `stream-sr train` ({reason})") from error
+    state, network, module = _restored(checkpoint)
+    recipe = state["recipe"]
+    if average:
+        others = [_restored(path) for path in average]
+        for path, (other, shape, _) in zip(average, others, strict=True):
+            if (shape, other["recipe"]["scale"]) != (network, recipe["scale"]):
+                raise ModelError(
+                    f"{path} holds {shape} x{other['recipe']['scale']}, {checkpoint} {network} x{recipe['scale']}; "
+                    "only weights of one network can be averaged"
+                )
+        all_weights = [one.state_dict() for one in (module, *(found for _, _, found in others))]
+        module.load_state_dict(
+            {name: torch.stack([one[name] for one in all_weights]).mean(0) for name in all_weights[0]}
+        )
     training = {key: value for key, value in recipe.items() if key not in ("name", "scale", "tune", "network")}
     training["iteration"] = state["iteration"]
-    if math.isfinite(state["best_psnr"]):  # it is not before the first validation
+    if average:
+        training["averaged"] = 1 + len(average)
+    elif math.isfinite(state["best_psnr"]):  # it is not before the first validation
         training["validation_psnr"] = round(float(state["best_psnr"]), 4)
     model = write_model(
         folder, name=name or recipe["name"], scale=recipe["scale"], network=network, module=module,
@@ -106,6 +115,19 @@ def export_checkpoint(
     )  # fmt: skip
     reference.write(model)
     return model
+
+
+def _restored(checkpoint: Path) -> tuple[dict[str, Any], dict[str, Any], nn.Module]:
+    """What a checkpoint holds, its network's arguments, and that with its best weights. Raises ModelError."""
+    if not checkpoint.is_file():
+        raise ModelError(f"no such file: {checkpoint}; `stream-sr train` leaves a checkpoint.pt in its --out folder")
+    try:
+        state = load_checkpoint(checkpoint)
+        network = dict(state["recipe"]["network"])
+        return state, network, restore_network(network, scale=state["recipe"]["scale"], weights=state["best"])
+    except (ConfigError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        reason = "" if isinstance(error, ConfigError) else f"{checkpoint} is no checkpoint of `stream-sr train`: "
+        raise ModelError(f"{reason}{error}") from error
 
 
 def count_parameters(network: nn.Module) -> int:
