@@ -54,20 +54,18 @@ def _lengthen(index: bytearray, seconds: Fraction) -> bool:
         if index[media[b"hdlr"][0] + 8 : media[b"hdlr"][0] + 12] != b"vide":
             continue
         ticks, length = _times(index, media[b"mdhd"][0])
-        missing = round(seconds * ticks) - _get(index, length)
-        if missing <= 0:
-            return False
         movie_ticks, movie_length = _times(index, boxes[b"mvhd"][0])
-        more = round(Fraction(missing, ticks) * movie_ticks)
-        _put(index, length, _get(index, length) + missing)
         shown = _length_of_track(index, track[b"tkhd"][0])
-        _put(index, shown, _get(index, shown) + more)
-        if b"edts" in track:
-            for _, begin, _ in _boxes(index, *track[b"edts"]):
-                edit = _last_edit(index, begin)
-                _put(index, edit, _get(index, edit) + more)
-        _put(index, movie_length, max(_get(index, movie_length), _get(index, shown)))
-        return True
+        before = bytes(index)
+        _raise(index, length, round(seconds * ticks))
+        lists = [begin for kind, begin, _ in _boxes(index, *track.get(b"edts", (0, 0))) if kind == b"elst"]
+        for begin in lists:  # the track is as long as its edits, of which one before may be a pause
+            more = _raise(index, _last_edit(index, begin), round(seconds * movie_ticks))
+            _raise(index, shown, _get(index, shown) + more)
+        if not lists:
+            _raise(index, shown, round(seconds * movie_ticks))
+        _raise(index, movie_length, _get(index, shown))
+        return index != before
     return False
 
 
@@ -103,5 +101,8 @@ def _get(data: bytearray, field: Field) -> int:
     return int(struct.unpack_from(field[1], data, field[0])[0])
 
 
-def _put(data: bytearray, field: Field, value: int) -> None:
-    struct.pack_into(field[1], data, field[0], value)
+def _raise(data: bytearray, field: Field, least: int) -> int:
+    """Make the number at least so large; by how much it grew."""
+    value = _get(data, field)
+    struct.pack_into(field[1], data, field[0], max(value, least))
+    return max(0, least - value)
