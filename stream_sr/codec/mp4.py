@@ -6,103 +6,94 @@ import struct
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import IO, Any
 
-Box = tuple[bytes, int, int]  # type, where its content begins, where it ends
-HEADER = 8  # bytes of size and type
+Field = tuple[int, str]  # where a number stands, and its format
+Extent = tuple[int, int]  # where a box's content begins, and where it ends
 
 
 def lengthen_video(path: Path, seconds: Fraction) -> bool:
-    """Let the pictures of the file be shown for ``seconds`` from the first to the end of the last; whether that was
-    longer than what it said.
+    """Let the pictures of the file be shown for ``seconds`` from the first to the end of the last.
 
     Where a fragment begins after the picture that is shown last (which comes earlier in decoding), FFmpeg takes the
-    beginning of that for the end of the video, and players leave it out. Raises OSError; a file without an index at its
-    end (one that was not finished) is left alone.
+    beginning of that for the end of the video, and players leave it out. Returns whether the file said less. Raises
+    OSError; a file without a whole index (one that was not finished) is left alone. Of an index, which holds a hundred
+    bytes a picture, only what is needed is read.
     """
     with path.open("r+b") as file:
-        index = b""
-        start = place = 0
-        while len(header := file.read(16)) >= HEADER:
-            size, kind = struct.unpack_from(">I4s", header)
-            if size == 1:  # of 64 bits
-                size = int.from_bytes(header[HEADER:]) if len(header) == 16 else 0
-            if size < HEADER:
-                break
-            if kind == b"moov":
-                file.seek(place)
-                start, index = place, file.read(size)
-                if len(index) < size:
-                    return False
-            place += size
-            file.seek(place)
-        changed = bytearray(index)
-        if not _lengthen(changed, seconds):
+        size = file.seek(0, 2)
+        index = dict(_boxes(file, (0, size))).get(b"moov", (0, 0))
+        if index[1] > size:
             return False
-        file.seek(start)
-        file.write(changed)
-        return True
-
-
-def _lengthen(index: bytearray, seconds: Fraction) -> bool:
-    """The same for ``moov``, in place."""
-    boxes = {kind: (begin, end) for kind, begin, end in _boxes(index, HEADER, len(index)) if kind != b"trak"}
-    for kind, begin, end in _boxes(index, HEADER, len(index)):
-        if kind != b"trak":
-            continue
-        track = {kind: (begin, end) for kind, begin, end in _boxes(index, begin, end)}
-        media = {kind: (begin, end) for kind, begin, end in _boxes(index, *track[b"mdia"])}
-        if index[media[b"hdlr"][0] + 8 : media[b"hdlr"][0] + 12] != b"vide":
-            continue
-        ticks, length = _times(index, media[b"mdhd"][0])
-        movie_ticks, movie_length = _times(index, boxes[b"mvhd"][0])
-        shown = _length_of_track(index, track[b"tkhd"][0])
-        before = bytes(index)
-        _raise(index, length, round(seconds * ticks))
-        lists = [begin for kind, begin, _ in _boxes(index, *track.get(b"edts", (0, 0))) if kind == b"elst"]
-        for begin in lists:  # the track is as long as its edits, of which one before may be a pause
-            more = _raise(index, _last_edit(index, begin), round(seconds * movie_ticks))
-            _raise(index, shown, _get(index, shown) + more)
-        if not lists:
-            _raise(index, shown, round(seconds * movie_ticks))
-        _raise(index, movie_length, _get(index, shown))
-        return index != before
+        movie = dict(_boxes(file, index))
+        for kind, extent in _boxes(file, index):
+            if kind != b"trak":
+                continue
+            track = dict(_boxes(file, extent))
+            media = dict(_boxes(file, track[b"mdia"]))
+            if _read(file, (media[b"hdlr"][0] + 8, ">4s")) != b"vide":
+                continue
+            edits = dict(_boxes(file, track[b"edts"])).get(b"elst") if b"edts" in track else None
+            ticks, length = _times(file, media[b"mdhd"][0])
+            movie_ticks, movie_length = _times(file, movie[b"mvhd"][0])
+            shown = _length_of_track(file, track[b"tkhd"][0])
+            grown = _raise(file, length, round(seconds * ticks))
+            if edits is None:
+                grown += _raise(file, shown, round(seconds * movie_ticks))
+            else:  # the track is as long as its edits, of which one before may be a pause
+                more = _raise(file, _last_edit(file, edits[0]), round(seconds * movie_ticks))
+                grown += more + _raise(file, shown, _number(file, shown) + more)
+            return grown + _raise(file, movie_length, _number(file, shown)) > 0
     return False
 
 
-def _boxes(data: bytearray, begin: int, end: int) -> Iterator[Box]:
-    while begin + HEADER <= end:
-        size, kind = struct.unpack_from(">I4s", data, begin)
-        if size < HEADER:  # of 64 bits: only media data is that large
+def _boxes(file: IO[bytes], extent: Extent) -> Iterator[tuple[bytes, Extent]]:
+    place, end = extent
+    while place + 8 <= end:
+        size, kind = _number(file, (place, ">I")), _read(file, (place + 4, ">4s"))
+        header = 16 if size == 1 else 8  # a size of 64 bits follows
+        if size == 1 and place + header <= end:
+            size = _number(file, (place + 8, ">Q"))
+        if size < header:
             return
-        yield kind, begin + HEADER, begin + size
-        begin += size
+        yield kind, (place + header, place + size)
+        place += size
 
 
-Field = tuple[int, str]  # where, and its format
-
-
-def _times(data: bytearray, begin: int) -> tuple[int, Field]:
+def _times(file: IO[bytes], begin: int) -> tuple[int, Field]:
     """Ticks per second and the duration of ``mvhd`` or ``mdhd``; 64 bits in version 1."""
-    if data[begin]:
-        return struct.unpack_from(">I", data, begin + 20)[0], (begin + 24, ">Q")
-    return struct.unpack_from(">I", data, begin + 12)[0], (begin + 16, ">I")
+    if _version(file, begin):
+        return _number(file, (begin + 20, ">I")), (begin + 24, ">Q")
+    return _number(file, (begin + 12, ">I")), (begin + 16, ">I")
 
 
-def _length_of_track(data: bytearray, begin: int) -> Field:
-    return (begin + 28, ">Q") if data[begin] else (begin + 20, ">I")
+def _length_of_track(file: IO[bytes], begin: int) -> Field:
+    return (begin + 28, ">Q") if _version(file, begin) else (begin + 20, ">I")
 
 
-def _last_edit(data: bytearray, begin: int) -> Field:
-    size, form = (20, ">Q") if data[begin] else (12, ">I")
-    return begin + 8 + size * (struct.unpack_from(">I", data, begin + 4)[0] - 1), form
+def _last_edit(file: IO[bytes], begin: int) -> Field:
+    size, form = (20, ">Q") if _version(file, begin) else (12, ">I")
+    return begin + 8 + size * (_number(file, (begin + 4, ">I")) - 1), form
 
 
-def _get(data: bytearray, field: Field) -> int:
-    return int(struct.unpack_from(field[1], data, field[0])[0])
+def _version(file: IO[bytes], begin: int) -> int:
+    return _number(file, (begin, ">B"))
 
 
-def _raise(data: bytearray, field: Field, least: int) -> int:
+def _number(file: IO[bytes], field: Field) -> int:
+    return int(_read(file, field))
+
+
+def _read(file: IO[bytes], field: Field) -> Any:
+    place, form = field
+    file.seek(place)
+    return struct.unpack(form, file.read(struct.calcsize(form)))[0]
+
+
+def _raise(file: IO[bytes], field: Field, least: int) -> int:
     """Make the number at least so large; by how much it grew."""
-    value = _get(data, field)
-    struct.pack_into(field[1], data, field[0], max(value, least))
+    value = _number(file, field)
+    if value < least:
+        file.seek(field[0])
+        file.write(struct.pack(field[1], least))
     return max(0, least - value)
