@@ -37,13 +37,13 @@ def lengthen_video(path: Path, seconds: Fraction) -> bool:
             ticks, length = _times(file, media[b"mdhd"][0])
             movie_ticks, movie_length = _times(file, movie[b"mvhd"][0])
             shown = _length_of_track(file, track[b"tkhd"][0])
-            grown = _raise(file, length, round(seconds * ticks))
+            grown = _at_least(file, length, round(seconds * ticks))
             if edits is None:
-                grown += _raise(file, shown, round(seconds * movie_ticks))
+                grown += _at_least(file, shown, round(seconds * movie_ticks))
             else:  # the track is as long as its edits, of which one before may be a pause
-                more = _raise(file, _last_edit(file, edits[0]), round(seconds * movie_ticks))
-                grown += more + _raise(file, shown, _number(file, shown) + more)
-            return grown + _raise(file, movie_length, _number(file, shown)) > 0
+                more = _at_least(file, _last_edit(file, edits[0]), round(seconds * movie_ticks))
+                grown += more + _at_least(file, shown, _number(file, shown) + more)
+            return grown + _at_least(file, movie_length, _number(file, shown)) > 0
     return False
 
 
@@ -90,7 +90,7 @@ def _read(file: IO[bytes], field: Field) -> Any:
     return struct.unpack(form, file.read(struct.calcsize(form)))[0]
 
 
-def _raise(file: IO[bytes], field: Field, least: int) -> int:
+def _at_least(file: IO[bytes], field: Field, least: int) -> int:
     """Make the number at least so large; by how much it grew."""
     value = _number(file, field)
     if value < least:

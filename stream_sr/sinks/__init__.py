@@ -41,8 +41,7 @@ def is_published(address: str) -> bool:
 
 
 def refuse_unknown(address: str) -> None:
-    """Raise ConfigError for an address that no sink takes, now or later: of no known form, or a file of no ending that
-    we write."""
+    """Raise ConfigError or SinkOpenError for what no sink takes, now or later: an unknown form, or ending of a file."""
     if not is_file(address):
         construct(address, SinkOptions())
         return

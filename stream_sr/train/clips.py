@@ -69,10 +69,11 @@ def make_clips(
 
     ``motion`` says how stills become clips: by a `scenes.pan`, by a `scenes.scene`, or both, which are two clips.
     ``pictures`` are folders; ``videos`` are names and functions that give luma planes, which are reduced to half their
-    size before they count as truth (that removes their own compression). ``tune`` is ``clean`` (reduced by bicubic) or
-    ``camera`` (degraded, each clip by another `degrade.draw`). ``validation`` names pictures (stems) and videos whose
-    clips go into the folder `VALIDATION` below. Returns how many clips were written. Raises SourceError for what
-    cannot be read or gives no clip, ConfigError for a folder that holds clips already and for two of one name.
+    size before they count as truth (that removes their own compression). ``tune`` is ``clean`` (reduced by bicubic)
+    or ``camera`` (degraded, each clip by another `degrade.draw`, which may soften the truth too). ``validation``
+    names pictures (stems) and videos whose clips go into the folder `VALIDATION` below. Returns how many clips were
+    written. Raises SourceError for what cannot be read or gives no clip, ConfigError for a folder that holds clips
+    already and for two of one name.
     """
     if any(out.glob(f"*{ENDING}")):
         raise ConfigError(f"{out} holds clips already; give another folder, or remove them")
