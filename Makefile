@@ -1,17 +1,20 @@
-# make demo: the main job, on a fresh machine.   make test: all tests.
+# make demo: the main job, on a fresh machine.   make test: the tests.   make test-all: their long forms as well.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO_SECONDS ?= 20
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test check quality train-gpu readme clean soak auto overload fuzz live webcam peers
+.PHONY: demo test test-all check quality train-gpu readme clean soak auto overload fuzz live webcam peers
 
 demo: $(VENV)/.demo
 	$(BIN)/stream-sr demo --seconds $(DEMO_SECONDS) --out out
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest
+
+test-all: $(VENV)/.test
+	$(BIN)/python -m pytest -m ''
 
 check: $(VENV)/.test
 	$(BIN)/ruff check .
