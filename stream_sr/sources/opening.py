@@ -113,7 +113,10 @@ def open_container(address: str, options: SourceOptions, name: str) -> tuple[Inp
         # "file:" keeps FFmpeg from reading a name with a colon as a protocol.
         place = address if remote else f"file:{address}"
         container = open_with_decoder(
-            options.decoder, lambda hardware: av.open(place, "r", options=settings, timeout=timeout, hwaccel=hardware)
+            options.decoder,
+            lambda hardware: av.open(
+                place, "r", options=settings, timeout=timeout, hwaccel=hardware, metadata_errors="replace"
+            ),
         )
     except (av.FFmpegError, OSError, ValueError) as error:
         raise SourceOpenError(_why_not(address, name, error)) from error
