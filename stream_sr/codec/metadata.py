@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections import Counter
 from collections.abc import Mapping
 from fractions import Fraction
@@ -29,6 +30,17 @@ GENERIC_HANDLERS = {"videohandler", "soundhandler", "subtitlehandler", "datahand
 DISPOSITIONS = ~(Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image)
 MIMETYPES = {"mjpeg": "image/jpeg", "png": "image/png", "bmp": "image/bmp", "gif": "image/gif", "webp": "image/webp"}
 SUFFIXES = {"mjpeg": "jpg"}
+
+
+def _as_latin1(error: UnicodeError) -> tuple[str, int]:
+    """Decode the bytes that are not UTF-8 as ISO 8859-1, which old programs wrote."""
+    if not isinstance(error, UnicodeDecodeError):
+        raise error
+    return error.object[error.start : error.end].decode("latin-1"), error.end
+
+
+METADATA_ERRORS = "stream_sr.latin1"  # `metadata_errors` of PyAV for every input: no tag makes a file unreadable
+codecs.register_error(METADATA_ERRORS, _as_latin1)
 
 
 def container_tags(container: InputContainer) -> Tags:
@@ -119,7 +131,7 @@ def _read_covers(address: str, numbers: list[int]) -> list[Attachment]:
     if not numbers:
         return []
     found: dict[int, Attachment] = {}
-    with av.open(f"file:{address}", metadata_errors="replace") as container:
+    with av.open(f"file:{address}", metadata_errors=METADATA_ERRORS) as container:
         streams: list[Any] = [container.streams[number] for number in numbers]
         packets: Any = container.demux(streams)
         for packet in packets:

@@ -17,6 +17,7 @@ import av
 from av.container import InputContainer
 
 from stream_sr.codec.extent import lacks_index
+from stream_sr.codec.metadata import METADATA_ERRORS
 from stream_sr.codec.nvdec import open_with_decoder
 from stream_sr.codec.sockets import open_sockets, shut_down, tcp_peers
 from stream_sr.errors import SourceLost, SourceOpenError
@@ -115,7 +116,7 @@ def open_container(address: str, options: SourceOptions, name: str) -> tuple[Inp
         container = open_with_decoder(
             options.decoder,
             lambda hardware: av.open(
-                place, "r", options=settings, timeout=timeout, hwaccel=hardware, metadata_errors="replace"
+                place, "r", options=settings, timeout=timeout, hwaccel=hardware, metadata_errors=METADATA_ERRORS
             ),
         )
     except (av.FFmpegError, OSError, ValueError) as error:
