@@ -265,6 +265,15 @@ class Cameras:
         self._listener.close()
 
 
+def open_hanging(cameras: Cameras, options: SourceOptions, cancelled: threading.Event) -> None:
+    open_source(cameras.url + "/hang", options, cancelled=cancelled)
+
+
+def read_all(source: Source) -> None:
+    for frame in source.frames():
+        frame.release()
+
+
 def test_cancelling_one_of_two_at_the_same_port_leaves_the_other_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -274,7 +283,7 @@ def test_cancelling_one_of_two_at_the_same_port_leaves_the_other_alone(
     with closing(Cameras(tmp_path)) as cameras:
         for _ in range(50):
             cancelled = threading.Event()
-            first = Worker("first", partial(open_source, cameras.url + "/hang", options, cancelled=cancelled))
+            first = Worker("first", partial(open_hanging, cameras, options, cancelled))
             assert cameras.hanging.acquire(timeout=PATIENCE_SECONDS)
             with closing(open_source(cameras.url + "/play", options)) as other:
                 cancelled.set()
@@ -298,7 +307,7 @@ def test_stopping_one_of_two_at_the_same_port_leaves_the_other_alone(tmp_path: P
             workers = [Worker("open", open_one) for _ in range(2)]
             assert all(worker.join(PATIENCE_SECONDS) for worker in workers)
             first, other = opened
-            reader = Worker("first", partial(list, first.frames()))
+            reader = Worker("first", partial(read_all, first))
             first.stop()
             assert reader.join(2)
             first.close()
@@ -326,7 +335,7 @@ def test_cancelled_openings_leave_nothing_after_their_timeouts(tmp_path: Path) -
         before = resources()
         for _ in range(10):
             cancelled = threading.Event()
-            helper = Worker("opening", partial(open_source, cameras.url + "/hang", options, cancelled=cancelled))
+            helper = Worker("opening", partial(open_hanging, cameras, options, cancelled))
             assert cameras.hanging.acquire(timeout=PATIENCE_SECONDS)
             cancelled.set()
             assert helper.join(2)
@@ -345,8 +354,9 @@ def test_a_search_that_hangs_in_an_opening_does_not_hold_up_closing(tmp_path: Pa
 
         source = ReconnectingSource(connect)
         cameras.more()
-        source._source.stop()  # type: ignore[union-attr] - its end is a loss
-        reader = Worker("reader", partial(list, source.frames()))
+        assert source._source is not None
+        source._source.stop()  # its end is a loss
+        reader = Worker("reader", partial(read_all, source))
         assert cameras.hanging.acquire(timeout=PATIENCE_SECONDS)
         began = time.monotonic()
         source.close()
