@@ -369,7 +369,7 @@ def test_closing_while_ffmpeg_waits_leaves_the_container_to_the_thread_that_wait
             def read() -> None:
                 for frame in source.frames():
                     frames.append(frame)
-                    if len(frames) == 58:  # the rest is held back until more comes
+                    if len(frames) == 56:  # the rest is held back until more comes
                         waiting.set()
 
             reader = Worker("reader", read)
