@@ -363,3 +363,35 @@ def test_a_search_that_hangs_in_an_opening_does_not_hold_up_closing(tmp_path: Pa
         assert time.monotonic() - began < 2
         assert reader.join(2)
     wait_until(lambda: not abandoned())
+
+
+@linux
+@pytest.mark.parametrize("which", [signal.SIGTERM, signal.SIGHUP])
+def test_serve_does_not_wait_for_a_camera_that_hangs_in_its_opening(tmp_path: Path, which: signal.Signals) -> None:
+    """SIGTERM ends the process; SIGHUP with another file starts the next camera, and then SIGTERM ends it."""
+    with closing(Cameras(tmp_path)) as cameras:
+        file = tmp_path / "cameras.toml"
+
+        def write(name: str) -> None:
+            file.write_text(
+                f'[all]\nbackend = "bicubic"\nread-timeout = 60\n'
+                f'[camera.{name}]\nsource = "{cameras.url}/hang/{name}"\nsinks = ["null:"]\n'
+            )
+
+        write("one")
+        process = subprocess.Popen(
+            [sys.executable, "-m", "stream_sr", "serve", str(file)], stderr=subprocess.PIPE, text=True
+        )
+        try:
+            assert cameras.hanging.acquire(timeout=PATIENCE_SECONDS)
+            if which == signal.SIGHUP:
+                write("two")
+                process.send_signal(which)
+                assert cameras.hanging.acquire(timeout=PATIENCE_SECONDS)  # long before the first has its timeout
+            process.send_signal(signal.SIGTERM)
+            _, message = process.communicate(timeout=20)
+        finally:
+            process.kill()
+    assert process.returncode == 0, message
+    assert "Traceback" not in message
+    assert "takes its time" not in message
