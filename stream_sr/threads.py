@@ -33,13 +33,22 @@ class Worker:
     """
 
     _daemon = False
+    _running: "set[Worker]" = set()  # noqa: RUF012 - of all instances
+    _lock = threading.Lock()
 
     def __init__(self, name: str, target: Callable[[], None]) -> None:
         self.name = name
         self.error: BaseException | None = None
         self._target = target
         self._thread = threading.Thread(target=self._run, name=name, daemon=self._daemon)
-        self._thread.start()
+        with self._lock:
+            self._running.add(self)
+        try:
+            self._thread.start()
+        except BaseException:
+            with self._lock:
+                self._running.discard(self)
+            raise
 
     def _run(self) -> None:
         _tell_the_system(self.name)
@@ -49,6 +58,8 @@ class Worker:
             self.error = error
         finally:
             del self._target  # it may hold its owner, who holds us
+            with self._lock:
+                self._running.discard(self)
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait for the end; whether it came."""
@@ -69,8 +80,6 @@ class Abandonable(Worker):
     """
 
     _daemon = True
-    _abandoned: "set[Abandonable]" = set()  # noqa: RUF012 - of all instances
-    _lock = threading.Lock()
 
     def __init__(self, name: str, target: Callable[[], None]) -> None:
         if len(stuck := abandoned()) >= MAX_ABANDONED:
@@ -78,43 +87,41 @@ class Abandonable(Worker):
                 f"{len(stuck)} calls that were abandoned have not returned yet (the first: {stuck[0]}); "
                 "check the network and the mounted file systems, then start the program again"
             )
+        self.is_abandoned = False
         super().__init__(name, target)
 
     def _run(self) -> None:
-        try:
-            super()._run()
-        finally:
-            with self._lock:
-                if self in self._abandoned:
-                    self._abandoned.discard(self)
-                    log.debug("the abandoned thread '%s' has ended", self.name)
+        super()._run()
+        if self.is_abandoned:
+            log.debug("the abandoned thread '%s' has ended", self.name)
 
     def abandon(self) -> None:
         """Leave the thread to itself; returns at once."""
-        with self._lock:
-            if self._thread.is_alive() and self not in self._abandoned:
-                self._abandoned.add(self)
-                log.debug("the thread '%s' is abandoned until its native call returns", self.name)
+        if not self.is_abandoned and not self.join(0):
+            self.is_abandoned = True
+            log.debug("the thread '%s' is abandoned until its native call returns", self.name)
 
 
 def abandoned() -> list[str]:
     """Return the names of the abandoned threads that still run."""
-    with Abandonable._lock:
-        return sorted(one.name for one in Abandonable._abandoned)
+    with Worker._lock:
+        return sorted(one.name for one in Worker._running if isinstance(one, Abandonable) and one.is_abandoned)
 
 
 def finish_process(code: int) -> int:
-    """Return ``code`` for a normal exit; where a daemon thread still runs, end the process here with that code.
+    """Return ``code`` for a normal exit; where an `Abandonable` still runs, end the process here with that code.
 
     Python would tear its state down under a native call that comes back to it 10 times a second (PyAV's timeouts do).
-    Joins all other threads and flushes the standard streams first, as a normal exit does; runs no `atexit` function.
+    Joins every `Worker` and flushes the standard streams first, as a normal exit does; runs no `atexit` function.
     """
-    others = [thread for thread in threading.enumerate() if thread is not threading.current_thread()]
-    for thread in others:
-        if not thread.daemon:
-            thread.join()
-    if not any(thread.daemon and thread.is_alive() for thread in others):
+    with Worker._lock:
+        running = list(Worker._running)
+    left = [one for one in running if isinstance(one, Abandonable)]
+    if not left:
         return code
+    for one in running:
+        if one not in left:
+            one.join()
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or nobody reads it
