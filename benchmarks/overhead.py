@@ -76,7 +76,6 @@ class Account:
 
         return whole
 
-
     def clear(self) -> None:
         """Forget what was entered so far: the opening of the file and the engine."""
         with self._lock:
