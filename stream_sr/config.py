@@ -140,7 +140,10 @@ OUTPUT_OPTIONS = (
     Option("bitrate", "bit rate of the encoder, such as 4M", bitrate, "RATE"),
     Option("encoder-preset", "speed of the encoder, such as ultrafast or slow", metavar="NAME"),
     Option("gop", "frames between key pictures", whole(1, 100_000), "N"),
-    Option("audio", "what happens to audio, and to subtitles of a file (default copy)", choices=("copy", "none")),
+    Option(
+        "audio", "of the source, and a file's subtitles: copy (AAC where the output cannot hold it), aac, none",
+        choices=("copy", "aac", "none"), metavar="copy|aac|none",
+    ),
     Option("viewer-user", "whom our RTSP server and the page let in (default: everybody)", metavar="NAME"),
     Option("viewer-password", "that this user has to prove; better in the environment or in a file", metavar="WORD"),
     Option("max-viewers", "at once, of each stream that is served (default 64)", whole(1, 1000), "N"),

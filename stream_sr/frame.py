@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stream_sr.color import ColorInfo
+from stream_sr.metadata import Metadata
 
 if TYPE_CHECKING:
     from stream_sr.ring import Slot
@@ -113,6 +114,7 @@ class StreamInfo:
     duration_seconds: float | None = None
     codec: str = ""
     name: str = ""  # the address without credentials
+    metadata: Metadata = field(default_factory=Metadata)  # tags and chapters of a file, for an output file
 
     def scaled(self, width: int, height: int) -> StreamInfo:
         """The same stream at another size."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import threading
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
@@ -36,7 +36,7 @@ class SinkOptions:
     """How an output is opened."""
 
     overwrite: bool = False
-    audio: str = "copy"  # or "none"
+    audio: str = "copy"  # or "aac": transcoded to it, or "none"
     viewer_user: str | None = None  # whom a server of ours lets in; None: everybody
     viewer_password: str | None = None
     max_viewers: int = 64  # of each stream
@@ -84,6 +84,17 @@ class Source(Protocol):
     def close(self) -> None:
         """Free everything; joins its threads. Safe to call twice."""
         ...
+
+
+@runtime_checkable
+class Resizing(Protocol):
+    """A source whose frames may change their size and colours: a camera that comes back, a file of several parts.
+
+    ``prepare`` is set by who can take such frames. The source calls it with the new description before the first of
+    them, from the thread that makes its frames or another; it may take long.
+    """
+
+    prepare: Callable[[StreamInfo], None] | None
 
 
 class FrameSink(Protocol):
@@ -289,6 +300,14 @@ class Lane:
             self.unwanted = True
             self._items.clear()
             self.bytes_held = 0
+
+    def first_packets(self) -> dict[int, Any]:
+        """The oldest packet of each track that waits here now, by track number. They stay."""
+        with self._lock:
+            found: dict[int, Any] = {}
+            for track, _, packet in self._items:
+                found.setdefault(track, packet)
+            return found
 
     def take(self) -> Iterator[tuple[int, Any]]:
         """All packets that are there now, as (track number, packet)."""

@@ -94,6 +94,26 @@ class FramePool:
             return self._made - len(self._free)
 
 
+class Pools:
+    """Pools like a first one, for frames of other sizes; the last two sizes are kept. One thread."""
+
+    def __init__(self, first: FramePool | None) -> None:
+        """None: frames own their memory, whatever their size."""
+        self._like = first
+        self._pools = {} if first is None else {(first.width, first.height): first}
+
+    def of(self, width: int, height: int) -> FramePool | None:
+        """The pool for frames of this size."""
+        like = self._like
+        if like is None or (width, height) in self._pools:
+            return self._pools.get((width, height))
+        pool = FramePool(width, height, like.count, allocate=like.allocate, poison=like.poison)
+        while len(self._pools) > 1:
+            del self._pools[next(iter(self._pools))]
+        self._pools[width, height] = pool
+        return pool
+
+
 class Full(enum.Enum):
     """What a full ring does with a new item."""
 

@@ -23,13 +23,12 @@ from stream_sr.controls import RunControls
 from stream_sr.engine import Engine, EngineSpec
 from stream_sr.errors import ConfigError, PipelineStalled, StreamSRError
 from stream_sr.frame import Frame, StreamInfo, empty_planes, read_only
-from stream_sr.media import Display, FrameSink, PacketSink, SinkOptions, redact
+from stream_sr.media import Display, FrameSink, PacketSink, Resizing, SinkOptions, redact
 from stream_sr.model import AUTO, ModelSpec, default_model, find_model, list_models, model_ladder
 from stream_sr.pipeline import Pipeline, Plan, is_packet_sink, split_sinks
 from stream_sr.sinks import is_file, is_page, is_published, is_served, open_sink
 from stream_sr.sinks.record import RecordSink
 from stream_sr.sources import applicable, is_live_address, open_lasting_source
-from stream_sr.sources.reconnect import ReconnectingSource
 from stream_sr.stats import Stats
 from stream_sr.status import Status, open_status
 from stream_sr.telemetry import Telemetry, auto_figures, auto_line
@@ -195,8 +194,8 @@ def run(source: str, sinks: Sequence[str], config: Config, hooks: Hooks | None =
             engine = controls.wrap(engine, reader.info)
             for display in displays:
                 display.take_controls(controls)
-        if isinstance(reader, ReconnectingSource):
-            make = partial(_open_other_engine, config, controls, stats)
+        if isinstance(reader, Resizing):
+            make = partial(_open_other_engine, config, controls, stats if live else None)
             engine = refit = RefitEngine(engine, reader.info, make)
             reader.prepare = refit.prepare
         plan = Plan(
@@ -264,9 +263,14 @@ def _refuse_idle_server_options(config: Config, sinks: Sequence[str]) -> None:
             config.refuse({"viewer_user", "viewer_password", "max_viewers"}, "no output is served here")
 
 
-def _open_other_engine(config: Config, controls: RunControls | None, stats: Stats, info: StreamInfo) -> Engine:
-    """An engine for a camera that came back with another picture; the caller fits what it makes."""
-    engine = _open_live_engine(config if controls is None else controls.config, info, None, stats)
+def _open_other_engine(config: Config, controls: RunControls | None, stats: Stats | None, info: StreamInfo) -> Engine:
+    """An engine for frames of another size; the caller fits what it makes. ``stats`` where the run is live."""
+    config = config if controls is None else controls.config
+    if stats is None:
+        model, scale = choose_model(config, info)
+        engine = open_engine(model, info, config.engine_options(depth=2), scale=scale)
+    else:
+        engine = _open_live_engine(config, info, None, stats)
     return engine if controls is None else controls.wrap(engine, info)
 
 

@@ -56,6 +56,8 @@ def write_video(
     interlaced: bool = False,
     color: tuple[int, int, int, int] | None = None,
     audio_seconds: float = 0.0,
+    audio: tuple[str, int, str] = ("aac", 48000, "stereo"),
+    offset: int = 0,
     subtitles: Sequence[tuple[int, int, str]] = (),
     picture: Callable[[int, int, int], tuple[Picture, Picture, Picture]] = test_picture,
     format: str | None = None,
@@ -63,7 +65,8 @@ def write_video(
     """Write a clip; return its presentation times, in ``time_base`` units.
 
     ``pts`` gives variable frame rates; ``rotation`` is clockwise degrees of the display matrix; ``color`` is (matrix,
-    range, primaries, transfer); ``subtitles`` are (start ms, duration ms, text), for .mkv. x264 writes a key picture
+    range, primaries, transfer); ``audio`` is (codec, rate, layout); ``offset`` seconds are added to the times of all
+    tracks; ``subtitles`` are (start ms, duration ms, text), for .mkv. x264 writes a key picture
     every 10 frames and two B-frames between, so that decoding order is not presentation order.
     """
     step = round(1 / fps / time_base)
@@ -83,28 +86,34 @@ def write_video(
             stream.options = {**stream.options, "x264-params": "tff=1"}
         if rotation:
             stream.set_display_rotation(-rotation)
-        sound = container.add_stream("aac", rate=48000) if audio_seconds else None
+        sound: Any = container.add_stream(audio[0], rate=audio[1]) if audio_seconds else None
+        if sound is not None:
+            sound.codec_context.layout = audio[2]
         _write_subtitles(container, subtitles)
-        _write_sound(container, sound, audio_seconds)
+        _write_sound(container, sound, audio_seconds, offset)
         for number, moment in enumerate(times):
             frame = video_frame(picture(number, width, height), "yuv420p")
             if pix_fmt != "yuv420p":
                 frame = frame.reformat(format=pix_fmt)
-            frame.pts, frame.time_base = moment, time_base
+            frame.pts, frame.time_base = moment + round(offset / time_base), time_base
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return times
 
 
-def _write_sound(container: Any, stream: Any, seconds: float) -> None:
+def _write_sound(container: Any, stream: Any, seconds: float, offset: int) -> None:
     if stream is None:
         return
-    rate = stream.codec_context.sample_rate
+    context = stream.codec_context
+    rate, channels = context.sample_rate, context.layout.nb_channels
+    resampler = None if context.format.name == "fltp" else av.AudioResampler(context.format, context.layout, rate)
     for start in range(0, round(seconds * rate), 1024):
         wave = 0.2 * np.sin(2 * np.pi * (300 + start / 400) * (start + np.arange(1024)) / rate)
-        frame = av.AudioFrame.from_ndarray(np.tile(wave.astype(np.float32), (2, 1)), format="fltp", layout="stereo")
-        frame.sample_rate, frame.pts, frame.time_base = rate, start, Fraction(1, rate)
-        container.mux(stream.encode(frame))
+        planes = np.tile(wave.astype(np.float32), (channels, 1))
+        frame = av.AudioFrame.from_ndarray(planes, format="fltp", layout=context.layout.name)
+        frame.sample_rate, frame.pts, frame.time_base = rate, start + offset * rate, Fraction(1, rate)
+        for piece in [frame] if resampler is None else resampler.resample(frame):
+            container.mux(stream.encode(piece))
     container.mux(stream.encode(None))
 
 

@@ -16,6 +16,7 @@ LAYERS: list[set[str]] = [
         "errors",
         "frame",
         "color",
+        "metadata",
         "timing",
         "ring",
         "stats",

@@ -21,6 +21,7 @@ class Deinterlacer(Generic[T]):
     def __init__(self, picture: av.VideoFrame, time_base: Fraction) -> None:
         self._waiting: deque[T] = deque()
         self._base = time_base
+        self._form = _form(picture)
         self._graph = av.filter.Graph()
         source = self._graph.add(
             "buffer",
@@ -32,6 +33,10 @@ class Deinterlacer(Generic[T]):
         source.link_to(bwdif)
         bwdif.link_to(sink)
         self._graph.configure()
+
+    def takes(self, picture: av.VideoFrame) -> bool:
+        """Whether the picture has the size, format and colours of the first: the filter takes no others."""
+        return _form(picture) == self._form
 
     def put(self, picture: av.VideoFrame, pts: int, companion: T) -> Iterator[tuple[av.VideoFrame, T]]:
         """Push one picture, its pts in the time base; yields those that are ready (one picture later)."""
@@ -52,3 +57,7 @@ class Deinterlacer(Generic[T]):
             except (av.BlockingIOError, av.EOFError):
                 return
             yield picture, self._waiting.popleft()
+
+
+def _form(picture: av.VideoFrame) -> tuple[int, int, str, int, int]:
+    return picture.width, picture.height, picture.format.name, int(picture.colorspace), int(picture.color_range)

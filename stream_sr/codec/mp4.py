@@ -1,15 +1,55 @@
-"""What FFmpeg's muxer leaves wrong in a finished MP4 or MOV (ISO/IEC 14496-12): how long its pictures are shown."""
+"""What FFmpeg's muxer leaves wrong in a finished MP4 or MOV (ISO/IEC 14496-12), corrected in the file."""
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import IO, Any
 
 Field = tuple[int, str]  # where a number stands, and its format
 Extent = tuple[int, int]  # where a box's content begins, and where it ends
+
+COVERS = {"mjpeg": 13, "png": 14, "bmp": 27}  # FFmpeg's codec of a cover image: the type of its data atom (QuickTime)
+
+
+def add_covers(path: Path, covers: Sequence[tuple[str, bytes]]) -> bool:
+    """Put cover images, each FFmpeg's name of the codec and the file's bytes, into the tags of a finished MP4.
+
+    FFmpeg's muxer takes them as video streams, which in a fragmented file leave an empty track behind. Returns whether
+    there was a place for them: an item list (``moov/udta/meta/ilst``) in an index at the end of the file, which our
+    muxer always writes. Raises OSError.
+    """
+    atoms = b"".join(
+        _box(b"covr", _box(b"data", struct.pack(">II", COVERS[codec], 0) + data)) for codec, data in covers
+    )
+    with path.open("r+b") as file:
+        size = file.seek(0, 2)
+        extent, sizes = (0, size), []
+        for kind in (b"moov", b"udta", b"meta", b"ilst"):
+            found = [one for one in _boxes(file, extent) if one[0] == kind]
+            if not found:
+                return False
+            extent = found[-1][1]
+            sizes.append(extent[0] - 8)
+            if kind == b"moov" and extent[1] != size:
+                return False
+            if kind == b"meta":  # a full box: version and flags come first
+                extent = (extent[0] + 4, extent[1])
+        file.seek(extent[1])
+        rest = file.read()
+        file.seek(extent[1])
+        file.write(atoms + rest)
+        for place in sizes:
+            value = _number(file, (place, ">I"))
+            file.seek(place)
+            file.write(struct.pack(">I", value + len(atoms)))
+    return True
+
+
+def _box(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content) + 8) + kind + content
 
 
 def lengthen_video(path: Path, seconds: Fraction) -> bool:

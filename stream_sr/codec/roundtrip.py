@@ -11,6 +11,7 @@ import numpy as np
 from av.error import FFmpegError
 
 from stream_sr.codec.extent import is_truncated
+from stream_sr.codec.metadata import METADATA_ERRORS
 from stream_sr.codec.picture import picture_planes
 from stream_sr.errors import SourceOpenError
 from stream_sr.frame import Plane
@@ -56,7 +57,7 @@ def read_luma(path: Path) -> Iterator[Plane]:
     Raises SourceOpenError for one that is no 8-bit YUV, and after the last picture of one that is truncated.
     """
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path), metadata_errors=METADATA_ERRORS) as container:
             truncated, count = is_truncated(path, container), 0
             for picture in container.decode(video=0):
                 if picture.format.components[0].bits != 8 or not picture.format.name.startswith(

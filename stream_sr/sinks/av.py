@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import av
+from av.stream import Disposition
 from av.video.stream import VideoStream
 
 from stream_sr.codec import mp4
+from stream_sr.codec.metadata import add_attachments, write_metadata
 from stream_sr.errors import SinkError, SinkOpenError, SinkWriteError
 from stream_sr.media import EncodedStream, Lane, Packet, SinkOptions
 from stream_sr.sinks.tracks import FFMPEG_ERRORS, Tracks
@@ -50,7 +52,7 @@ class FileSink:
 
     def __init__(self, path: str, options: SinkOptions) -> None:
         self.name = path
-        self.takes_lane = options.audio == "copy"
+        self.takes_lane = options.audio != "none"
         self._path = Path(path)
         self._options = options
         self._disk: _Disk | None = None
@@ -63,6 +65,7 @@ class FileSink:
         self._written = False  # at least one picture
         self._begin: Fraction | None = None  # of the first picture that is shown, s
         self._end = Fraction(0)
+        self._covers: list[tuple[str, bytes]] = []  # cover images, for the finished file
 
     def check(self) -> None:
         """Refuse what can be seen before any work: ending, folder, rights, an existing file. Raises SinkOpenError."""
@@ -93,9 +96,15 @@ class FileSink:
             self._container = av.open(
                 self._disk, "w", format=kind, container_options=_muxer_options(kind, stream), buffer_size=1 << 17
             )
+            metadata = stream.info.metadata
             self._video = _add_video(self._container, stream)
             if stream.lane is not None and self.takes_lane:
-                self._tracks = Tracks(self.name, self._container, stream.lane, live=stream.info.live)
+                self._tracks = Tracks(
+                    self.name, self._container, stream.lane, audio=self._options.audio, live=stream.info.live,
+                    failed=self._disk.has_failed,
+                )  # fmt: skip
+            write_metadata(self._container, metadata)
+            left_out = [*metadata.unsupported, *add_attachments(self._container, metadata)]
             self._container.start_encoding()
         except SinkError:
             self._discard()
@@ -103,9 +112,12 @@ class FileSink:
         except FFMPEG_ERRORS as error:
             self._discard()
             what = ", ".join(f"{track.codec} {track.kind}" for track in stream.lane.tracks) if stream.lane else ""
-            hint = f" (with {what}); write .mkv, or leave the sound out with --audio none" if what else ""
+            hint = f" (with {what}); write .mkv, or leave the audio out with --audio none" if what else ""
             raise SinkOpenError(f"{self.name}: the file cannot be begun: {_reason(error)}{hint}") from error
         self._offset = None if stream.info.live else 0
+        if left_out:
+            log.warning("%s: %s files cannot hold everything; left out: %s", self.name, kind, ", ".join(left_out))
+        self._covers = [(one.codec, one.data) for one in metadata.attachments if one.codec in mp4.COVERS]
         if kind == "mpegts" and stream.info.rotation:
             log.warning(
                 "%s: MPEG-TS cannot say that the picture is to be turned by %d degrees; write .mp4 or .mkv for that",
@@ -172,10 +184,14 @@ class FileSink:
                 return False
             if self._tracks is not None and self._offset is not None and self._video is not None:
                 until = None if self._whole else self._end  # a part ends with its last picture
-                self._tracks.write(until=until, offset=self._offset * (self._video.time_base or Fraction(1)))
+                offset = self._offset * (self._video.time_base or Fraction(1))
+                self._tracks.write(until=until, offset=offset)
+                self._tracks.flush(offset=offset)
             container.close()
             if self._written and disk.error is None and CONTAINERS[disk.path.suffix.lower()] in ("mp4", "mov"):
                 mp4.lengthen_video(disk.path, self._end - (self._begin or 0))
+                if self._covers and disk.path.suffix.lower() != ".mov":
+                    mp4.add_covers(disk.path, self._covers)
             if self._replace:
                 disk.sync()
             return disk.error is None
@@ -264,6 +280,9 @@ class _Disk:
             raise
         return len(data)
 
+    def has_failed(self) -> bool:
+        return self.error is not None
+
     def size(self) -> int:
         return os.fstat(self._file.fileno()).st_size
 
@@ -304,7 +323,8 @@ def _same_file(path: Path, source: str) -> bool:
 
 def _muxer_options(kind: str, stream: EncodedStream) -> dict[str, str]:
     """FFmpeg's options for a container: times as they are, and readable whenever the program dies."""
-    options = {"flush_packets": "1", "avoid_negative_ts": "disabled"}
+    # Packets come in the order of their times: a track without packets for a while must not hold the others up.
+    options = {"flush_packets": "1", "avoid_negative_ts": "disabled", "max_interleave_delta": "1000000"}
     base = stream.info.time_base
     if kind in ("mp4", "mov"):
         ticks = base.denominator
@@ -319,6 +339,7 @@ def _muxer_options(kind: str, stream: EncodedStream) -> dict[str, str]:
         }
     elif kind == "matroska":
         options["cluster_time_limit"] = str(round(FRAGMENT_SECONDS * 1000))
+        options["default_mode"] = "passthrough"  # a track is the default one only where it was in the source
     elif (base / Fraction(1, 90_000)).denominator != 1:
         log.info("MPEG-TS counts in 1/90000 s, so the times of the pictures are rounded to them")
     return options
@@ -351,6 +372,9 @@ def _add_video(container: Any, stream: EncodedStream) -> VideoStream:
     if info.fps is not None:
         context.framerate = info.fps
     video.time_base = info.time_base
+    video.metadata.update(info.metadata.video_tags)
+    if info.metadata.video_disposition:
+        video.disposition = Disposition(info.metadata.video_disposition)
     if info.rotation:
         video.set_display_rotation(-info.rotation)  # FFmpeg turns counterclockwise
     return video

@@ -33,7 +33,7 @@ class LastingFile:
 
     def __init__(self, name: str, options: SinkOptions, *, now: Callable[[], float] = time.monotonic) -> None:
         self.name = name
-        self.takes_lane = options.audio == "copy"
+        self.takes_lane = options.audio != "none"
         self._options, self._now = options, now
         self._stream: EncodedStream | None = None
         self._file: FileSink | None = None

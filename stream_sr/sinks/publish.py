@@ -46,7 +46,8 @@ class PublishSink:
 
     def __init__(self, url: str, options: SinkOptions, *, stall_seconds: float = 5.0) -> None:
         self.name = redact(url)
-        self.takes_lane = options.audio == "copy"
+        self.takes_lane = options.audio != "none"
+        self._audio_mode = options.audio
         self._url, self._patience = url, options.reconnect
         self._stall_seconds = stall_seconds
         self._stream: EncodedStream | None = None
@@ -71,7 +72,7 @@ class PublishSink:
                 f"{self.name} is sent H.264, not {stream.codec}; choose --encoder libx264 or h264_nvenc"
             )
         self._stream = stream
-        self._sound = LaneSound(self.name, stream.lane)
+        self._sound = LaneSound(self.name, stream.lane, self._audio_mode)
         if self._sound.form is not None:
             self._audio.payload_type = self._sound.form.payload_type
         try:

@@ -42,7 +42,8 @@ class RtspServerSink:
         """Raises SinkOpenError for an address that is none; opens nothing."""
         self.host, self.port, self.path = _parse_url(url)
         self.name = f"rtsp://@{_bracketed(self.host)}:{self.port}/{self.path}"
-        self.takes_lane = options.audio == "copy"
+        self.takes_lane = options.audio != "none"
+        self._audio_mode = options.audio
         self._door = Door(options.max_viewers, options.viewer_user, options.viewer_password)
         self.dropped_packets = 0  # that the loop did not take in time
         self._listener: Listener | None = None
@@ -82,7 +83,7 @@ class RtspServerSink:
             raise SinkOpenError(f"{self.name} serves H.264, not {stream.codec}; choose --encoder libx264 or h264_nvenc")
         self.check()
         assert self._listener is not None
-        self._sound = LaneSound(self.name, stream.lane)
+        self._sound = LaneSound(self.name, stream.lane, self._audio_mode)
         self._server = Mount(
             stream, self.path, self._wish, sound=self._sound.form, door=self._door
         )  # fmt: skip

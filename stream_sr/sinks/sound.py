@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections import deque
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any, NamedTuple
 
+from av.error import FFmpegError
+
+from stream_sr.codec.aac import AacTranscoder
 from stream_sr.codec.audio import AudioFormat, format_of_track
-from stream_sr.media import Lane
+from stream_sr.media import Lane, Track
 
 WAITING = 2000  # frames of sound; a stream whose pictures are that late has other troubles
 
@@ -23,28 +27,49 @@ class Sound(NamedTuple):
 
 
 class LaneSound:
-    """The first track of a lane that RTP carries. What is not carried is said once and dropped. One thread."""
+    """The audio track of a lane that goes into RTP: the first that RTP carries, else the first, transcoded to AAC.
 
-    def __init__(self, name: str, lane: Lane | None) -> None:
+    ``audio`` is "copy" or "aac": then every other codec is transcoded. What is left out is logged once. One thread.
+    """
+
+    def __init__(self, name: str, lane: Lane | None, audio: str = "copy") -> None:
         self._lane, self._number = lane, -1
         self.form: AudioFormat | None = None
+        self._transcoder: AacTranscoder | None = None
         self._waiting: deque[Any] = deque(maxlen=WAITING)
         self._last: Fraction | None = None
-        left_out = []
-        for number, track in enumerate(lane.tracks if lane is not None else ()):
-            form = format_of_track(track) if self.form is None else None
-            if form is None:
-                left_out.append(f"{track.codec} {track.kind}")
-            else:
-                self.form, self._number = form, number
+        tracks = lane.tracks if lane is not None else ()
+        forms = [format_of_track(track) for track in tracks]
+        carried = [number for number, form in enumerate(forms) if form and (audio == "copy" or form.codec == "aac")]
+        if carried:
+            self._number, self.form = carried[0], forms[carried[0]]
+        else:
+            self._transcode(name, tracks, audio)
+        left_out = [f"{track.codec} {track.kind}" for n, track in enumerate(tracks) if n != self._number]
         if left_out:
-            log.info("%s: left out, RTSP carries one track of AAC, Opus or G.711: %s", name, ", ".join(left_out))
+            log.info("%s: left out, RTSP carries one audio track: %s", name, ", ".join(left_out))
+
+    def _transcode(self, name: str, tracks: Sequence[Track], audio: str) -> None:
+        for number, track in enumerate(tracks):
+            if track.kind != "audio":
+                continue
+            try:
+                self._transcoder = AacTranscoder(track)
+            except (FFmpegError, ValueError, OSError) as error:
+                log.warning("%s: %s audio cannot be decoded, and is left out: %s", name, track.codec, error)
+                continue
+            if audio == "copy":
+                log.warning("%s: RTSP carries no %s audio as it is, so it is transcoded to AAC", name, track.codec)
+            self._number, self.form = number, format_of_track(self._transcoder.track)
+            return
 
     def due(self, until: Fraction) -> list[Sound]:
         """What begins before ``until`` (seconds); times grow strictly, what steps back is left out."""
         if self._lane is None:
             return []
-        self._waiting.extend(packet for number, packet in self._lane.take() if number == self._number and packet.size)
+        for number, packet in self._lane.take():
+            if number == self._number and packet.size:
+                self._waiting.extend([packet] if self._transcoder is None else self._transcoder.convert(packet))
         out = []
         while self._waiting:
             packet = self._waiting[0]

@@ -12,8 +12,8 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
 from typing import Any
@@ -21,14 +21,25 @@ from typing import Any
 import av
 from av.container import InputContainer
 
-from stream_sr.codec.decode import PictureReader
+from stream_sr.codec.decode import PictureReader, check_format
 from stream_sr.codec.deinterlace import Deinterlacer
 from stream_sr.codec.extent import is_truncated
+from stream_sr.codec.metadata import (
+    attachments,
+    chapters,
+    container_tags,
+    track_disposition,
+    track_tags,
+    unsupported_tracks,
+)
 from stream_sr.codec.nvdec import decoder_in_use
+from stream_sr.codec.video_decoder import Origin, VideoDecoder
 from stream_sr.errors import DecodeError, SourceError, SourceLost, SourceOpenError
 from stream_sr.frame import Frame, StreamInfo
 from stream_sr.media import Lane, SourceOptions, Track, redact
-from stream_sr.ring import FramePool
+from stream_sr.metadata import Metadata
+from stream_sr.ring import FramePool, Pools
+from stream_sr.sources.clock import Timeline, begins_anywhere, may_jump
 from stream_sr.sources.demux import PacketReader, read_packets
 from stream_sr.sources.opening import SILENT, open_cancellable, open_container, refuse_bad_port
 from stream_sr.timing import rescale
@@ -80,7 +91,9 @@ class AvSource:
         self._options = options
         self._counts: Counter[str] = Counter()
         self._stopping = stopping or threading.Event()
+        self._in_use = threading.Lock()  # held while `frames` uses the container, and to close it
         self._regular = not scheme and os.path.isfile(address)
+        self.prepare: Callable[[StreamInfo], None] | None = None  # see `media.Resizing`
         self._open()
         try:
             self._truncated = self._regular and is_truncated(address, self._container)
@@ -107,10 +120,9 @@ class AvSource:
     def _prepare(self, options: SourceOptions) -> None:
         stream = self._stream
         codec = stream.codec_context
-        codec.copy_opaque = True  # carries the time of arrival from the packet to its picture
-        stream.thread_type = "SLICE" if self._live else "AUTO"  # frame threads delay by a picture each
+        stream.thread_type = "SLICE" if self._live else "AUTO"  # frame threads delay by a frame each
+        self._decoder = VideoDecoder(stream, self._second_instance if self._regular and not codec.is_hwaccel else None)
         self._reader = PictureReader(codec=codec.name)
-        self._deinterlacer: Deinterlacer[Stamp] | None = None
         self._base = stream.time_base or Fraction(1, 90_000)
         rate = stream.average_rate or stream.guessed_rate
         self._fps = Fraction(rate) if rate else None
@@ -121,7 +133,11 @@ class AvSource:
         self.lane: Lane | None = Lane(tracks) if tracks else None
         starts = [s.start_time * s.time_base for s in (stream, *passed) if s.start_time is not None and s.time_base]
         self._origin = min(starts, default=Fraction(0))
+        self._timeline = Timeline() if may_jump(self._container) else None
+        self._begin = self._origin if not self._live and begins_anywhere(self._container, self._origin) else Fraction(0)
         self._start = _seconds(options.start)
+        if self._start is not None:
+            self._begin = self._origin + self._start
         length = _seconds(options.duration)
         self._end = None if length is None else (self._start or 0) + length
         self._previous: Stamp | None = None
@@ -175,19 +191,43 @@ class AvSource:
             duration_seconds=seconds,
             codec=stream.codec_context.name,
             name=self._name,
+            metadata=Metadata() if self._live else self._metadata(),
         )
 
+    def _metadata(self) -> Metadata:
+        container, stream = self._container, self._stream
+        end = None if self._end is None else self._origin + self._end
+        return Metadata(
+            tags=container_tags(container),
+            chapters=chapters(container, self._begin, end),
+            attachments=attachments(self._address, container) if self._regular else (),
+            video_tags=track_tags(stream),
+            video_disposition=track_disposition(stream),
+            unsupported=unsupported_tracks(container, {stream.index, *self._tracks}),
+        )
+
+    def _second_instance(self) -> Any:
+        """The video stream in a container of its own, for `VideoDecoder`."""
+        container = open_container(self._address, replace(self._options, decoder="cpu"), self._name)
+        return container.streams[self._video_index]
+
     def frames(self, pool: FramePool | None = None) -> Iterator[Frame]:
-        """See `Source.frames`. A picture that changes its size in mid-stream is a DecodeError."""
+        """See `Source.frames`. Where the frames change their size in mid-stream `prepare` is called with the new
+        description, and the frames go on in that size; without `prepare` that is a DecodeError.
+        """
         first, self._first = self._first, None
         number = 0
+        pools = Pools(pool)
         while not self._stopping.is_set():
-            item = first or next(self._pictures, None)
+            item = first or self._next()
             first = None
             if item is None:
                 return
             picture, stamp = item
-            planes, slot = self._reader.read(picture, pool)
+            changed = self.prepare is not None and self._reader.size not in (None, (picture.width, picture.height))
+            if changed:
+                self._change_size(picture)
+            planes, slot = self._reader.read(picture, pools.of(picture.width, picture.height))
             color = self._reader.color(picture)
             yield Frame(
                 planes,
@@ -198,9 +238,26 @@ class AvSource:
                 captured_ns=stamp.captured_ns,
                 color=color,
                 sample_aspect=self.info.sample_aspect,
+                discontinuity=changed,
                 slot=slot,
             )
             number += 1
+
+    def _next(self) -> tuple[av.VideoFrame, Stamp] | None:
+        with self._in_use:
+            return None if self._stopping.is_set() else next(self._pictures, None)
+
+    def _change_size(self, picture: av.VideoFrame) -> None:
+        assert self.prepare is not None
+        before, now = self._reader.size, (picture.width, picture.height)
+        if not self._counts["size_changes"] and before is not None:
+            logger.warning(
+                "%s changes its size from %dx%d to %dx%d; from here on it is fitted into the size of the output",
+                self._name, *before, *now,
+            )  # fmt: skip
+        self._counts["size_changes"] += 1
+        self._reader.size = None
+        self.prepare(replace(self.info, width=now[0], height=now[1], color=self._reader.color(picture)))
 
     def stop(self) -> None:
         """See `Source.stop`. Returns at once, also while a read waits for the network."""
@@ -209,16 +266,21 @@ class AvSource:
             self._packet_reader.stop()
 
     def counters(self) -> dict[str, int]:
-        """``corrupt_packets`` (skipped), ``corrupt_pictures`` (shown as the decoder mended them), ``repaired_pts``."""
-        return dict(+self._counts)
+        """``corrupt_packets`` (skipped), ``corrupt_pictures`` (with concealed damage), ``repaired_pts`` and
+        ``size_changes``.
+        """
+        corrupt = {name: getattr(self._decoder, name) for name in ("corrupt_packets", "corrupt_pictures")}
+        return dict(+(self._counts + Counter(corrupt)))
 
     def close(self) -> None:
         """See `Source.close`. A read that waits for the network ends later and closes the container then."""
         self._stopping.set()
         if self._packet_reader is not None:
             self._packet_reader.close()
-        else:
-            self._container.close()
+        with self._in_use:
+            self._decoder.close()
+            if self._packet_reader is None:
+                self._container.close()
 
     # The way of a picture: packets -> decoded -> stamped, progressive -> cut to start and end.
 
@@ -240,22 +302,26 @@ class AvSource:
             yield picture, Stamp(stamp.pts - shift, stamp.duration, stamp.captured_ns)
 
     def _shift(self, base: Fraction) -> int:
-        """What is taken from the pts of a track, in its time base; nothing without a start."""
-        return 0 if self._start is None else math.floor((self._origin + self._start) / base)
+        """What is taken from the pts of a track, in its time base: the same moment for all tracks."""
+        return math.floor(self._begin / base)
 
     def _progressive(self) -> Iterator[tuple[av.VideoFrame, Stamp]]:
+        deinterlacer: Deinterlacer[Stamp] | None = None
         for picture in self._decoded():
-            self._reader.check(picture)
+            check_format(picture.format)
             stamp = self._stamp(picture)
-            if self._deinterlacer is None and picture.interlaced_frame:
-                logger.info("%s is interlaced: deinterlacing with bwdif, one picture out for each in", self._name)
-                self._deinterlacer = Deinterlacer(picture, self._base)
-            if self._deinterlacer is None:
+            if deinterlacer is None and not picture.interlaced_frame:
                 yield picture, stamp
-            else:
-                yield from self._deinterlacer.put(picture, stamp.pts, stamp)
-        if self._deinterlacer is not None:
-            yield from self._deinterlacer.flush()
+                continue
+            if deinterlacer is None:
+                logger.info("%s is interlaced: deinterlacing with bwdif, one frame out for each in", self._name)
+                deinterlacer = Deinterlacer(picture, self._base)
+            elif not deinterlacer.takes(picture):
+                yield from deinterlacer.flush()
+                deinterlacer = Deinterlacer(picture, self._base)
+            yield from deinterlacer.put(picture, stamp.pts, stamp)
+        if deinterlacer is not None:
+            yield from deinterlacer.flush()
         self._check_end()
 
     def _check_end(self) -> None:
@@ -291,25 +357,14 @@ class AvSource:
                 failures = 0
             yield from pictures
         if not self._stopping.is_set():
-            yield from self._drained()
+            yield from self._decoder.drain()
 
     def _decode(self, packet: Any) -> list[av.VideoFrame]:
         if packet.is_corrupt:
             self._counts["corrupt_packets"] += 1
             if self._truncated:
                 return []  # the half packet at the break
-        pictures: list[av.VideoFrame] = self._stream.decode(packet)
-        self._counts["corrupt_pictures"] += sum(picture.is_corrupt for picture in pictures)
-        return pictures
-
-    def _drained(self) -> list[av.VideoFrame]:
-        try:
-            return list(self._stream.decode(None))
-        except av.EOFError:
-            return []
-        except av.FFmpegError:
-            self._counts["corrupt_packets"] += 1
-            return []
+        return self._decoder.decode(packet, packet.opaque)
 
     def _packets(self) -> Iterator[Any]:
         """Packets of the picture and of the passed tracks, as they lie in the file. Ends at the end or on `stop`."""
@@ -319,6 +374,8 @@ class AvSource:
                 return
             if not isinstance(item, av.FFmpegError):
                 failures = 0
+                if self._timeline is not None:
+                    self._timeline.join(item)
                 yield item
                 continue
             if _is_loss(item, live=self._live):
@@ -336,7 +393,7 @@ class AvSource:
         if self._regular:
             return read_packets(self._container, wanted, self._video_index)
         self._packet_reader = PacketReader(
-            self._container, wanted, self._video_index, partial(_is_loss, live=self._live)
+            self._container, wanted, self._video_index, partial(_is_loss, live=self._live), self._in_use
         )
         return self._packet_reader.packets()
 
@@ -391,7 +448,7 @@ class AvSource:
         if old is not None and pts <= old.pts:
             self._counts["repaired_pts"] += 1
             pts = old.pts + 1
-        captured = picture.opaque if isinstance(picture.opaque, int) else time.monotonic_ns()
+        captured = picture.opaque.captured_ns if isinstance(picture.opaque, Origin) else time.monotonic_ns()
         self._previous = Stamp(pts, duration or (0 if picture.pts is not None else self._step), captured)
         return self._previous
 

@@ -48,16 +48,18 @@ class PacketReader:
     `packets` yields what `read_packets` does, up to an error for which ``ends`` is true; the thread waits while
     ``QUEUED_PACKETS`` are not taken. `stop` and `close` may be called from any thread, also while FFmpeg waits for the
     network: the thread is then abandoned, and ends when that call returns or reaches its timeout. Whoever creates this
-    object hands the container over: nobody else may read from it or close it.
+    object hands the container over: nobody else may read from it or close it. Its packets and streams may be used while
+    ``in_use`` is held, which the closing waits for.
     """
 
     def __init__(
-        self, container: InputContainer, streams: Sequence[Any], stamped: int, ends: Callable[[av.FFmpegError], bool]
-    ) -> None:
+        self, container: InputContainer, streams: Sequence[Any], stamped: int, ends: Callable[[av.FFmpegError], bool],
+        in_use: threading.Lock,
+    ) -> None:  # fmt: skip
         self._ring = RingBuffer[Any](QUEUED_PACKETS, Full.BLOCK)
         self._closing = threading.Event()
         self._thread = Abandonable(
-            "demux", partial(_read, container, streams, stamped, ends, self._ring, self._closing)
+            "demux", partial(_read, container, streams, stamped, ends, in_use, self._ring, self._closing)
         )  # it does not refer to this object, which can thus be collected when its owner forgot to close it
         weakref.finalize(self, _release, self._ring, self._closing).atexit = False
 
@@ -83,7 +85,7 @@ def _release(ring: RingBuffer[Any], closing: threading.Event) -> None:
 
 def _read(
     container: InputContainer, streams: Sequence[Any], stamped: int, ends: Callable[[av.FFmpegError], bool],
-    ring: RingBuffer[Any], closing: threading.Event,
+    in_use: threading.Lock, ring: RingBuffer[Any], closing: threading.Event,
 ) -> None:  # fmt: skip
     try:
         for item in read_packets(container, streams, stamped):
@@ -92,4 +94,5 @@ def _read(
     finally:
         ring.end()
         closing.wait()  # the owner may still look at the streams, which closing frees
-        container.close()
+        with in_use:
+            container.close()

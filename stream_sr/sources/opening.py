@@ -19,6 +19,7 @@ import av
 from av.container import InputContainer
 
 from stream_sr.codec.extent import lacks_index
+from stream_sr.codec.metadata import METADATA_ERRORS
 from stream_sr.codec.nvdec import open_with_decoder
 from stream_sr.errors import SourceLost, SourceOpenError
 from stream_sr.media import Source, SourceOptions
@@ -83,7 +84,10 @@ def open_container(address: str, options: SourceOptions, name: str) -> InputCont
         # "file:" keeps FFmpeg from reading a name with a colon as a protocol.
         place = address if remote else f"file:{address}"
         return open_with_decoder(
-            options.decoder, lambda hardware: av.open(place, "r", options=settings, timeout=timeout, hwaccel=hardware)
+            options.decoder,
+            lambda hardware: av.open(
+                place, "r", options=settings, timeout=timeout, hwaccel=hardware, metadata_errors=METADATA_ERRORS
+            ),
         )
     except (av.FFmpegError, OSError, ValueError) as error:
         raise SourceOpenError(_why_not(address, name, error)) from error

@@ -20,7 +20,7 @@ from typing import Any
 from stream_sr.errors import DecodeError, SourceError, SourceLost, SourceOpenError, SourceRefused
 from stream_sr.frame import Frame, StreamInfo, empty_planes, read_only
 from stream_sr.media import Lane, Source, Track
-from stream_sr.ring import FramePool
+from stream_sr.ring import FramePool, Pools
 from stream_sr.sources.nosignal import NoSignalPicture
 from stream_sr.threads import Worker
 from stream_sr.timing import NS, Clock, MonotonicClock, rescale
@@ -94,13 +94,13 @@ class ReconnectingSource:
         self.info: StreamInfo = self._source.info
         inner = self._source.lane
         self.lane: Lane | None = Lane(inner.tracks, LANE_BYTES) if inner is not None else None
-        self.prepare: Callable[[StreamInfo], None] = lambda info: None
+        self.prepare: Callable[[StreamInfo], None] | None = None
         self.signal = True  # whether there are pictures now; read anywhere
         self._counts: Counter[str] = Counter()
         self._before: Counter[str] = Counter()  # what earlier connections counted
         self._timeline = _Timeline(self.info.time_base)
         self._last: Frame | None = None  # held, for the picture of `no signal`
-        self._pools: dict[tuple[int, int], FramePool] = {}
+        self._pools = Pools(None)
 
     # -- frames ------------------------------------------------------------------------------------------------------
 
@@ -109,8 +109,7 @@ class ReconnectingSource:
         try:
             source = self._source
             assert source is not None
-            if pool is not None:
-                self._pools[pool.width, pool.height] = pool
+            self._pools = Pools(pool)
             pictures = source.frames(self._pool_of(*_size(source.info)))
             while True:
                 failure = yield from self._play(source, pictures)
@@ -211,16 +210,9 @@ class ReconnectingSource:
         )  # fmt: skip
 
     def _pool_of(self, width: int, height: int) -> FramePool | None:
-        """The pool of this size, as large as the one we were given; the last two are kept."""
+        """The pool of this size, as large as the one we were given. Called by several threads."""
         with self._lock:
-            like = next(iter(self._pools.values()), None)
-            if like is None or (width, height) in self._pools:
-                return self._pools.get((width, height))
-            pool = FramePool(width, height, like.count, allocate=like.allocate, poison=like.poison)
-            while len(self._pools) > 1:
-                del self._pools[next(iter(self._pools))]
-            self._pools[width, height] = pool
-            return pool
+            return self._pools.of(width, height)
 
     def _forget(self) -> None:
         last, self._last = self._last, None
@@ -253,7 +245,8 @@ class ReconnectingSource:
         try:
             if self._stopping.is_set():
                 raise SourceLost(f"{self.info.name} was stopped")
-            self.prepare(source.info)
+            if self.prepare is not None:
+                self.prepare(source.info)
             pictures = source.frames(self._pool_of(*_size(source.info)))
             first = next(pictures, None)
             if first is None:
