@@ -76,6 +76,12 @@ class Account:
 
         return whole
 
+    def clear(self) -> None:
+        """Forget what was entered so far: the opening of the file and the engine."""
+        with self._lock:
+            for counter in (self.threads, self.inside, self.calls):
+                counter.clear()
+
 
 class Timed:
     """Stands before a library's object; one of its methods is entered into the account."""
@@ -141,6 +147,7 @@ def measure(clip: Path, out: Path, config: Config) -> dict[str, Any]:
     began: list[int] = []
 
     def started(pipeline: Pipeline) -> None:
+        account.clear()
         began[:] = [time.process_time_ns(), time.thread_time_ns()]
 
     with watching(account):

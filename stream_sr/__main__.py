@@ -28,12 +28,14 @@ def main() -> int:
     if sys.stderr is None:  # closed, as daemons and cron have it
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - for as long as the process lives
     from stream_sr.cli import main as run
+    from stream_sr.threads import finish_process
 
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        return run()
+        code = run()
     finally:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+    return finish_process(code)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,28 @@
-"""The only place that starts threads. Every thread has a name, an owner that joins it, and is not a daemon."""
+"""The only place that starts threads.
+
+A `Worker` has a name, an owner that joins it, and is not a daemon. `Abandonable` is the one exception: a daemon thread
+for a native call that cannot be cancelled, which its owner may leave before the call returns.
+"""
 
 import asyncio
 import contextlib
+import logging
+import os
+import socket
+import sys
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from stream_sr.errors import PipelineStalled
 
 R = TypeVar("R")
+MAX_ABANDONED = 100  # threads whose call has not returned yet; more are refused
+
+log = logging.getLogger("stream_sr")
 
 
 class Worker:
@@ -20,12 +32,23 @@ class Worker:
     starts from it without naming them.
     """
 
+    _daemon = False
+    _running: "set[Worker]" = set()  # noqa: RUF012 - of all instances
+    _lock = threading.Lock()
+
     def __init__(self, name: str, target: Callable[[], None]) -> None:
         self.name = name
         self.error: BaseException | None = None
         self._target = target
-        self._thread = threading.Thread(target=self._run, name=name)
-        self._thread.start()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=self._daemon)
+        with self._lock:
+            self._running.add(self)
+        try:
+            self._thread.start()
+        except BaseException:
+            with self._lock:
+                self._running.discard(self)
+            raise
 
     def _run(self) -> None:
         _tell_the_system(self.name)
@@ -35,11 +58,75 @@ class Worker:
             self.error = error
         finally:
             del self._target  # it may hold its owner, who holds us
+            with self._lock:
+                self._running.discard(self)
 
     def join(self, timeout: float | None = None) -> bool:
         """Wait for the end; whether it came."""
         self._thread.join(timeout)
         return not self._thread.is_alive()
+
+
+class Abandonable(Worker):
+    """A daemon thread for native calls that nothing can cancel: FFmpeg's opening and reading, a name lookup.
+
+    Such a call ends only after its own timeout, and often later than the user, a reload or the end of the process can
+    wait. The owner joins this thread like a `Worker`, or calls `abandon` and leaves. From then on what ``target`` opens
+    belongs to ``target`` alone, which closes it as soon as the native call has returned: never while a call is inside.
+
+    A daemon thread does not hold the end of the process up, but it must not run into the interpreter's finalisation:
+    `finish_process` ends a process that still has one. The number of abandoned threads is bounded: the constructor
+    raises PipelineStalled while ``MAX_ABANDONED`` of them have not returned.
+    """
+
+    _daemon = True
+
+    def __init__(self, name: str, target: Callable[[], None]) -> None:
+        if len(stuck := abandoned()) >= MAX_ABANDONED:
+            raise PipelineStalled(
+                f"{len(stuck)} calls that were abandoned have not returned yet (the first: {stuck[0]}); "
+                "check the network and the mounted file systems, then start the program again"
+            )
+        self.is_abandoned = False
+        super().__init__(name, target)
+
+    def _run(self) -> None:
+        super()._run()
+        if self.is_abandoned:
+            log.debug("the abandoned thread '%s' has ended", self.name)
+
+    def abandon(self) -> None:
+        """Leave the thread to itself; returns at once."""
+        if not self.is_abandoned and not self.join(0):
+            self.is_abandoned = True
+            log.debug("the thread '%s' is abandoned until its native call returns", self.name)
+
+
+def abandoned() -> list[str]:
+    """Return the names of the abandoned threads that still run."""
+    with Worker._lock:
+        return sorted(one.name for one in Worker._running if isinstance(one, Abandonable) and one.is_abandoned)
+
+
+def finish_process(code: int) -> int:
+    """Return ``code`` for a normal exit; where an `Abandonable` still runs, end the process here with that code.
+
+    Python would tear its state down under a native call that comes back to it 10 times a second (PyAV's timeouts do).
+    Joins every `Worker` and flushes the standard streams first, as a normal exit does; runs no `atexit` function.
+    """
+    with Worker._lock:
+        running = list(Worker._running)
+    left = [one for one in running if isinstance(one, Abandonable)]
+    if not left:
+        return code
+    for one in running:
+        if one not in left:
+            one.join()
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or nobody reads it
+            stream.flush()
+    os._exit(code)
 
 
 def _tell_the_system(name: str) -> None:
@@ -48,10 +135,14 @@ def _tell_the_system(name: str) -> None:
 
 
 class LoopThread:
-    """An asyncio event loop on a thread of its own, for adapters that speak a network protocol."""
+    """An asyncio event loop on a thread of its own, for adapters that speak a network protocol.
+
+    It looks host names up in an `Abandonable`: a lookup that hangs holds up neither `close` nor the end of the process.
+    """
 
     def __init__(self, name: str) -> None:
         self.loop = asyncio.new_event_loop()
+        self.loop.getaddrinfo = partial(_look_up, self.loop)  # type: ignore[method-assign]
         self._worker = Worker(name, self._serve)
 
     def _serve(self) -> None:
@@ -88,3 +179,33 @@ class LoopThread:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
         await self.loop.shutdown_asyncgens()
+
+
+async def _look_up(loop: asyncio.AbstractEventLoop, host: Any, port: Any, **options: Any) -> Any:
+    """Do what `asyncio.loop.getaddrinfo` does, which would use the non-daemon threads of the default executor."""
+    answer: asyncio.Future[Any] = loop.create_future()
+
+    def settle(found: Any, error: OSError | None) -> None:
+        if answer.done():
+            return
+        if error is None:
+            answer.set_result(found)
+        else:
+            answer.set_exception(error)
+
+    def work() -> None:
+        found: Any = None
+        failure: OSError | None = None
+        try:
+            found = socket.getaddrinfo(host, port, **options)
+        except (OSError, UnicodeError) as error:
+            failure = error if isinstance(error, OSError) else socket.gaierror(socket.EAI_NONAME, str(error))
+        with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
+            loop.call_soon_threadsafe(settle, found, failure)
+
+    thread = Abandonable(f"look up {host}", work)
+    try:
+        return await answer
+    finally:
+        if not (answer.done() and not answer.cancelled() and thread.join(1)):
+            thread.abandon()

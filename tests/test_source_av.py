@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
+import socket
+import tempfile
+import threading
+import time
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -13,14 +18,16 @@ import av
 import numpy as np
 import pytest
 from media_files import TIME_BASE, test_picture, write_video
-from test_sources import silent_server
+from test_sources import silent_server, stopped_while_waiting
 
 from stream_sr.codec.extent import is_truncated
 from stream_sr.color import ColorInfo
 from stream_sr.errors import DecodeError, SourceError, SourceLost, SourceOpenError
+from stream_sr.frame import Frame
 from stream_sr.media import SourceOptions
 from stream_sr.sources import open_source
 from stream_sr.sources.av import AvSource
+from stream_sr.threads import Worker, abandoned
 
 
 @pytest.fixture
@@ -341,3 +348,83 @@ def test_a_peer_that_goes_away_is_lost(tmp_path: Path) -> None:
         with pytest.raises(SourceLost, match="closed the stream"):
             list(source.frames())
         source.close()
+
+
+def test_closing_while_ffmpeg_waits_leaves_the_container_to_the_thread_that_waits() -> None:
+    """`frames` ends and `close` returns at once; the connection is closed when the read has reached its timeout."""
+    with socket.create_server(("127.0.0.1", 0)) as listener, tempfile.TemporaryDirectory() as folder:
+        write_video(Path(folder) / "x.ts", count=60)
+        opened: list[AvSource] = []
+        options = SourceOptions(read_timeout=2)
+        url = f"tcp://127.0.0.1:{listener.getsockname()[1]}"
+        opening = Worker("opening", lambda: opened.append(AvSource(url, options)))
+        peer, _ = listener.accept()
+        with peer:
+            peer.sendall((Path(folder) / "x.ts").read_bytes())
+            assert opening.join(20)
+            source = opened[0]
+            frames: list[Frame] = []
+            waiting = threading.Event()
+
+            def read() -> None:
+                for frame in source.frames():
+                    frames.append(frame)
+                    if len(frames) == 56:  # the rest is held back until more comes
+                        waiting.set()
+
+            reader = Worker("reader", read)
+            assert waiting.wait(20)
+            source.close()
+            assert reader.join(1)
+            assert reader.error is None
+            assert abandoned() == ["demux"]
+            peer.settimeout(20)
+            assert peer.recv(1) == b""  # FFmpeg has closed its side
+            while abandoned():
+                time.sleep(0.01)
+            source.close()
+
+
+def test_frames_and_sound_through_a_fifo_are_those_of_the_file(tmp_path: Path) -> None:
+    write_video(tmp_path / "x.mkv", count=60, audio_seconds=2.4)
+    os.mkfifo(tmp_path / "fifo.mkv")
+
+    def write() -> None:
+        (tmp_path / "fifo.mkv").write_bytes((tmp_path / "x.mkv").read_bytes())
+
+    writer = Worker("writer", write)
+    found = []
+    for name in ("x.mkv", "fifo.mkv"):
+        source = open_source(str(tmp_path / name))
+        assert source.lane is not None
+        frames = [(frame.pts, [plane.tobytes() for plane in frame.planes]) for frame in source.frames()]
+        found.append((frames, [(packet.pts, packet.dts, bytes(packet)) for _, packet in source.lane.take()]))
+        source.close()
+    assert writer.join(10)
+    assert len(found[0][0]) == 60
+    assert len(found[0][1]) > 40
+    assert found[0] == found[1]
+
+
+def test_stop_frees_a_reader_of_a_fifo(tmp_path: Path) -> None:
+    write_video(tmp_path / "x.ts", count=60)
+    os.mkfifo(tmp_path / "fifo.ts")
+    holder: list[int] = []
+
+    def write() -> None:
+        holder.append(os.open(tmp_path / "fifo.ts", os.O_WRONLY))
+        os.write(holder[0], (tmp_path / "x.ts").read_bytes())
+
+    writer = Worker("writer", write)
+    source = open_source(str(tmp_path / "fifo.ts"))
+    stopped_while_waiting(source, skip=20, more=40)
+    assert writer.join(10)
+    os.close(holder[0])
+    while abandoned():
+        time.sleep(0.01)
+
+
+def test_a_picture_is_not_read_from_a_fifo(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.png")
+    with pytest.raises(SourceOpenError, match="is a pipe or a device"):
+        open_source(str(tmp_path / "x.png"))

@@ -1,45 +1,11 @@
-"""Sockets: pairs for RTP, why a server cannot listen, and those that FFmpeg opens itself, shut down to free it."""
+"""Pairs of UDP sockets for RTP, and the message for a server that cannot listen."""
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import os
 import socket
 
 LOOPBACK = "127.0.0.1"
-
-
-def open_sockets() -> dict[int, str]:
-    """Descriptors of this process that are sockets, with their identity. Empty where there is no /proc."""
-    found = {}
-    with contextlib.suppress(OSError):
-        for entry in os.listdir("/proc/self/fd"):
-            with contextlib.suppress(OSError):
-                link = os.readlink(f"/proc/self/fd/{entry}")
-                if link.startswith("socket:"):
-                    found[int(entry)] = link
-    return found
-
-
-def tcp_peers() -> dict[str, int]:
-    """The port that each TCP socket of this machine is connected or connecting to, by the identity of the socket.
-
-    Empty where there is no /proc.
-    """
-    found = {}
-    for table in ("tcp", "tcp6"):
-        with contextlib.suppress(OSError), open(f"/proc/self/net/{table}") as lines:
-            for words in map(str.split, list(lines)[1:]):
-                if port := int(words[2].rpartition(":")[2], 16):
-                    found[f"socket:[{words[9]}]"] = port
-    return found
-
-
-def shut_down(descriptor: int) -> None:
-    """End both directions: a read or write that waits on it returns. The descriptor stays its owner's to close."""
-    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as peer:
-        peer.shutdown(socket.SHUT_RDWR)
 
 
 def udp_pair(host: str) -> tuple[socket.socket, socket.socket]:

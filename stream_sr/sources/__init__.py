@@ -62,7 +62,11 @@ def open_source(
     cancelled: threading.Event | None = None,
     said: set[str] | None = None,
 ) -> Source:
-    """Open an input by its address (`ADDRESSES`). Opening one in the network ends soon after ``cancelled`` was set.
+    """Open an input by its address (`ADDRESSES`).
+
+    Ends soon after ``cancelled`` was set (SourceLost), and at once when a signal handler raises in the calling thread,
+    also while the network, a device or a FIFO does not answer; a thread that is inside a native call then is abandoned
+    and frees what it opened by itself (`opening.open_cancellable`).
 
     ``said`` keeps the remarks that were made on the way, for who opens the same again: none is made twice.
     Raises ConfigError for an address that is none and for an option that was set but does not apply to it;
@@ -74,14 +78,18 @@ def open_source(
     _check_options(address, kind, options)
     if kind == "webcam":
         from stream_sr.sources.camera import CameraSource
+        from stream_sr.sources.opening import open_cancellable
 
-        return CameraSource(address, options)
+        return open_cancellable(
+            f"camera {address}", lambda given_up: CameraSource(address, options, stopping=given_up), cancelled
+        )
     if kind == "rtsp":
         return _open_rtsp(address, options, cancelled, set() if said is None else said)
     if kind == "pictures":
         from stream_sr.sources.images import ImageSource
+        from stream_sr.sources.opening import open_cancellable
 
-        return ImageSource(Path(address), options)
+        return open_cancellable(address, lambda given_up: ImageSource(Path(address), options), cancelled)
     if kind == "standard input":
         from stream_sr.sources.y4m import Y4mSource
 

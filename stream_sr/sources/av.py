@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import partial
 from typing import Any
 
 import av
@@ -39,7 +40,8 @@ from stream_sr.media import Lane, SourceOptions, Track, redact
 from stream_sr.metadata import Metadata
 from stream_sr.ring import FramePool, Pools
 from stream_sr.sources.clock import Timeline, begins_anywhere, may_jump
-from stream_sr.sources.opening import SILENT, claims, open_container, open_freely, port_of
+from stream_sr.sources.demux import PacketReader, read_packets
+from stream_sr.sources.opening import SILENT, open_cancellable, open_container, refuse_bad_port
 from stream_sr.timing import rescale
 
 logger = logging.getLogger(__name__)
@@ -60,15 +62,11 @@ class Stamp:
 
 
 def open_av(address: str, options: SourceOptions, cancelled: threading.Event | None = None) -> AvSource:
-    """An `AvSource`; opening a URL ends soon after Ctrl-C, or after ``cancelled`` was set (see `open_freely`)."""
-    if "://" not in address:
-        return AvSource(address, options)
+    """Open an `AvSource`; this ends soon after Ctrl-C, or after ``cancelled`` was set (see `open_cancellable`)."""
     name = redact(address)
-    try:
-        port = port_of(address)
-    except ValueError as error:
-        raise SourceOpenError(f"{name} is no address: {error}") from error
-    return open_freely(name, port, lambda: AvSource(address, options), cancelled)
+    if "://" in address:
+        refuse_bad_port(address, name)
+    return open_cancellable(name, lambda given_up: AvSource(address, options, stopping=given_up), cancelled)
 
 
 class AvSource:
@@ -78,20 +76,27 @@ class AvSource:
     break and the user hears of it. A live input that ends or falls silent raises SourceLost.
     With ``options.start`` the file is decoded from the key picture before, earlier pictures are dropped, and the pts
     of all tracks count from that moment; without it they are exactly those of the file.
+    Packets of a regular file are read by the thread that calls `frames`; those of a URL, a FIFO or a device come from a
+    `PacketReader`, so that `stop` and `close` return at once while FFmpeg waits for data.
     """
 
-    def __init__(self, address: str, options: SourceOptions | None = None) -> None:
+    def __init__(
+        self, address: str, options: SourceOptions | None = None, *, stopping: threading.Event | None = None
+    ) -> None:
+        """``stopping`` may be set by another thread while this opens, which then fails after its native call."""
         options = options or SourceOptions()
         scheme = address.partition("://")[0] if "://" in address else ""
         self._address, self._name = address, redact(address)
-        self._live, self._remote = scheme in LIVE_SCHEMES, bool(scheme)
+        self._live = scheme in LIVE_SCHEMES
         self._options = options
         self._counts: Counter[str] = Counter()
-        self._stopping = threading.Event()
+        self._stopping = stopping or threading.Event()
+        self._in_use = threading.Lock()  # held while `frames` uses the container, and to close it
+        self._regular = not scheme and os.path.isfile(address)
         self.prepare: Callable[[StreamInfo], None] | None = None  # see `media.Resizing`
         self._open()
         try:
-            self._truncated = not scheme and os.path.isfile(address) and is_truncated(address, self._container)
+            self._truncated = self._regular and is_truncated(address, self._container)
             self._first: tuple[av.VideoFrame, Stamp] | None = self._open_pictures()
             self.info = self._describe(self._first[0])
             self.decoder = decoder_in_use(self._stream)
@@ -102,20 +107,21 @@ class AvSource:
             raise
 
     def _open(self) -> None:
-        self._container, self._sockets = open_container(self._address, self._options, self._name)
+        self._packet_reader: PacketReader | None = None  # has the container once it exists
+        self._container = open_container(self._address, self._options, self._name)
         try:
             self._stream = _video_stream(self._container, self._name)
+            self._video_index: int = self._stream.index
             self._prepare(self._options)
         except BaseException:
             self._container.close()
             raise
-        claims.take(self._sockets)
 
     def _prepare(self, options: SourceOptions) -> None:
         stream = self._stream
         codec = stream.codec_context
         stream.thread_type = "SLICE" if self._live else "AUTO"  # frame threads delay by a frame each
-        self._decoder = VideoDecoder(stream, None if self._remote or codec.is_hwaccel else self._second_instance)
+        self._decoder = VideoDecoder(stream, self._second_instance if self._regular and not codec.is_hwaccel else None)
         self._reader = PictureReader(codec=codec.name)
         self._base = stream.time_base or Fraction(1, 90_000)
         rate = stream.average_rate or stream.guessed_rate
@@ -138,7 +144,8 @@ class AvSource:
 
     def _open_pictures(self) -> tuple[av.VideoFrame, Stamp]:
         """The first picture that is wanted; `_pictures` goes on behind it."""
-        if self._start and not self._live and not self._seek(self._start):
+        seekable = self._regular or "://" in self._address  # what was read from a FIFO or a device is gone
+        if self._start and not self._live and seekable and not self._seek(self._start):
             logger.info("%s cannot be searched exactly: decoding from its beginning", self._name)
             self._container.close()
             self._open()
@@ -193,7 +200,7 @@ class AvSource:
         return Metadata(
             tags=container_tags(container),
             chapters=chapters(container, self._begin, end),
-            attachments=() if self._remote else attachments(self._address, container),
+            attachments=attachments(self._address, container) if self._regular else (),
             video_tags=track_tags(stream),
             video_disposition=track_disposition(stream),
             unsupported=unsupported_tracks(container, {stream.index, *self._tracks}),
@@ -201,8 +208,8 @@ class AvSource:
 
     def _second_instance(self) -> Any:
         """The video stream in a container of its own, for `VideoDecoder`."""
-        container, _ = open_container(self._address, replace(self._options, decoder="cpu"), self._name)
-        return container.streams[self._stream.index]
+        container = open_container(self._address, replace(self._options, decoder="cpu"), self._name)
+        return container.streams[self._video_index]
 
     def frames(self, pool: FramePool | None = None) -> Iterator[Frame]:
         """See `Source.frames`. Where the frames change their size in mid-stream `prepare` is called with the new
@@ -212,7 +219,7 @@ class AvSource:
         number = 0
         pools = Pools(pool)
         while not self._stopping.is_set():
-            item = first or next(self._pictures, None)
+            item = first or self._next()
             first = None
             if item is None:
                 return
@@ -236,6 +243,10 @@ class AvSource:
             )
             number += 1
 
+    def _next(self) -> tuple[av.VideoFrame, Stamp] | None:
+        with self._in_use:
+            return None if self._stopping.is_set() else next(self._pictures, None)
+
     def _change_size(self, picture: av.VideoFrame) -> None:
         assert self.prepare is not None
         before, now = self._reader.size, (picture.width, picture.height)
@@ -249,9 +260,10 @@ class AvSource:
         self.prepare(replace(self.info, width=now[0], height=now[1], color=self._reader.color(picture)))
 
     def stop(self) -> None:
-        """See `Source.stop`. A read that waits for the network is freed by shutting its socket down (Linux)."""
+        """See `Source.stop`. Returns at once, also while a read waits for the network."""
         self._stopping.set()
-        claims.shut_down(self._sockets)
+        if self._packet_reader is not None:
+            self._packet_reader.stop()
 
     def counters(self) -> dict[str, int]:
         """``corrupt_packets`` (skipped), ``corrupt_pictures`` (with concealed damage), ``repaired_pts`` and
@@ -261,12 +273,14 @@ class AvSource:
         return dict(+(self._counts + Counter(corrupt)))
 
     def close(self) -> None:
-        """See `Source.close`."""
+        """See `Source.close`. A read that waits for the network ends later and closes the container then."""
         self._stopping.set()
-        sockets, self._sockets = self._sockets, {}
-        claims.give_back(sockets)
-        self._decoder.close()
-        self._container.close()
+        if self._packet_reader is not None:
+            self._packet_reader.close()
+        with self._in_use:
+            self._decoder.close()
+            if self._packet_reader is None:
+                self._container.close()
 
     # The way of a picture: packets -> decoded -> stamped, progressive -> cut to start and end.
 
@@ -328,7 +342,7 @@ class AvSource:
         """All pictures in presentation order, with the last ones that the decoder holds back."""
         failures = 0
         for packet in self._packets():
-            if packet.stream.index != self._stream.index:
+            if packet.stream_index != self._video_index:
                 self._pass_on(packet)
                 continue
             try:
@@ -350,34 +364,38 @@ class AvSource:
             self._counts["corrupt_packets"] += 1
             if self._truncated:
                 return []  # the half packet at the break
-        return self._decoder.decode(packet)
+        return self._decoder.decode(packet, packet.opaque)
 
     def _packets(self) -> Iterator[Any]:
         """Packets of the picture and of the passed tracks, as they lie in the file. Ends at the end or on `stop`."""
-        wanted = [s for s in self._container.streams if s.index in self._tracks or s.index == self._stream.index]
         failures = 0
-        while not self._stopping.is_set():
-            try:
-                for packet in self._container.demux(wanted):
-                    if self._stopping.is_set():
-                        return
-                    if packet.size:  # the empty ones mark the end
-                        failures = 0
-                        if self._timeline is not None:
-                            self._timeline.join(packet)
-                        yield packet
+        for item in self._read():
+            if self._stopping.is_set():
                 return
-            except av.EOFError:
-                return
-            except av.FFmpegError as error:
-                if self._stopping.is_set():
-                    return
-                if self._live or isinstance(error, SILENT):
-                    raise self._lost(error) from error
-                failures += 1
-                self._counts["corrupt_packets"] += 1
-                if failures >= FAILURES_IN_A_ROW:
-                    raise DecodeError(f"{self._name} cannot be read any further ({error.strerror})") from error
+            if not isinstance(item, av.FFmpegError):
+                failures = 0
+                if self._timeline is not None:
+                    self._timeline.join(item)
+                yield item
+                continue
+            if _is_loss(item, live=self._live):
+                raise self._lost(item) from item
+            failures += 1
+            self._counts["corrupt_packets"] += 1
+            if failures >= FAILURES_IN_A_ROW:
+                raise DecodeError(f"{self._name} cannot be read any further ({item.strerror})") from item
+
+    def _read(self) -> Iterator[Any]:
+        """Packets and errors, from where reading stands; see `read_packets`."""
+        if self._packet_reader is not None:
+            return self._packet_reader.packets()
+        wanted = [s for s in self._container.streams if s.index in self._tracks or s.index == self._video_index]
+        if self._regular:
+            return read_packets(self._container, wanted, self._video_index)
+        self._packet_reader = PacketReader(
+            self._container, wanted, self._video_index, partial(_is_loss, live=self._live), self._in_use
+        )
+        return self._packet_reader.packets()
 
     def _lost(self, error: av.FFmpegError) -> SourceLost:
         if isinstance(error, SILENT):
@@ -398,7 +416,7 @@ class AvSource:
         if shift:
             packet.pts = None if packet.pts is None else packet.pts - shift
             packet.dts = None if packet.dts is None else packet.dts - shift
-        if not self.lane.put(self._tracks[packet.stream.index], packet, packet.size):
+        if not self.lane.put(self._tracks[packet.stream_index], packet, packet.size):
             raise SourceError(
                 f"{self._name}: audio and subtitles ran more than {self.lane.limit_bytes >> 20} MiB ahead of the "
                 "pictures; leave them out with --audio none"
@@ -410,7 +428,7 @@ class AvSource:
             return
         for packet in self._packets():
             at = packet.pts if packet.pts is not None else packet.dts
-            if packet.stream.index == self._stream.index:
+            if packet.stream_index == self._video_index:
                 if at is not None and at * packet.time_base > end + TRAILING_SECONDS:
                     return
             else:
@@ -433,6 +451,11 @@ class AvSource:
         captured = picture.opaque.captured_ns if isinstance(picture.opaque, Origin) else time.monotonic_ns()
         self._previous = Stamp(pts, duration or (0 if picture.pts is not None else self._step), captured)
         return self._previous
+
+
+def _is_loss(error: av.FFmpegError, *, live: bool) -> bool:
+    """Whether the input is lost with this error; in a file, reading goes on behind it."""
+    return live or isinstance(error, SILENT)
 
 
 def _with_durations(pictures: Iterator[tuple[av.VideoFrame, Stamp]]) -> Iterator[tuple[av.VideoFrame, Stamp]]:

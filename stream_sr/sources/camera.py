@@ -62,16 +62,18 @@ class CameraSource:
 
     A capture size, rate or FourCC that the camera does not take is refused with what it gives. A camera that is pulled
     out, or gives nothing for ``read_timeout`` seconds, raises SourceLost. ``open_capture`` replaces
-    ``cv2.VideoCapture`` in tests.
+    ``cv2.VideoCapture`` in tests. A read waits for the driver for a second at most (see `opencv.load_opencv`), then
+    sees `stop`; ``stopping`` may be set by another thread while this opens, which then fails after its native call.
     """
 
     lane: Lane | None = None
 
     def __init__(
-        self, address: str, options: SourceOptions | None = None, *, open_capture: OpenCapture | None = None
-    ) -> None:
+        self, address: str, options: SourceOptions | None = None, *, open_capture: OpenCapture | None = None,
+        stopping: threading.Event | None = None,
+    ) -> None:  # fmt: skip
         self._options = options or SourceOptions()
-        self._stopping = threading.Event()
+        self._stopping = stopping or threading.Event()
         self._counts: Counter[str] = Counter()
         self._clock = CameraClock()
         self._reader = PictureReader()

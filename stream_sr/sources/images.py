@@ -108,8 +108,10 @@ class ImageSource:
 def _find(path: Path) -> list[Path]:
     if not path.exists():
         raise SourceOpenError(f"no such file: {path}")
-    if not path.is_dir():
+    if path.is_file():
         return [path]
+    if not path.is_dir():  # it could be read once only, and waiting for it could not be ended
+        raise SourceOpenError(f"{path} is a pipe or a device; a still picture is read from a file: copy it into one")
     found = [entry for entry in path.iterdir() if entry.is_file() and is_image(entry)]
     if not found:
         raise SourceOpenError(f"the folder {path} holds no pictures ({' '.join(sorted(SUFFIXES))})")

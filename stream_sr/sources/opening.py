@@ -1,6 +1,9 @@
-"""Opening by FFmpeg, in words of ours where it fails, and so that it can be given up.
+"""Open an input in a thread that can be left, and open a container with FFmpeg with a clear error message.
 
-FFmpeg's calls end by themselves only after their timeouts, and hold Ctrl-C up meanwhile.
+FFmpeg's calls cannot be cancelled: they end after their timeouts (an opening after up to twice ``read_timeout``, the
+look-up of a host name or the opening of a FIFO when the system returns). They release the interpreter's lock meanwhile,
+but a thread inside one hears neither Ctrl-C nor an event. So each opening has a thread of its own, which is abandoned
+when its caller must leave. Nothing is shared between two openings, so cancelling one cannot harm another.
 """
 
 from __future__ import annotations
@@ -8,8 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TypeVar
 from urllib.parse import urlsplit
 
@@ -19,88 +21,58 @@ from av.container import InputContainer
 from stream_sr.codec.extent import lacks_index
 from stream_sr.codec.metadata import METADATA_ERRORS
 from stream_sr.codec.nvdec import open_with_decoder
-from stream_sr.codec.sockets import open_sockets, shut_down, tcp_peers
 from stream_sr.errors import SourceLost, SourceOpenError
 from stream_sr.media import Source, SourceOptions
-from stream_sr.threads import Worker
+from stream_sr.threads import Abandonable
 
-PORTS = {"rtsp": 554, "rtsps": 322, "http": 80, "https": 443, "rtmp": 1935, "rtmps": 443}
 SILENT = (av.error.ExitError, av.error.TimeoutError)  # what a timeout looks like
 LOOK_SECONDS = 0.1  # between looks at whether opening is still wanted
 S = TypeVar("S", bound=Source)
 
 
-def open_freely(name: str, port: int | None, open_it: Callable[[], S], cancelled: threading.Event | None = None) -> S:
-    """What ``open_it`` returns or raises; it runs in a thread, so that this one hears Ctrl-C.
+def open_cancellable(name: str, open_it: Callable[[threading.Event], S], cancelled: threading.Event | None = None) -> S:
+    """Return what ``open_it`` returns, or raise what it raises; it runs in a thread of its own.
 
-    Once ``cancelled`` is set, or a signal handler raises here, the TCP connections that it makes to ``port`` are shut
-    down (Linux), upon which FFmpeg gives up; SourceLost, or what the handler raised, comes out. Where it waits for
-    something else (a name server, UDP) that takes until its timeouts.
+    Leaves within ``LOOK_SECONDS`` once ``cancelled`` is set (SourceLost), and at once when a signal handler raises
+    here. The thread is then abandoned (`threads.Abandonable`): the event that ``open_it`` was given is set, which asks
+    it to give up between two native calls, and what it returns later is closed in its thread.
     """
-    before = open_sockets()
-    done = threading.Event()
+    given_up, done, lock = threading.Event(), threading.Event(), threading.Lock()
     found: list[S] = []
 
     def work() -> None:
         try:
-            found.append(open_it())
+            source = open_it(given_up)
+            with lock:
+                if not given_up.is_set():
+                    found.append(source)
+                    return
+            source.close()
         finally:
             done.set()
 
-    worker = Worker("open", work)
+    thread: Abandonable | None = None
     try:
+        thread = Abandonable("open", work)
         while not done.wait(LOOK_SECONDS):
             if cancelled is not None and cancelled.is_set():
-                raise SourceLost(f"{name} was given up")
+                raise SourceLost(f"{name}: the opening was cancelled")
+        thread.join()
     except BaseException:
-        while not worker.join(LOOK_SECONDS):  # what it opens next is shut down too
-            peers = tcp_peers()
-            for descriptor, identity in open_sockets().items():
-                if before.get(descriptor) != identity and port is not None and peers.get(identity) == port:
-                    shut_down(descriptor)
+        with lock:
+            given_up.set()
         for source in found:
             source.close()
+        if thread is not None:
+            thread.abandon()
         raise
-    worker.join()
-    if worker.error is not None:
-        raise worker.error
+    if thread.error is not None:
+        raise thread.error
     return found[0]
 
 
-class Claims:
-    """Which sockets belong to which open container, as far as that is known. Thread-safe.
-
-    Nobody tells whose a socket is that FFmpeg opened: where two inputs at one port are opened in the same moment, the
-    first may take the other's for its own too. What two claim is left alone until one of them has given it back.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._counts = Counter[str]()  # by the identity of the socket
-
-    def take(self, sockets: Mapping[int, str]) -> None:
-        """Claim these (descriptor to identity)."""
-        with self._lock:
-            self._counts.update(sockets.values())
-
-    def give_back(self, sockets: Mapping[int, str]) -> None:
-        """Those that were taken."""
-        with self._lock:
-            self._counts -= Counter(sockets.values())
-
-    def shut_down(self, sockets: Mapping[int, str]) -> None:
-        """Free who waits for one of these, but for those that another claims too."""
-        with self._lock:
-            for descriptor, identity in open_sockets().items():
-                if sockets.get(descriptor) == identity and self._counts[identity] <= 1:
-                    shut_down(descriptor)
-
-
-claims = Claims()
-
-
-def open_container(address: str, options: SourceOptions, name: str) -> tuple[InputContainer, dict[int, str]]:
-    """The open container, and the sockets that it opened (descriptor to identity)."""
+def open_container(address: str, options: SourceOptions, name: str) -> InputContainer:
+    """Return the open container. Raises SourceOpenError."""
     remote = "://" in address
     settings: dict[str, str] = {}
     timeout: tuple[float, float] | None = None
@@ -108,12 +80,10 @@ def open_container(address: str, options: SourceOptions, name: str) -> tuple[Inp
         timeout = (options.read_timeout, options.read_timeout)
         if address.startswith("rtsp"):
             settings = {"rtsp_transport": options.rtsp_transport, "analyzeduration": "0", "probesize": "32"}
-    before = open_sockets() if remote else {}
     try:
-        port = port_of(address) if remote else None
         # "file:" keeps FFmpeg from reading a name with a colon as a protocol.
         place = address if remote else f"file:{address}"
-        container = open_with_decoder(
+        return open_with_decoder(
             options.decoder,
             lambda hardware: av.open(
                 place, "r", options=settings, timeout=timeout, hwaccel=hardware, metadata_errors=METADATA_ERRORS
@@ -121,14 +91,14 @@ def open_container(address: str, options: SourceOptions, name: str) -> tuple[Inp
         )
     except (av.FFmpegError, OSError, ValueError) as error:
         raise SourceOpenError(_why_not(address, name, error)) from error
-    after, peers = (open_sockets(), tcp_peers()) if remote and port is not None else ({}, {})
-    mine = {fd: link for fd, link in after.items() if before.get(fd) != link and peers.get(link) == port}
-    return container, mine
 
 
-def port_of(url: str) -> int | None:
-    """Where FFmpeg will connect to; None where that is not known. Raises ValueError for what is no port."""
-    return urlsplit(url).port or PORTS.get(url.partition("://")[0])
+def refuse_bad_port(url: str, name: str) -> None:
+    """Raise SourceOpenError for a URL whose port is not a number from 0 to 65535."""
+    try:
+        _ = urlsplit(url).port
+    except ValueError as error:
+        raise SourceOpenError(f"{name} is no address: {error}") from error
 
 
 def _why_not(address: str, name: str, error: Exception) -> str:

@@ -281,7 +281,7 @@ class ReconnectingSource:
             self._source = None
 
     def close(self) -> None:
-        """See `media.Source`. Waits for a try that is being made."""
+        """See `media.Source`. Does not wait for the network: ``connect`` gives up once `stop` was called."""
         self.stop()
         with self._lock:
             source, search = self._source, self._search

@@ -102,7 +102,7 @@ class RtspSource:
                     raise
                 if cancelled is not None and cancelled.is_set():
                     opening.cancel()
-                    raise SourceLost(f"{self._client.name} was given up") from None
+                    raise SourceLost(f"{self._client.name}: the opening was cancelled") from None
 
     def frames(self, pool: FramePool | None = None) -> Iterator[Frame]:
         """See `media.Source`. Once; from the call on, every picture is kept for it.

@@ -74,7 +74,6 @@ class Client:
         self._lock = threading.Lock()
         self._reading = False
         self._doing = "connecting"
-        self._timed_out = False
         self._connection: Connection | None = None
         self._transports: list[Transport | Datagrams] = []
         self._first_key: AccessUnit | None = None
@@ -98,7 +97,6 @@ class Client:
             async with asyncio.timeout(self._timeout):
                 return await self._open()
         except TimeoutError as error:
-            self._timed_out = True
             raise SourceOpenError(
                 f"{self.name} does not answer within {self._timeout:g} s (while {self._doing}); "
                 "check the address, or allow more with --read-timeout"
@@ -338,8 +336,6 @@ class Client:
             for transport in self._transports:
                 transport.close()
             await connection.shut()
-        if not self._timed_out:  # else a look-up of the host's name may hang, and waiting for it would too
-            await asyncio.get_running_loop().shutdown_default_executor()
         self._forget()
 
     def _forget(self) -> None:
