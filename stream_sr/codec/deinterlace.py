@@ -9,6 +9,8 @@ from typing import Generic, TypeVar
 
 import av
 
+from stream_sr.codec.picture import expect
+
 T = TypeVar("T")
 
 
@@ -21,6 +23,7 @@ class Deinterlacer(Generic[T]):
     def __init__(self, picture: av.VideoFrame, time_base: Fraction) -> None:
         self._waiting: deque[T] = deque()
         self._base = time_base
+        self._form = (picture.width, picture.height, picture.format.name)
         self._graph = av.filter.Graph()
         source = self._graph.add(
             "buffer",
@@ -35,6 +38,7 @@ class Deinterlacer(Generic[T]):
 
     def put(self, picture: av.VideoFrame, pts: int, companion: T) -> Iterator[tuple[av.VideoFrame, T]]:
         """Push one picture, its pts in the time base; yields those that are ready (one picture later)."""
+        expect(picture, *self._form)
         self._waiting.append(companion)
         picture.pts, picture.time_base = pts, self._base
         self._graph.vpush(picture)
@@ -51,4 +55,4 @@ class Deinterlacer(Generic[T]):
                 picture = self._graph.vpull()
             except (av.BlockingIOError, av.EOFError):
                 return
-            yield picture, self._waiting.popleft()
+            yield expect(picture, *self._form), self._waiting.popleft()

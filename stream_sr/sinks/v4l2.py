@@ -17,7 +17,7 @@ import av
 import numpy as np
 from av.error import FFmpegError
 
-from stream_sr.codec.picture import picture_planes, shown_size, square_size
+from stream_sr.codec.picture import fill, shown_size, square_size
 from stream_sr.codec.swscale import Scaler
 from stream_sr.color import ColorInfo, Range
 from stream_sr.errors import SinkOpenError, SinkWriteError
@@ -93,8 +93,7 @@ class V4l2Sink:
         if self._container is None or self._info is None:
             raise SinkWriteError(f"{self.name} is not open")
         planes = self._upright(frame, self._info)
-        for view, plane in zip(picture_planes(self._picture), planes, strict=True):
-            np.copyto(view, plane[: view.shape[0], : view.shape[1]])
+        fill(self._picture, planes)
         self._picture.pts, self._count = self._count, self._count + 1
         try:
             self._container.mux(self._stream.encode(self._picture))

@@ -23,7 +23,7 @@ from stream_sr.codec.pairs import Bicubic, Form, form_of
 from stream_sr.codec.picture import shown_size, square_size
 from stream_sr.codec.rgb import QUICK, to_rgb
 from stream_sr.color import Matrix
-from stream_sr.errors import SinkOpenError, SinkWriteError, StreamSRError
+from stream_sr.errors import PictureShapeError, SinkOpenError, SinkWriteError, StreamSRError
 from stream_sr.frame import Frame, StreamInfo
 from stream_sr.media import Controls, SinkOptions
 from stream_sr.model import AUTO
@@ -220,8 +220,8 @@ class _Viewer:
         words = text.encode()
         try:
             if left is not None:
-                np.copyto(self._pictures[0], left)
-            np.copyto(self._pictures[1], right)
+                _place(left, self._pictures[0])
+            _place(right, self._pictures[1])
             message = viewer.MESSAGE.pack(viewer.SHOW, 0, 0, 0, 0, int(left is not None), len(words))
             self._connection.sendall(message + words)
             answer = self._answer()
@@ -274,6 +274,13 @@ class _Viewer:
         self._words.seek(0)
         lines = self._words.read().decode("utf-8", "replace").split("\n")
         return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+
+def _place(pixels: Pixels, memory: Pixels) -> None:
+    """Copy a picture into the memory of the window, which is of one size. Raises PictureShapeError for another."""
+    if pixels.shape != memory.shape:
+        raise PictureShapeError(f"a picture of {pixels.shape} came to a window of {memory.shape}")
+    np.copyto(memory, pixels)
 
 
 def to_bgr(frame: Frame, rotation: int, reformatter: VideoReformatter) -> npt.NDArray[np.uint8]:

@@ -29,7 +29,7 @@ class Y4mSink:
     def __init__(self, descriptor: int | None = None) -> None:
         self._given = descriptor
         self._descriptor: int | None = None
-        self._header = b""
+        self._header, self._size = b"", (0, 0)
         self._pictures = 0
 
     def check(self) -> None:
@@ -38,11 +38,13 @@ class Y4mSink:
 
     def open(self, info: StreamInfo) -> None:
         self._descriptor = self._target()
-        self._header = format_header(info)
+        self._header, self._size = format_header(info), (info.width, info.height)
 
     def write(self, frame: Frame) -> bool:
         if self._descriptor is None:
             raise SinkWriteError("y4m output is not open")
+        if (frame.width, frame.height) != self._size:
+            raise SinkWriteError(f"{frame!r} came to a y4m stream of {self._size[0]}x{self._size[1]} pictures")
         header, self._header = self._header, b""
         try:
             # The planes are contiguous as a rule (a slot of the pool), and then written without a copy.
