@@ -114,9 +114,9 @@ class Bicubic:
 
 
 def _same_shape(source: Frame, result: Frame) -> bool:
-    """Whether the one is the other enlarged, but for the rounding to even sizes."""
+    """Whether the one is the other enlarged, but for the rounding to even sizes: up to two samples of a side."""
     shapes = [frame.width * frame.sample_aspect / frame.height for frame in (source, result)]
-    return abs(shapes[0] / shapes[1] - 1) < 0.01
+    return abs(shapes[0] / shapes[1] - 1) < max(0.01, 2 / min(result.width, result.height))
 
 
 def _part(planes: Planes, left: int, top: int, width: int, height: int) -> Planes:
