@@ -11,9 +11,11 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
+import numpy.typing as npt
 import pytest
 from media_files import test_picture
 from PIL import Image
@@ -82,7 +84,7 @@ def even(planes: Sequence[Plane]) -> list[Plane]:
     return [planes[0][: 2 * height, : 2 * width], *(plane[:height, :width] for plane in planes[1:])]
 
 
-def psnr(one: Plane, two: Plane) -> float:
+def psnr(one: npt.NDArray[Any], two: npt.NDArray[Any]) -> float:
     error = float(np.mean((one.astype(float) - two.astype(float)) ** 2))
     return 99.0 if error == 0 else float(10 * np.log10(255**2 / error))
 
