@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from stream_sr.color import ColorInfo
 from stream_sr.errors import PictureShapeError
+from stream_sr.orientation import Orientation
 
 if TYPE_CHECKING:
     from stream_sr.ring import Slot
@@ -117,7 +118,7 @@ class StreamInfo:
     fps: Fraction | None = None  # nominal; None where frames come as they come
     color: ColorInfo = field(default_factory=ColorInfo)
     sample_aspect: Fraction = Fraction(1)
-    rotation: int = 0  # degrees clockwise that a player turns the picture: 0, 90, 180 or 270
+    orientation: Orientation = Orientation.UPRIGHT  # how a player turns and mirrors the picture
     live: bool = False  # frames come by the clock and are lost if nobody takes them
     frame_count: int | None = None  # as far as the container tells
     duration_seconds: float | None = None

@@ -33,6 +33,7 @@ from stream_sr.engine import EngineOptions
 from stream_sr.errors import EngineRunError, PictureShapeError, SinkWriteError, SourceLost
 from stream_sr.frame import Frame, Plane, StreamInfo, empty_planes, read_only
 from stream_sr.media import EncoderOptions, Packet, SinkOptions, SourceOptions
+from stream_sr.orientation import Orientation
 from stream_sr.ring import FramePool
 from stream_sr.sinks.av import FileSink
 from stream_sr.sinks.record import RecordSink
@@ -179,7 +180,9 @@ def through_the_page(size: Size, folder: Path) -> None:
 def through_a_png(size: Size, folder: Path) -> None:
     """RGB as the window and the sheets write it, back to 4:2:0 by the formulas of BT.601 and the mean of each four."""
     _, frames = results(size)
-    for number, pixels in enumerate((to_rgb(frames[0]), to_bgr(frames[0], 0, av.video.reformatter.VideoReformatter()))):
+    for number, pixels in enumerate(
+        (to_rgb(frames[0]), to_bgr(frames[0], Orientation.UPRIGHT, av.video.reformatter.VideoReformatter()))
+    ):
         path = folder / f"{size}-{number}.png"
         Image.fromarray(pixels if number == 0 else pixels[:, :, ::-1]).save(path)
         red, green, blue = (np.asarray(Image.open(path), np.float64)[:, :, n] for n in range(3))

@@ -38,9 +38,9 @@ class Encoder:
     """libx264, or NVIDIA's encoder, for frames of one size: 8-bit 4:2:0 planes in, Annex B access units out.
 
     ``info`` describes the frames. Its colour, chroma siting and sample aspect go into the bitstream as they are:
-    unknown stays unknown, so the caller applies `color.guess_unknown` (with the *input's* size) before. Rotation is
-    handed on in ``stream.info`` for the container. H.264 4:2:0 holds even sizes only: an odd last column or row is cut,
-    which is logged once. ``stream`` is complete before the first packet; its ``lane`` is None.
+    unknown stays unknown, so the caller applies `color.guess_unknown` (with the *input's* size) before. Its
+    orientation is handed on in ``stream.info`` for the container. H.264 4:2:0 holds even sizes only: an odd last column
+    or row is cut, which is logged once. ``stream`` is complete before the first packet; its ``lane`` is None.
 
     Every key packet is an IDR picture with its parameter sets in front; no packet refers across one (closed GOP).
     A packet carries the pts, number, captured_ns, wall_ns and duration of its frame; dts grows and never exceeds the

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fractions import Fraction
+from typing import Any
 
 import av
 import numpy as np
@@ -15,6 +16,7 @@ from av.video.plane import VideoPlane
 
 from stream_sr.errors import PictureShapeError
 from stream_sr.frame import Frame, Plane, Planes, StreamInfo
+from stream_sr.orientation import Orientation, from_matrix
 
 
 def picture_planes(picture: av.VideoFrame) -> tuple[Plane, ...]:
@@ -108,10 +110,19 @@ def _words(picture: av.VideoFrame) -> str:
     return f"a picture of {picture.width}x{picture.height} {picture.format.name}"
 
 
+def orientation_of(picture: av.VideoFrame) -> Orientation | None:
+    """What the display matrix of a decoded picture states (upright without one); None where it is no quarter turn."""
+    data: Any = picture.side_data.get("DISPLAYMATRIX")
+    if data is not None:
+        cells: list[int] = np.frombuffer(data, np.int32).tolist()
+        return from_matrix(cells)
+    return Orientation.UPRIGHT
+
+
 def shown_size(info: StreamInfo) -> tuple[int, int]:
     """Width and height of the picture in square pixels, upright. The wider side grows, none shrinks."""
     width, height = square_size(info.width, info.height, info.sample_aspect)
-    return (height, width) if info.rotation in (90, 270) else (width, height)
+    return (height, width) if info.orientation.swaps_sides else (width, height)
 
 
 def square_size(width: int, height: int, aspect: Fraction) -> tuple[int, int]:

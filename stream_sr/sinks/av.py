@@ -18,7 +18,8 @@ from av.video.stream import VideoStream
 
 from stream_sr.codec import mp4
 from stream_sr.errors import SinkError, SinkOpenError, SinkWriteError
-from stream_sr.media import EncodedStream, Lane, Packet, SinkOptions
+from stream_sr.media import ORIENTATION_LOST, EncodedStream, Lane, Packet, SinkOptions
+from stream_sr.orientation import Orientation
 from stream_sr.sinks.tracks import FFMPEG_ERRORS, Tracks
 
 log = logging.getLogger("stream_sr")
@@ -33,7 +34,7 @@ class FileSink:
 
     - Presentation times are exact in MP4, MOV (their time scale is that of the stream, up to 1 MHz) and MPEG-TS
       (90 kHz); Matroska counts milliseconds. What is rounded is said in the log. A live stream's file begins at 0.
-    - Colour and sample aspect stand in the container as in the bitstream, rotation as a display matrix (not in
+    - Colour and sample aspect stand in the container as in the bitstream, orientation as a display matrix (not in
       MPEG-TS, which has none).
     - Until it is closed an MP4 or MOV consists of fragments of a fifth of a second, and closing makes it an ordinary
       one: it is playable up to there if the program dies or the disk is full. Its index (some 100 bytes a frame) is
@@ -106,11 +107,8 @@ class FileSink:
             hint = f" (with {what}); write .mkv, or leave the sound out with --audio none" if what else ""
             raise SinkOpenError(f"{self.name}: the file cannot be begun: {_reason(error)}{hint}") from error
         self._offset = None if stream.info.live else 0
-        if kind == "mpegts" and stream.info.rotation:
-            log.warning(
-                "%s: MPEG-TS cannot say that the picture is to be turned by %d degrees; write .mp4 or .mkv for that",
-                self.name, stream.info.rotation,
-            )  # fmt: skip
+        if kind == "mpegts" and stream.info.orientation != Orientation.UPRIGHT:
+            log.warning(ORIENTATION_LOST, self.name, "MPEG-TS", stream.info.orientation)
         if kind == "matroska" and (stream.info.time_base / Fraction(1, 1000)).denominator != 1:
             log.info("%s: Matroska counts milliseconds, so the times of the pictures are rounded to them", self.name)
 
@@ -351,8 +349,8 @@ def _add_video(container: Any, stream: EncodedStream) -> VideoStream:
     if info.fps is not None:
         context.framerate = info.fps
     video.time_base = info.time_base
-    if info.rotation:
-        video.set_display_rotation(-info.rotation)  # FFmpeg turns counterclockwise
+    if info.orientation != Orientation.UPRIGHT:
+        video.set_display_matrix(info.orientation.matrix)
     return video
 
 

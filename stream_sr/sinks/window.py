@@ -27,6 +27,7 @@ from stream_sr.errors import PictureShapeError, SinkOpenError, SinkWriteError, S
 from stream_sr.frame import Frame, StreamInfo
 from stream_sr.media import Controls, SinkOptions
 from stream_sr.model import AUTO
+from stream_sr.orientation import Orientation
 from stream_sr.sinks import viewer
 from stream_sr.sinks.x11 import INSTEAD, ask_display
 
@@ -47,7 +48,7 @@ class WindowSink:
 
     Left of a line that the mouse moves is the source by bicubic, right of it the result; what else can be done says
     `viewer.HELP`. PNGs go into ``record_dir``, or where the program was started. Pixels are converted with the stream's
-    own matrix and range, stretched to square pixels and turned by the stream's rotation. The window belongs to a
+    own matrix and range, stretched to square pixels and turned upright. The window belongs to a
     process of its own (see `viewer`), which `check` starts and `close` ends; nothing that happens to it, or to the
     display, can take this process along. See `media.FrameSink` and `media.Display`.
     """
@@ -99,8 +100,8 @@ class WindowSink:
             raise SinkWriteError("window: is not open")
         left = None
         if self._viewer.wants_both and frame.source is not None:
-            left = to_bgr(self._enlarged(frame), self._info.rotation, self._reformatters[0])
-        right = to_bgr(frame, self._info.rotation, self._reformatters[1])
+            left = to_bgr(self._enlarged(frame), self._info.orientation, self._reformatters[0])
+        right = to_bgr(frame, self._info.orientation, self._reformatters[1])
         answer = self._viewer.show(left, right, overlay(self._figures, self._said))
         self._obey(answer.key)
         return answer.visible and answer.key not in QUIT_KEYS
@@ -283,8 +284,8 @@ def _place(pixels: Pixels, memory: Pixels) -> None:
     np.copyto(memory, pixels)
 
 
-def to_bgr(frame: Frame, rotation: int, reformatter: VideoReformatter) -> npt.NDArray[np.uint8]:
-    """The frame as BGR ``[H, W, 3]`` with square pixels, turned by ``rotation`` degrees clockwise. See `to_rgb`."""
+def to_bgr(frame: Frame, orientation: Orientation, reformatter: VideoReformatter) -> npt.NDArray[np.uint8]:
+    """The frame as BGR ``[H, W, 3]`` with square pixels, upright. See `to_rgb`."""
     size = square_size(frame.width, frame.height, frame.sample_aspect)
     pixels = to_rgb(frame, "bgr24", size=size, flags=QUICK, reformatter=reformatter)
-    return np.ascontiguousarray(np.rot90(pixels, -(rotation // 90))) if rotation else pixels
+    return np.ascontiguousarray(orientation.upright(pixels))
