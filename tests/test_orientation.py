@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -63,7 +64,7 @@ def test_a_run_keeps_every_orientation(tmp_path: Path, orientation: Orientation,
         picture = next(container.decode(video=0))
     assert orientation_of(picture) == orientation
     assert (picture.width, picture.height) == (128, 96)
-    data = picture.side_data.get("DISPLAYMATRIX")
+    data: Any = picture.side_data.get("DISPLAYMATRIX")
     assert orientation == Orientation.UPRIGHT or np.frombuffer(data, np.int32).tolist() == display_matrix(orientation)
 
 
