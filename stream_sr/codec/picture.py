@@ -11,12 +11,16 @@ from fractions import Fraction
 from typing import Any
 
 import av
+import av.filter
 import numpy as np
+from av.sidedata.sidedata import Type as SideDataType
 from av.video.plane import VideoPlane
 
 from stream_sr.errors import PictureShapeError
 from stream_sr.frame import Frame, Plane, Planes, StreamInfo
 from stream_sr.orientation import Orientation, from_matrix
+
+SIDE_DATA_KINDS = 64  # more than FFmpeg 8 has
 
 
 def picture_planes(picture: av.VideoFrame) -> tuple[Plane, ...]:
@@ -112,11 +116,33 @@ def _words(picture: av.VideoFrame) -> str:
 
 def orientation_of(picture: av.VideoFrame) -> Orientation | None:
     """What the display matrix of a decoded picture states (upright without one); None where it is no quarter turn."""
-    data: Any = picture.side_data.get("DISPLAYMATRIX")
+    data: Any = _side_data(picture).get("DISPLAYMATRIX")
     if data is not None:
         cells: list[int] = np.frombuffer(data, np.int32).tolist()
         return from_matrix(cells)
     return Orientation.UPRIGHT
+
+
+def _side_data(picture: av.VideoFrame) -> Any:
+    """PyAV's side data, without the kinds that it does not know: it refuses the whole picture for one of them.
+
+    FFmpeg 8 gives EXIF data along with stills, for which PyAV 18 has no name.
+    """
+    try:
+        return picture.side_data
+    except ValueError:
+        unknown = set(range(SIDE_DATA_KINDS)) - {kind.value for kind in SideDataType}
+    graph = av.filter.Graph()
+    last = source = graph.add_buffer(
+        width=picture.width, height=picture.height, format=picture.format, time_base=Fraction(1)
+    )
+    for name in [("sidedata", f"mode=delete:type={kind}") for kind in sorted(unknown)] + [("buffersink", "")]:
+        following = graph.add(*name)
+        last.link_to(following)
+        last = following
+    graph.configure()
+    source.push(picture)
+    return graph.vpull().side_data
 
 
 def shown_size(info: StreamInfo) -> tuple[int, int]:

@@ -25,6 +25,7 @@ from stream_sr.codec.deinterlace import Deinterlacer
 from stream_sr.codec.extent import is_truncated
 from stream_sr.codec.nvdec import decoder_in_use
 from stream_sr.codec.picture import orientation_of
+from stream_sr.codec.still import ANIMATED_BRANDS, STILL_BRANDS
 from stream_sr.errors import DecodeError, SourceError, SourceLost, SourceOpenError
 from stream_sr.frame import Frame, StreamInfo
 from stream_sr.media import Lane, SourceOptions, Track, redact
@@ -413,6 +414,11 @@ def _video_stream(container: InputContainer, name: str) -> Any:
     if not streams:
         kinds = ", ".join(sorted({s.type for s in container.streams})) or "nothing"
         raise SourceOpenError(f"{name} has no video stream (it holds: {kinds})")
+    brand = container.metadata.get("major_brand", "").encode()
+    if brand in STILL_BRANDS and len(streams) > 1:
+        raise SourceOpenError(f"{name} is a picture of several parts (HEIC, AVIF); give it as a local file")
+    if brand in ANIMATED_BRANDS:  # its first picture is there once more, as a still
+        streams = [s for s in streams if s.frames != 1] or streams
     stream = next((s for s in streams if s.disposition & av.stream.Disposition.default), streams[0])
     if stream.codec_context is None:
         raise SourceOpenError(f"{name}: its video codec is not known to this FFmpeg")

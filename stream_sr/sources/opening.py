@@ -19,6 +19,7 @@ from av.container import InputContainer
 from stream_sr.codec.extent import lacks_index
 from stream_sr.codec.nvdec import open_with_decoder
 from stream_sr.codec.sockets import open_sockets, shut_down, tcp_peers
+from stream_sr.codec.still import demuxer_of
 from stream_sr.errors import SourceLost, SourceOpenError
 from stream_sr.media import Source, SourceOptions
 from stream_sr.threads import Worker
@@ -112,8 +113,10 @@ def open_container(address: str, options: SourceOptions, name: str) -> tuple[Inp
         port = port_of(address) if remote else None
         # "file:" keeps FFmpeg from reading a name with a colon as a protocol.
         place = address if remote else f"file:{address}"
+        kind = None if remote else demuxer_of(address)
         container = open_with_decoder(
-            options.decoder, lambda hardware: av.open(place, "r", options=settings, timeout=timeout, hwaccel=hardware)
+            options.decoder,
+            lambda hardware: av.open(place, "r", format=kind, options=settings, timeout=timeout, hwaccel=hardware),
         )
     except (av.FFmpegError, OSError, ValueError) as error:
         raise SourceOpenError(_why_not(address, name, error)) from error
