@@ -72,8 +72,9 @@ def test_pictures_without_timestamps_are_counted_up(tmp_path: Path) -> None:
     assert seconds == [Fraction(i, 25) for i in range(12)]
 
 
-@pytest.mark.parametrize("interlaced", [False, True])
-@pytest.mark.parametrize("ending", ["mp4", "mov", "mkv"])
+@pytest.mark.parametrize(
+    ("ending", "interlaced"), [("mp4", False), ("mov", False), ("mkv", False), ("mp4", True)], ids=str
+)
 @pytest.mark.parametrize("orientation", Orientation)
 def test_every_orientation_is_read_and_the_pixels_stay(
     tmp_path: Path, orientation: Orientation, ending: str, interlaced: bool
