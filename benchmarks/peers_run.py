@@ -26,6 +26,7 @@ from stream_sr.errors import StreamSRError
 from stream_sr.frame import Frame, StreamInfo
 from stream_sr.machine import command_line
 from stream_sr.media import Lane, Source
+from stream_sr.orientation import Orientation
 from stream_sr.quality import psnr
 from stream_sr.ring import FramePool
 from stream_sr.sources import open_source
@@ -47,7 +48,8 @@ class Halved:
         self.truth: list[npt.NDArray[np.uint8]] = []
         width, height = source.info.width // 4 * 2, source.info.height // 4 * 2
         self.info: StreamInfo = replace(
-            source.info, width=width, height=height, time_base=1 / FPS, fps=FPS, live=False, rotation=0
+            source.info, width=width, height=height, time_base=1 / FPS, fps=FPS, live=False,
+            orientation=Orientation.UPRIGHT,
         )  # fmt: skip
 
     def frames(self, pool: FramePool | None = None) -> Iterator[Frame]:

@@ -8,6 +8,7 @@ StreamSRError                                               1
   EngineError   EngineUnavailable EngineBuildError EngineRunError   4
   SinkError     SinkOpenError SinkWriteError                5
   PipelineStalled                                           6
+  PictureShapeError                                         1
 
 Every message says what came, what is allowed and what to do next. End of stream, a closed window and Ctrl-C are not
 errors. Adapters turn their library's exceptions into these and keep the cause.
@@ -84,6 +85,13 @@ class SinkOpenError(SinkError):
 
 class SinkWriteError(SinkError):
     """The output failed while it was being written: disk full, server gone."""
+
+
+class PictureShapeError(StreamSRError):
+    """An internal error: a library takes a picture to have another size, format or layout than the one it was given.
+
+    It is raised instead of writing a damaged picture. Another version of that library may be installed than was tested.
+    """
 
 
 class PipelineStalled(StreamSRError):

@@ -10,7 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from stream_sr.color import ColorInfo
+from stream_sr.errors import PictureShapeError
 from stream_sr.metadata import Metadata
+from stream_sr.orientation import Orientation
 
 if TYPE_CHECKING:
     from stream_sr.ring import Slot
@@ -31,7 +33,8 @@ class Frame:
 
     ``planes`` are luma ``[H, W]``, U and V ``[ceil(H/2), ceil(W/2)]``, uint8, read-only, rows possibly strided.
     They are valid as long as the ``slot`` is held: who takes a frame out of a ring, or keeps it, calls `release` once
-    when done. A frame without a slot owns its memory and both calls do nothing.
+    when done. A frame without a slot owns its memory and both calls do nothing. Chroma of another shape raises
+    PictureShapeError.
     """
 
     planes: Planes
@@ -46,6 +49,14 @@ class Frame:
     discontinuity: bool = False  # the first picture after a break in the stream: what came before says nothing of it
     slot: Slot | None = None
     source: Frame | None = None  # the picture that this one was made from, held together with it, where a sink asks
+
+    def __post_init__(self) -> None:
+        luma, chroma = self.planes[0].shape, chroma_shape(self.planes[0].shape[1], self.planes[0].shape[0])
+        if self.planes[1].shape != chroma or self.planes[2].shape != chroma:
+            raise PictureShapeError(
+                f"a frame has luma of {luma} and chroma of {self.planes[1].shape} and {self.planes[2].shape}; "
+                f"4:2:0 has {chroma}"
+            )
 
     @property
     def width(self) -> int:
@@ -108,7 +119,7 @@ class StreamInfo:
     fps: Fraction | None = None  # nominal; None where frames come as they come
     color: ColorInfo = field(default_factory=ColorInfo)
     sample_aspect: Fraction = Fraction(1)
-    rotation: int = 0  # degrees clockwise that a player turns the picture: 0, 90, 180 or 270
+    orientation: Orientation = Orientation.UPRIGHT  # how a player turns and mirrors the picture
     live: bool = False  # frames come by the clock and are lost if nobody takes them
     frame_count: int | None = None  # as far as the container tells
     duration_seconds: float | None = None

@@ -15,6 +15,8 @@ from stream_sr.frame import Frame, StreamInfo
 from stream_sr.ring import FramePool
 
 MOST_SIDE = 16384  # pixels, of a picture that libx264 takes
+# logged with the name of an output, its format and the orientation
+ORIENTATION_LOST = "%s: %s has no place for the orientation: players will not show it %s; write .mp4, .mov or .mkv"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,7 +143,7 @@ class EncodedStream:
 
     codec: str  # "h264"
     extradata: bytes  # parameter sets in Annex B form
-    info: StreamInfo  # size, fps, colour, aspect and rotation of the encoded picture; time_base of the packets
+    info: StreamInfo  # size, fps, colour, aspect and orientation of the encoded picture; time_base of the packets
     lane: Lane | None = None  # pass-through tracks of the source, for the one sink that takes them
 
     def with_lane(self, lane: Lane | None) -> EncodedStream:

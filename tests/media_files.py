@@ -26,6 +26,33 @@ def test_picture(index: int, width: int, height: int) -> tuple[Picture, Picture,
     return luma.astype(np.uint8), (96 + u % 64).astype(np.uint8), (96 + v % 64).astype(np.uint8)
 
 
+def upright(pixels: Picture, orientation: int) -> Picture:
+    """The picture as EXIF 2.32 (tag 0x0112) says, by where its first row and column are to be seen."""
+    if orientation >= 5:
+        pixels = pixels.swapaxes(0, 1)  # row 0 is at the left or the right, column 0 at the top or the bottom
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    return pixels
+
+
+def display_matrix(orientation: int) -> list[int]:
+    """FFmpeg's display matrix, from where the unit vectors of the picture (across, down) go."""
+    rows, columns = np.mgrid[0:3, 0:3]
+    seen_rows, seen_columns = (
+        upright(rows.astype(np.uint8), orientation),
+        upright(columns.astype(np.uint8), orientation),
+    )
+
+    def place(row: int, column: int) -> npt.NDArray[np.int64]:
+        (found,) = np.argwhere((seen_rows == row) & (seen_columns == column))
+        return found
+
+    (b, a), (d, c) = place(1, 2) - place(1, 1), place(2, 1) - place(1, 1)
+    return [int(cell) << 16 for cell in (a, b, 0, c, d, 0, 0, 0)] + [1 << 30]
+
+
 test_picture.__test__ = False  # type: ignore[attr-defined]
 
 
@@ -52,7 +79,8 @@ def write_video(
     options: dict[str, str] | None = None,
     container_options: dict[str, str] | None = None,
     sample_aspect: Fraction | None = None,
-    rotation: int = 0,
+    orientation: int = 1,
+    matrix: Sequence[int] | None = None,
     interlaced: bool = False,
     color: tuple[int, int, int, int] | None = None,
     audio_seconds: float = 0.0,
@@ -64,10 +92,10 @@ def write_video(
 ) -> list[int]:
     """Write a clip; return its presentation times, in ``time_base`` units.
 
-    ``pts`` gives variable frame rates; ``rotation`` is clockwise degrees of the display matrix; ``color`` is (matrix,
-    range, primaries, transfer); ``audio`` is (codec, rate, layout); ``offset`` seconds are added to the times of all
-    tracks; ``subtitles`` are (start ms, duration ms, text), for .mkv. x264 writes a key picture
-    every 10 frames and two B-frames between, so that decoding order is not presentation order.
+    ``pts`` gives variable frame rates; ``orientation`` is EXIF's number and ``matrix`` the display matrix itself;
+    ``color`` is (matrix, range, primaries, transfer); ``audio`` is (codec, rate, layout); ``offset`` seconds are added
+    to the times of all tracks; ``subtitles`` are (start ms, duration ms, text), for .mkv. x264 writes a keyframe every
+    10 frames and two B-frames between, so that decoding order is not presentation order.
     """
     step = round(1 / fps / time_base)
     times = list(pts) if pts is not None else [i * step for i in range(count)]
@@ -84,8 +112,8 @@ def write_video(
             context.colorspace, context.color_range, context.color_primaries, context.color_trc = color
         if interlaced:
             stream.options = {**stream.options, "x264-params": "tff=1"}
-        if rotation:
-            stream.set_display_rotation(-rotation)
+        if orientation != 1 or matrix is not None:
+            stream.set_display_matrix(matrix or display_matrix(orientation))
         sound: Any = container.add_stream(audio[0], rate=audio[1]) if audio_seconds else None
         if sound is not None:
             sound.codec_context.layout = audio[2]

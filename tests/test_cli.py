@@ -206,10 +206,10 @@ class TestMistakes:
         assert read(tmp_path / "in.mp4")[1] == (256, 192)
 
     def test_a_rotation_that_mpegts_cannot_keep_is_said(self, tmp_path: Path) -> None:
-        clip(tmp_path / "turned.mp4", count=5, rotation=90)
+        clip(tmp_path / "turned.mp4", count=5, orientation=7)
         result = stream_sr("run", tmp_path / "turned.mp4", tmp_path / "turned.ts")
         assert result.returncode == 0
-        assert b"turned by 90 degrees" in result.stderr
+        assert b"mirrored and turned by 90 degrees" in result.stderr
 
     def test_an_output_without_a_picture_is_not_left_behind(self, tmp_path: Path) -> None:
         header = b"YUV4MPEG2 W64 H48 F25:1 Ip A1:1 C420jpeg\nFRAME\n" + bytes(100)

@@ -18,11 +18,18 @@ from stream_sr.color import ColorInfo
 from stream_sr.errors import ConfigError, SinkOpenError, SinkWriteError
 from stream_sr.frame import Frame, StreamInfo
 from stream_sr.media import EncodedStream, EncoderOptions, Packet
+from stream_sr.orientation import Orientation
 from stream_sr.ring import FramePool
 
 BASE = Fraction(1, 90_000)
 INFO = StreamInfo(
-    64, 48, BASE, fps=Fraction(30), color=ColorInfo(6, 2, 6, 6, 2), sample_aspect=Fraction(4, 3), rotation=90
+    64,
+    48,
+    BASE,
+    fps=Fraction(30),
+    color=ColorInfo(6, 2, 6, 6, 2),
+    sample_aspect=Fraction(4, 3),
+    orientation=Orientation.TRANSVERSED,
 )
 BOTH = pytest.mark.parametrize("live", [False, True], ids=["file", "live"])
 

@@ -12,6 +12,7 @@ from doubles import DoublingEngine
 from stream_sr.backends.fit import FitEngine, fit_into
 from stream_sr.color import Siting
 from stream_sr.frame import Frame, StreamInfo, empty_planes, read_only
+from stream_sr.orientation import Orientation
 from stream_sr.ring import FramePool
 
 INFO = StreamInfo(640, 360, Fraction(1, 25))
@@ -29,7 +30,7 @@ def test_the_largest_even_size_inside_the_box(size: tuple[int, int], box: tuple[
 
 
 def test_a_turned_picture_is_fitted_as_it_is_seen() -> None:
-    assert fit_into(replace(INFO, rotation=90), (720, 1280)) == (1280, 720)
+    assert fit_into(replace(INFO, orientation=Orientation.TURNED_90), (720, 1280)) == (1280, 720)
 
 
 def test_a_flat_picture_stays_flat_and_in_its_slot() -> None:

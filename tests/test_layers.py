@@ -15,6 +15,7 @@ LAYERS: list[set[str]] = [
     {
         "errors",
         "frame",
+        "orientation",
         "color",
         "metadata",
         "timing",

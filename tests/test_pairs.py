@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from media_files import upright
 
 from stream_sr.codec.pairs import LEAST_GAP, LONGEST_SIDE, MOST_MACROBLOCKS, Bicubic, PairStack, arrange, form_of
 from stream_sr.color import ColorInfo, Matrix, Range, Siting
 from stream_sr.frame import Frame, StreamInfo, chroma_shape, read_only
+from stream_sr.orientation import Orientation
 
 BASE = Fraction(1, 30)
 FULL = ColorInfo(Matrix.BT709, Range.FULL, siting=Siting.LEFT)
@@ -105,19 +107,19 @@ def test_limited_range_becomes_full() -> None:
     assert stack.stream.color == ColorInfo(Matrix.SMPTE170M, Range.FULL, 1, 1, Siting.LEFT)
 
 
-@pytest.mark.parametrize("rotation", [90, 180, 270])
-def test_a_turned_picture_is_shown_upright(rotation: int) -> None:
+@pytest.mark.parametrize("orientation", Orientation)
+def test_a_turned_picture_is_shown_upright(orientation: Orientation) -> None:
     random = np.random.default_rng(3)
     planes = tuple(random.integers(0, 255, shape).astype(np.uint8) for shape in ((48, 64), (24, 32), (24, 32)))
     frame = replace(plain(64, 48, 0, aspect=Fraction(4, 3)), planes=read_only((planes[0], planes[1], planes[2])))
-    stack = PairStack(pair(frame, frame), StreamInfo(64, 48, BASE, rotation=rotation))
+    stack = PairStack(pair(frame, frame), StreamInfo(64, 48, BASE, orientation=orientation))
     both = stack.compose(pair(frame, frame))
     layout = stack.layout
     for plane, original, part in zip(both, planes, (1, 2, 2), strict=True):
         ours = plane[layout.y // part :, layout.x // part :]
-        assert (ours == np.rot90(original, -(rotation // 90))).all()
-    assert stack.stream.sample_aspect == (Fraction(4, 3) if rotation == 180 else Fraction(3, 4))
-    assert stack.stream.rotation == 0
+        assert (ours == upright(original, orientation)).all()
+    assert stack.stream.sample_aspect == (Fraction(3, 4) if orientation >= 5 else Fraction(4, 3))
+    assert stack.stream.orientation == Orientation.UPRIGHT
 
 
 def test_a_pair_too_large_is_shrunk_on_both_sides() -> None:

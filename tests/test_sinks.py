@@ -28,12 +28,13 @@ from stream_sr.codec.audio import AudioFormat, make_track
 from stream_sr.codec.encoder import Encoder
 from stream_sr.codec.h264 import split_annexb
 from stream_sr.codec.mp4 import lengthen_video
-from stream_sr.codec.picture import picture_planes
+from stream_sr.codec.picture import orientation_of, picture_planes
 from stream_sr.codec.rtp import Depacketiser
 from stream_sr.color import ColorInfo
 from stream_sr.errors import ConfigError, SinkOpenError, SinkWriteError
 from stream_sr.frame import Frame, StreamInfo
 from stream_sr.media import EncodedStream, EncoderOptions, Lane, Packet, SinkOptions, Track
+from stream_sr.orientation import Orientation
 from stream_sr.ring import FramePool
 from stream_sr.sinks import ADDRESSES, open_sink
 from stream_sr.sinks.av import CONTAINERS, FileSink
@@ -256,10 +257,12 @@ def test_variable_frame_rates_keep_every_time_exactly(tmp_path: Path, ending: st
 
 
 @pytest.mark.parametrize("ending", ["mp4", "mov", "mkv", "ts"])
-def test_pixels_colours_aspect_and_rotation_are_kept(tmp_path: Path, ending: str) -> None:
+def test_pixels_colours_aspect_and_orientation_are_kept(
+    tmp_path: Path, ending: str, caplog: pytest.LogCaptureFixture
+) -> None:
     path = tmp_path / f"out.{ending}"
     times = [i * STEP for i in range(12)]
-    stream, packets = encoded(replace(INFO, rotation=90), times)
+    stream, packets = encoded(replace(INFO, orientation=Orientation.TRANSPOSED), times)
     write_file(path, stream, packets)
     pictures = read_pictures(path)
     assert len(pictures) == 12
@@ -270,7 +273,9 @@ def test_pixels_colours_aspect_and_rotation_are_kept(tmp_path: Path, ending: str
         said = (codec.colorspace, codec.color_range, codec.color_primaries, codec.color_trc)
         assert said == (6, 2, 6, 6)
         assert codec.sample_aspect_ratio == Fraction(4, 3)
-    assert pictures[0].rotation == (0 if ending == "ts" else -90)  # counterclockwise
+    assert orientation_of(pictures[0]) == (Orientation.UPRIGHT if ending == "ts" else Orientation.TRANSPOSED)
+    lost = "MPEG-TS has no place for the orientation: players will not show it mirrored and turned by 270 degrees"
+    assert (lost in caplog.text) == (ending == "ts")
 
 
 def test_a_live_recording_begins_at_zero(tmp_path: Path) -> None:

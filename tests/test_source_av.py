@@ -6,6 +6,7 @@ import itertools
 import logging
 import os
 import socket
+import subprocess
 import tempfile
 import threading
 import time
@@ -25,6 +26,7 @@ from stream_sr.color import ColorInfo
 from stream_sr.errors import DecodeError, SourceError, SourceLost, SourceOpenError
 from stream_sr.frame import Frame
 from stream_sr.media import SourceOptions
+from stream_sr.orientation import Orientation
 from stream_sr.sources import open_source
 from stream_sr.sources.av import AvSource
 from stream_sr.threads import Worker, abandoned
@@ -77,12 +79,39 @@ def test_pictures_without_timestamps_are_counted_up(tmp_path: Path) -> None:
     assert seconds == [Fraction(i, 25) for i in range(12)]
 
 
-@pytest.mark.parametrize("rotation", [0, 90, 180, 270])
-def test_rotation_is_clockwise_and_the_pixels_stay(tmp_path: Path, rotation: int) -> None:
-    write_video(tmp_path / "x.mp4", rotation=rotation)
-    source = AvSource(str(tmp_path / "x.mp4"))
-    assert source.info.rotation == rotation
+@pytest.mark.parametrize(
+    ("ending", "interlaced"), [("mp4", False), ("mov", False), ("mkv", False), ("mp4", True)], ids=str
+)
+@pytest.mark.parametrize("orientation", Orientation)
+def test_every_orientation_is_read_and_the_pixels_stay(
+    tmp_path: Path, orientation: Orientation, ending: str, interlaced: bool
+) -> None:
+    path = tmp_path / f"x.{ending}"
+    write_video(path, orientation=orientation, interlaced=interlaced, count=3)
+    source = AvSource(str(path))
+    assert source.info.orientation == orientation
     assert (source.info.width, source.info.height) == (64, 48)
+
+
+@pytest.mark.parametrize("orientation", Orientation)
+def test_an_orientation_in_the_bitstream_is_read(tmp_path: Path, orientation: Orientation) -> None:
+    """H.264's display orientation message (D.2.26), as phones write it into MPEG-TS: flips and a turn to the left."""
+    write_video(tmp_path / "x.h264", count=3)
+    turns = f"rotate={-orientation.degrees % 360}" if orientation.degrees else ""
+    # FFmpeg's filter and the standard mirror before the turn
+    flips = "flip=horizontal" if orientation.mirrored else ""
+    words = ":".join(["display_orientation=insert", *filter(None, (flips, turns))])
+    if orientation == Orientation.UPRIGHT:
+        words = "display_orientation=remove"
+    command = ["ffmpeg", "-v", "error", "-i", "x.h264", "-c", "copy", "-bsf:v", f"h264_metadata={words}", "y.h264"]
+    subprocess.run(command, check=True, cwd=tmp_path)
+    assert AvSource(str(tmp_path / "y.h264")).info.orientation == orientation
+
+
+def test_an_angle_between_quarter_turns_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_video(tmp_path / "x.mp4", count=3, matrix=(46341, 46341, 0, -46341, 46341, 0, 0, 0, 1 << 30))
+    assert AvSource(str(tmp_path / "x.mp4")).info.orientation == Orientation.UPRIGHT
+    assert "asks to be turned by 45 degrees; only quarter turns are kept" in caplog.text
 
 
 def test_sample_aspect_ratio(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from stream_sr.color import ColorInfo, guess_unknown
 from stream_sr.errors import SinkError, SinkOpenError
 from stream_sr.frame import Frame, empty_planes
 from stream_sr.media import Display, SinkOptions
+from stream_sr.orientation import Orientation
 from stream_sr.sinks import open_sink
 from stream_sr.sinks import window as window_module
 from stream_sr.sinks.x11 import ask_display
@@ -83,11 +84,13 @@ def test_the_picture_of_the_window_has_the_streams_own_matrix_range_and_aspect()
         for plane, value in zip(planes, values, strict=True):
             plane[...] = value
         frame = Frame(planes, 0, Fraction(1, 25), color=color, sample_aspect=Fraction(4, 3))
-        pixels = window_module.to_bgr(frame, 0, VideoReformatter())
+        pixels = window_module.to_bgr(frame, Orientation.UPRIGHT, VideoReformatter())
         assert pixels.shape == (48, 85, 3)
         assert np.abs(pixels.astype(int) - expected).max() <= 2
     planes[0][:, :32], planes[0][:, 32:] = 16, 235
-    turned = window_module.to_bgr(Frame(planes, 0, Fraction(1, 25), color=ColorInfo(6, 1)), 90, VideoReformatter())
+    turned = window_module.to_bgr(
+        Frame(planes, 0, Fraction(1, 25), color=ColorInfo(6, 1)), Orientation.TURNED_90, VideoReformatter()
+    )
     assert turned.shape == (64, 48, 3)
     assert turned[:28].max() < 20  # what was left is above after a quarter turn clockwise
     assert turned[36:].min() > 235
@@ -100,7 +103,8 @@ def test_the_window_does_not_guess_colours_from_the_larger_size(told: int, red: 
     for plane, value in zip(planes, red, strict=True):
         plane[...] = value
     color = guess_unknown(ColorInfo(told), width=320, height=180)
-    pixels = window_module.to_bgr(Frame(planes, 0, Fraction(1, 25), color=color), 0, VideoReformatter())
+    frame = Frame(planes, 0, Fraction(1, 25), color=color)
+    pixels = window_module.to_bgr(frame, Orientation.UPRIGHT, VideoReformatter())
     assert np.abs(pixels.astype(int) - (0, 0, 255)).max() <= 2
 
 

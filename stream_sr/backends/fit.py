@@ -17,7 +17,7 @@ def fit_into(info: StreamInfo, box: tuple[int, int]) -> tuple[int, int]:
     Both count samples: a sample aspect other than 1 is kept, not resolved. A picture that players turn by 90 or 270
     degrees is fitted as it will be seen.
     """
-    if info.rotation in (90, 270):
+    if info.orientation.swaps_sides:
         box = (box[1], box[0])
     ratio = min(Fraction(box[0], info.width), Fraction(box[1], info.height))
     width, height = (max(2, int(side * ratio) // 2 * 2) for side in (info.width, info.height))

@@ -15,6 +15,9 @@ from importlib.util import find_spec
 from typing import Any
 from weakref import WeakValueDictionary
 
+import numpy as np
+import numpy.typing as npt
+
 from stream_sr.backends import cache
 from stream_sr.backends.openvino_graph import (
     Graph,
@@ -29,7 +32,7 @@ from stream_sr.backends.openvino_precision import Chosen, choose, cpu
 from stream_sr.backends.output import Availability, InFlight, Output, Result, cpu_threads, make_output
 from stream_sr.backends.tuning import Form, choices, tune
 from stream_sr.engine import Engine, EngineOptions, EngineSpec, Pending
-from stream_sr.errors import EngineRunError, EngineUnavailable
+from stream_sr.errors import EngineRunError, EngineUnavailable, PictureShapeError
 from stream_sr.frame import Frame, StreamInfo, chroma_shape
 from stream_sr.model import LUMA, PREVIOUS, UPSCALED, BuildKey, ModelSpec
 from stream_sr.motion import LastOutput
@@ -156,6 +159,14 @@ def _load_or_compile(key: BuildKey, graph: Graph, size: tuple[int, int], threads
     return compiled
 
 
+def bound(tensor: Callable[..., Any], memory: npt.NDArray[np.uint8]) -> Any:
+    """An OpenVINO tensor on our memory. Raises PictureShapeError where it is a copy, or of another shape."""
+    made = tensor(memory, shared_memory=True)
+    if tuple(made.shape) != memory.shape or made.data.ctypes.data != memory.ctypes.data:
+        raise PictureShapeError(f"OpenVINO has a tensor of {tuple(made.shape)} beside our memory of {memory.shape}")
+    return made
+
+
 class _Request:
     """One frame's worth of OpenVINO's memory, reused: its inputs are ours and are copied into."""
 
@@ -178,9 +189,9 @@ class _Request:
             previous = self.luma.get_tensor(PREVIOUS).data[0, 0]
             self.last.write(frame.planes[0], previous, anew=frame.discontinuity)
         # bound, not copied: without shared_memory OpenVINO would write into a copy of its own
-        self.luma.set_tensor(UPSCALED, openvino.Tensor(output.planes[0][None, None], shared_memory=True))
+        self.luma.set_tensor(UPSCALED, bound(openvino.Tensor, output.planes[0][None, None]))
         if self.chroma_shape == output.chroma.shape:
-            self.chroma.set_output_tensor(openvino.Tensor(output.chroma, shared_memory=True))
+            self.chroma.set_output_tensor(bound(openvino.Tensor, output.chroma))
         self.luma.start_async()
         self.chroma.start_async()
 

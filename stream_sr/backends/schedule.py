@@ -18,7 +18,7 @@ import numpy as np
 from stream_sr.backends.output import InFlight, Output, Result, make_output
 from stream_sr.backends.pinned import Bytes
 from stream_sr.engine import EngineSpec, Pending
-from stream_sr.errors import EngineRunError
+from stream_sr.errors import EngineRunError, PictureShapeError
 from stream_sr.frame import Frame, chroma_shape
 from stream_sr.motion import Motion, flow_size, repeat
 from stream_sr.ring import Allocate, Slot
@@ -305,6 +305,8 @@ class OverlappedEngine:
         if lane.staging_in is None:
             lane.staging_in = self._driver.host_memory(self._sizes[0])
         begin = 0
+        if sum(plane.size for plane in frame.planes) != self._sizes[0]:
+            raise PictureShapeError(f"{frame!r} came to device memory of {self._sizes[0]} bytes")
         for plane in frame.planes:
             np.copyto(lane.staging_in[begin : begin + plane.size].reshape(plane.shape), plane)
             begin += plane.size

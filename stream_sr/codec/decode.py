@@ -19,9 +19,10 @@ import av
 import numpy as np
 from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
 
+from stream_sr.codec.picture import expect, samples
 from stream_sr.color import ColorInfo, Matrix, Range, Siting, guess_unknown
 from stream_sr.errors import DecodeError
-from stream_sr.frame import Plane, Planes, empty_planes, read_only
+from stream_sr.frame import Planes, empty_planes, read_only
 
 if TYPE_CHECKING:
     from stream_sr.ring import FramePool, Slot
@@ -123,27 +124,28 @@ class PictureReader:
         name = picture.format.name
         luma, u, v = planes
         if name in SEMIPLANAR:
-            np.copyto(luma, _samples(picture, 0, luma.shape))
-            pairs = _samples(picture, 1, (u.shape[0], 2 * u.shape[1]))
+            np.copyto(luma, samples(picture, 0, luma.shape))
+            pairs = samples(picture, 1, (u.shape[0], 2 * u.shape[1]))
             first, second = SEMIPLANAR[name]
             np.copyto(u, pairs[:, first::2])
             np.copyto(v, pairs[:, second::2])
         elif name in GREY:
             step = GREY[name]
-            np.copyto(luma, _samples(picture, 0, (luma.shape[0], step * luma.shape[1]))[:, ::step])
+            np.copyto(luma, samples(picture, 0, (luma.shape[0], step * luma.shape[1]))[:, ::step])
             u.fill(128)
             v.fill(128)
         else:
             source = picture if name in PLANAR else self._convert(picture)
             for index, plane in enumerate(planes):
-                np.copyto(plane, _samples(source, index, plane.shape))
+                np.copyto(plane, samples(source, index, plane.shape))
 
     def _convert(self, picture: av.VideoFrame) -> av.VideoFrame:
         color = guess_unknown(color_of(picture, codec=self.codec), width=picture.width, height=picture.height)
         same = not _from_rgb(picture.format)
-        return self._reformatter.reformat(
+        planar = "yuvj420p" if color.full_range else "yuv420p"
+        converted = self._reformatter.reformat(
             picture,
-            format="yuvj420p" if color.full_range else "yuv420p",
+            format=planar,
             src_colorspace=swscale_matrix(color.matrix) if same else None,
             dst_colorspace=swscale_matrix(color.matrix),
             src_color_range=color.range if same else Range.FULL,
@@ -151,6 +153,7 @@ class PictureReader:
             interpolation=FLAGS,
             threads=1,
         )
+        return expect(converted, picture.width, picture.height, planar)
 
 
 def check_format(pixels: av.VideoFormat) -> None:
@@ -184,11 +187,3 @@ def _matrix(code: int) -> int:
 
 def _range(code: int) -> int:
     return int(code) if int(code) in (Range.LIMITED, Range.FULL) else Range.UNKNOWN
-
-
-def _samples(picture: av.VideoFrame, index: int, shape: tuple[int, ...]) -> Plane:
-    """A view on one plane without its row padding; it keeps the memory alive, not the picture."""
-    plane = picture.planes[index]
-    rows, columns = shape
-    samples: Plane = np.frombuffer(plane, np.uint8)  # type: ignore[call-overload]
-    return samples.reshape(-1, plane.line_size)[:rows, :columns]

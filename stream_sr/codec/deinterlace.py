@@ -9,6 +9,8 @@ from typing import Generic, TypeVar
 
 import av
 
+from stream_sr.codec.picture import expect
+
 T = TypeVar("T")
 
 
@@ -40,6 +42,7 @@ class Deinterlacer(Generic[T]):
 
     def put(self, picture: av.VideoFrame, pts: int, companion: T) -> Iterator[tuple[av.VideoFrame, T]]:
         """Push one picture, its pts in the time base; yields those that are ready (one picture later)."""
+        expect(picture, *self._form[:3])
         self._waiting.append(companion)
         picture.pts, picture.time_base = pts, self._base
         self._graph.vpush(picture)
@@ -56,7 +59,7 @@ class Deinterlacer(Generic[T]):
                 picture = self._graph.vpull()
             except (av.BlockingIOError, av.EOFError):
                 return
-            yield picture, self._waiting.popleft()
+            yield expect(picture, *self._form[:3]), self._waiting.popleft()
 
 
 def _form(picture: av.VideoFrame) -> tuple[int, int, str, int, int]:

@@ -7,7 +7,6 @@ import os
 from fractions import Fraction
 
 import av
-import numpy as np
 from av.codec.context import Flags
 from av.error import FFmpegError
 from av.video.codeccontext import VideoCodecContext
@@ -16,7 +15,7 @@ from av.video.frame import PictureType
 from stream_sr import machine
 from stream_sr.codec.nvenc import CODECS, nvenc_context, why_not
 from stream_sr.codec.nvenc import PRESETS as NVENC_PRESETS
-from stream_sr.codec.picture import picture_in_place, picture_planes
+from stream_sr.codec.picture import expect, fill, picture_in_place
 from stream_sr.color import Siting
 from stream_sr.errors import ConfigError, SinkOpenError, SinkWriteError
 from stream_sr.frame import Frame, StreamInfo
@@ -39,9 +38,9 @@ class Encoder:
     """libx264, or NVIDIA's encoder, for frames of one size: 8-bit 4:2:0 planes in, Annex B access units out.
 
     ``info`` describes the frames. Its colour, chroma siting and sample aspect go into the bitstream as they are:
-    unknown stays unknown, so the caller applies `color.guess_unknown` (with the *input's* size) before. Rotation is
-    handed on in ``stream.info`` for the container. H.264 4:2:0 holds even sizes only: an odd last column or row is cut,
-    which is logged once. ``stream`` is complete before the first packet; its ``lane`` is None.
+    unknown stays unknown, so the caller applies `color.guess_unknown` (with the *input's* size) before. Its
+    orientation is handed on in ``stream.info`` for the container. H.264 4:2:0 holds even sizes only: an odd last column
+    or row is cut, which is logged once. ``stream`` is complete before the first packet; its ``lane`` is None.
 
     Every key packet is an IDR picture with its parameter sets in front; no packet refers across one (closed GOP).
     A packet carries the pts, number, captured_ns, wall_ns and duration of its frame; dts grows and never exceeds the
@@ -77,7 +76,6 @@ class Encoder:
             ) from error
         # PyAV's frame is filled again and again, and frames are lent: what encodes copies before `encode` returns.
         self._picture = av.VideoFrame(self.info.width, self.info.height, "yuv420p")
-        self._views = picture_planes(self._picture)
         self._waiting: dict[int, tuple[int, int, int, int | None]] = {}  # pts: number, captured_ns, duration, wall_ns
         self._last_pts: int | None = None
         self._closed = False
@@ -93,7 +91,8 @@ class Encoder:
         Raises SinkWriteError otherwise, or when x264 fails.
         """
         self._check(frame)
-        picture = picture_in_place(frame) or self._copied(frame)
+        picture = picture_in_place(frame) or fill(self._picture, frame.planes)  # a view, or a copy cut to even
+        expect(picture, self.info.width, self.info.height, "yuv420p")  # PyAV would resize another one
         picture.pts = frame.pts
         picture.time_base = self.info.time_base
         picture.pict_type = PictureType.I if key else PictureType.NONE
@@ -101,12 +100,6 @@ class Encoder:
         self._waiting[frame.pts] = (frame.number, frame.captured_ns, duration, frame.wall_ns)
         self._last_pts = frame.pts
         return self._packets(picture)
-
-    def _copied(self, frame: Frame) -> av.VideoFrame:
-        """The encoder's own picture, filled; an odd last column or row is cut."""
-        for view, plane in zip(self._views, frame.planes, strict=True):
-            np.copyto(view, plane[: view.shape[0], : view.shape[1]])
-        return self._picture
 
     def flush(self) -> list[Packet]:
         """The packets of the frames still inside. No frame may follow."""
@@ -117,7 +110,7 @@ class Encoder:
         if not self._closed:
             self._closed = True
             self._waiting.clear()
-            del self._context, self._views, self._picture
+            del self._context, self._picture
 
     def _check(self, frame: Frame) -> None:
         if self._closed:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from stream_sr.codec.swscale import Scaler, fit_area
 from stream_sr.color import ColorInfo, Matrix, Range
 from stream_sr.frame import Frame, Plane, Planes, StreamInfo, empty_planes
+from stream_sr.orientation import Orientation
 
 LONGEST_SIDE = 4096  # what decoders in hardware take
 MOST_MACROBLOCKS = 36_864  # in a picture, and a second, of H.264 level 5.2 (table A-1)
@@ -114,9 +115,9 @@ class Bicubic:
 
 
 def _same_shape(source: Frame, result: Frame) -> bool:
-    """Whether the one is the other enlarged, but for the rounding to even sizes."""
+    """Whether the one is the other enlarged, but for the rounding to even sizes: up to two samples of a side."""
     shapes = [frame.width * frame.sample_aspect / frame.height for frame in (source, result)]
-    return abs(shapes[0] / shapes[1] - 1) < 0.01
+    return abs(shapes[0] / shapes[1] - 1) < max(0.01, 2 / min(result.width, result.height))
 
 
 def _part(planes: Planes, left: int, top: int, width: int, height: int) -> Planes:
@@ -134,13 +135,13 @@ class PairStack:
 
     def __init__(self, frame: Frame, info: StreamInfo) -> None:
         self.form = form_of(frame)
-        turned = info.rotation in (90, 270)
+        turned = info.orientation.swaps_sides
         whole = (frame.width, frame.height)
         self.layout = arrange(whole[turned], whole[not turned], info.fps)
         width, height = self.layout.width, self.layout.height
         pane = (height, width) if turned else (width, height)
         self.shrunk = pane != (whole[0] & ~1, whole[1] & ~1)
-        self._turns = -(info.rotation // 90)
+        self._orientation = info.orientation
         self._bicubic = Bicubic(frame, pane)
         self._shrink = Scaler(whole, pane, frame.color.siting) if self.shrunk else None
         self._small = empty_planes(*pane)
@@ -148,7 +149,10 @@ class PairStack:
         self._levels = None if frame.color.full_range else (_stretched(16, 219), _stretched(128, 224))
         aspect = 1 / frame.sample_aspect if turned else frame.sample_aspect
         self.stream = replace(
-            info.scaled(*self.layout.size), rotation=0, sample_aspect=aspect, color=shown_color(frame.color)
+            info.scaled(*self.layout.size),
+            orientation=Orientation.UPRIGHT,
+            sample_aspect=aspect,
+            color=shown_color(frame.color),
         )
 
     def compose(self, frame: Frame) -> Planes:
@@ -165,7 +169,7 @@ class PairStack:
     def _place(self, planes: Planes, x: int, y: int) -> None:
         for index, (plane, small, target) in enumerate(zip(planes, self._small, self._planes, strict=True)):
             part = 2 if index else 1
-            turned: Plane = np.rot90(plane[: small.shape[0], : small.shape[1]], self._turns)
+            turned: Plane = self._orientation.upright(plane[: small.shape[0], : small.shape[1]])
             rows, columns = turned.shape
             view = target[y // part : y // part + rows, x // part : x // part + columns]
             if self._levels is None:

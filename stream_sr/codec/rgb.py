@@ -7,8 +7,9 @@ import numpy.typing as npt
 from av.video.reformatter import Interpolation, VideoReformatter
 
 from stream_sr.codec.decode import FLAGS, swscale_matrix
-from stream_sr.codec.picture import picture_of
+from stream_sr.codec.picture import expect, picture_of
 from stream_sr.color import Range, guess_unknown
+from stream_sr.errors import PictureShapeError
 from stream_sr.frame import Frame
 
 QUICK = Interpolation.BICUBIC  # a level off here and there, chroma repeated, a quarter of the time
@@ -35,4 +36,7 @@ def to_rgb(
         picture_of(frame.planes), width, height, order, src_colorspace=matrix, dst_colorspace=matrix,
         src_color_range=color.range, dst_color_range=Range.FULL, interpolation=flags,
     )  # fmt: skip
-    return picture.to_ndarray().astype(np.uint8, copy=False)
+    pixels = expect(picture, width, height, order).to_ndarray().astype(np.uint8, copy=False)
+    if pixels.shape != (height, width, 3):
+        raise PictureShapeError(f"PyAV made an array of {pixels.shape} of {width}x{height} pixels")
+    return pixels

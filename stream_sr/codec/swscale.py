@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from fractions import Fraction
-from typing import Any
 
 import av
 import av.filter
 import numpy as np
 
+from stream_sr.codec.picture import expect, picture_planes
 from stream_sr.color import ColorInfo, Matrix, Siting
 from stream_sr.errors import EngineBuildError, EngineRunError
-from stream_sr.frame import Plane, Planes
+from stream_sr.frame import Planes
 
 # position of a chroma sample in 1/256 of a luma sample, across and down: FFmpeg's scale filter
 ENDS = ("in", "out")
@@ -29,7 +28,7 @@ class Scaler:
     ``old`` and ``new`` are (width, height). With ``colors`` the samples are converted from the first's matrix, range
     and siting (which replaces ``siting``) to the second's; primaries and transfer stay. An odd input size is made even
     by repeating its last line, and an odd output cut from the even one: swscale would stretch chroma by another factor
-    than luma. Raises EngineBuildError.
+    than luma; the targets may lack the last column or row of ``new``. Raises EngineBuildError.
     """
 
     def __init__(
@@ -46,7 +45,8 @@ class Scaler:
             round(even * large / small)
             for even, small, large in zip((self._width, self._height), old, new, strict=True)
         ]
-        width, height = (side + side % 2 for side in grown)
+        width, height = self._grown = grown[0] + grown[0] % 2, grown[1] + grown[1] % 2
+        self._new = new
         sitings = (siting, siting) if colors is None else (colors[0].siting, colors[1].siting)
         ends = [(end, *CHROMA_POSITION.get(Siting(site), (0, 128))) for end, site in zip(ENDS, sitings, strict=True)]
         settings = ":".join(f"{end}_h_chr_pos={across}:{end}_v_chr_pos={down}" for end, across, down in ends)
@@ -73,18 +73,27 @@ class Scaler:
         """Resize ``planes`` into the writable ``targets``. Raises EngineRunError."""
         picture = av.VideoFrame(self._width, self._height, "yuv420p")
         picture.pts = 0
-        for plane, memory in zip(planes, _views(picture.planes), strict=True):
+        self._check(planes, targets)
+        for plane, memory in zip(planes, picture_planes(picture), strict=True):
             height, width = plane.shape
             memory[:height, :width] = plane
             memory[height:, :width] = plane[-1:]
             memory[:, width:] = memory[:, width - 1 : width]
         try:
             self._graph.push(picture)
-            larger: Any = self._graph.pull()
+            larger = self._graph.vpull()
         except av.FFmpegError as error:
             raise EngineRunError(f"swscale could not resize a picture: {error}") from error
-        for plane, target in zip(_views(larger.planes), targets, strict=True):
+        expect(larger, *self._grown, "yuv420p")
+        for plane, target in zip(picture_planes(larger), targets, strict=True):
             np.copyto(target, plane[: target.shape[0], : target.shape[1]])
+
+    def _check(self, planes: Planes, targets: Planes) -> None:
+        (height, width), (rows, columns) = planes[0].shape, targets[0].shape
+        if (width + width % 2, height + height % 2) != (self._width, self._height):
+            raise EngineRunError(f"a {width}x{height} picture came to a scaler for {self._width}x{self._height}")
+        if self._new[0] - columns not in (0, 1) or self._new[1] - rows not in (0, 1):
+            raise EngineRunError(f"a scaler to {self._new[0]}x{self._new[1]} was given planes for {columns}x{rows}")
 
 
 def fit_area(
@@ -104,8 +113,3 @@ def _words(color: ColorInfo) -> tuple[str, str]:
     """Matrix and range in the filter's words; BT.601 for a matrix that it has not."""
     matrix = MATRIX.get(color.matrix, "smpte170m")
     return f"color_matrix={matrix}", f"range={'pc' if color.full_range else 'tv'}"
-
-
-def _views(planes: Sequence[Any]) -> list[Plane]:
-    """The planes of a PyAV picture as arrays on its memory, without the padding of the rows."""
-    return [np.frombuffer(p, np.uint8).reshape(-1, p.line_size)[: p.height, : p.width] for p in planes]

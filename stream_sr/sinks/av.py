@@ -20,7 +20,8 @@ from av.video.stream import VideoStream
 from stream_sr.codec import mp4
 from stream_sr.codec.metadata import add_attachments, write_metadata
 from stream_sr.errors import SinkError, SinkOpenError, SinkWriteError
-from stream_sr.media import EncodedStream, Lane, Packet, SinkOptions
+from stream_sr.media import ORIENTATION_LOST, EncodedStream, Lane, Packet, SinkOptions
+from stream_sr.orientation import Orientation
 from stream_sr.sinks.tracks import FFMPEG_ERRORS, Tracks
 
 log = logging.getLogger("stream_sr")
@@ -35,7 +36,7 @@ class FileSink:
 
     - Presentation times are exact in MP4, MOV (their time scale is that of the stream, up to 1 MHz) and MPEG-TS
       (90 kHz); Matroska counts milliseconds. What is rounded is said in the log. A live stream's file begins at 0.
-    - Colour and sample aspect stand in the container as in the bitstream, rotation as a display matrix (not in
+    - Colour and sample aspect stand in the container as in the bitstream, orientation as a display matrix (not in
       MPEG-TS, which has none).
     - Until it is closed an MP4 or MOV consists of fragments of a fifth of a second, and closing makes it an ordinary
       one: it is playable up to there if the program dies or the disk is full. Its index (some 100 bytes a frame) is
@@ -118,11 +119,8 @@ class FileSink:
         if left_out:
             log.warning("%s: %s files cannot hold everything; left out: %s", self.name, kind, ", ".join(left_out))
         self._covers = [(one.codec, one.data) for one in metadata.attachments if one.codec in mp4.COVERS]
-        if kind == "mpegts" and stream.info.rotation:
-            log.warning(
-                "%s: MPEG-TS cannot say that the picture is to be turned by %d degrees; write .mp4 or .mkv for that",
-                self.name, stream.info.rotation,
-            )  # fmt: skip
+        if kind == "mpegts" and stream.info.orientation != Orientation.UPRIGHT:
+            log.warning(ORIENTATION_LOST, self.name, "MPEG-TS", stream.info.orientation)
         if kind == "matroska" and (stream.info.time_base / Fraction(1, 1000)).denominator != 1:
             log.info("%s: Matroska counts milliseconds, so the times of the pictures are rounded to them", self.name)
 
@@ -375,8 +373,8 @@ def _add_video(container: Any, stream: EncodedStream) -> VideoStream:
     video.metadata.update(info.metadata.video_tags)
     if info.metadata.video_disposition:
         video.disposition = Disposition(info.metadata.video_disposition)
-    if info.rotation:
-        video.set_display_rotation(-info.rotation)  # FFmpeg turns counterclockwise
+    if info.orientation != Orientation.UPRIGHT:
+        video.set_display_matrix(info.orientation.matrix)
     return video
 
 

@@ -18,7 +18,8 @@ from stream_sr.codec.rtp import CLOCK, Packetiser, goodbye, interleave, sender_r
 from stream_sr.codec.rtsp import Target, parse_target
 from stream_sr.codec.sdp import build_sdp, parse_sdp
 from stream_sr.errors import SinkOpenError, SinkWriteError
-from stream_sr.media import EncodedStream, Packet, SinkOptions, redact
+from stream_sr.media import ORIENTATION_LOST, EncodedStream, Packet, SinkOptions, redact
+from stream_sr.orientation import Orientation
 from stream_sr.sinks.publish_connection import Connection
 from stream_sr.sinks.rtsp_mount import wall_seconds
 from stream_sr.sinks.sound import LaneSound, Sound
@@ -71,6 +72,8 @@ class PublishSink:
             raise SinkOpenError(
                 f"{self.name} is sent H.264, not {stream.codec}; choose --encoder libx264 or h264_nvenc"
             )
+        if stream.info.orientation != Orientation.UPRIGHT:
+            log.warning(ORIENTATION_LOST, self.name, "RTSP", stream.info.orientation)
         self._stream = stream
         self._sound = LaneSound(self.name, stream.lane, self._audio_mode)
         if self._sound.form is not None:

@@ -14,7 +14,8 @@ from urllib.parse import urlsplit
 
 from stream_sr.codec.sockets import LOOPBACK, bind_refusal
 from stream_sr.errors import SinkOpenError, SinkWriteError
-from stream_sr.media import EncodedStream, Packet, SinkOptions, redact
+from stream_sr.media import ORIENTATION_LOST, EncodedStream, Packet, SinkOptions, redact
+from stream_sr.orientation import Orientation
 from stream_sr.sinks.rtsp_listener import Listener, listen
 from stream_sr.sinks.rtsp_mount import Door, Mount
 from stream_sr.sinks.sound import LaneSound
@@ -83,6 +84,8 @@ class RtspServerSink:
             raise SinkOpenError(f"{self.name} serves H.264, not {stream.codec}; choose --encoder libx264 or h264_nvenc")
         self.check()
         assert self._listener is not None
+        if stream.info.orientation != Orientation.UPRIGHT:
+            log.warning(ORIENTATION_LOST, self.name, "RTSP", stream.info.orientation)
         self._sound = LaneSound(self.name, stream.lane, self._audio_mode)
         self._server = Mount(
             stream, self.path, self._wish, sound=self._sound.form, door=self._door

@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import av
-import numpy as np
 from av.error import FFmpegError
 
-from stream_sr.codec.picture import picture_planes, shown_size, square_size
+from stream_sr.codec.picture import fill, shown_size, square_size
 from stream_sr.codec.swscale import Scaler
 from stream_sr.color import ColorInfo, Range
 from stream_sr.errors import SinkOpenError, SinkWriteError
 from stream_sr.frame import Frame, Planes, StreamInfo, empty_planes
+from stream_sr.orientation import Orientation
 
 VIDIOC_QUERYCAP = 0x80685600  # _IOR('V', 0, struct v4l2_capability), linux/videodev2.h
 CAPABILITY = struct.Struct("<16s32s32sIII12x")  # driver, card, bus, version, capabilities, capabilities of this device
@@ -93,8 +93,7 @@ class V4l2Sink:
         if self._container is None or self._info is None:
             raise SinkWriteError(f"{self.name} is not open")
         planes = self._upright(frame, self._info)
-        for view, plane in zip(picture_planes(self._picture), planes, strict=True):
-            np.copyto(view, plane[: view.shape[0], : view.shape[1]])
+        fill(self._picture, planes)
         self._picture.pts, self._count = self._count, self._count + 1
         try:
             self._container.mux(self._stream.encode(self._picture))
@@ -117,11 +116,10 @@ class V4l2Sink:
         if scaler is not None and self._scaled is not None:
             scaler(planes, self._scaled)
             planes = self._scaled
-        if info.rotation:
+        if info.orientation != Orientation.UPRIGHT:
             height, width = (side & ~1 for side in planes[0].shape)  # the last line goes, as for every other output
             y, u, v = planes[0][:height, :width], *(plane[: height // 2, : width // 2] for plane in planes[1:])
-            turns = -(info.rotation // 90)
-            planes = np.rot90(y, turns), np.rot90(u, turns), np.rot90(v, turns)
+            planes = info.orientation.upright(y), info.orientation.upright(u), info.orientation.upright(v)
         return planes
 
     def _make_scaler(self, frame: Frame) -> Scaler | None:

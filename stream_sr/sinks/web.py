@@ -26,7 +26,7 @@ from stream_sr.codec import fmp4
 from stream_sr.codec.decode import swscale_matrix
 from stream_sr.codec.encoder import Encoder
 from stream_sr.codec.pairs import PairStack, form_of
-from stream_sr.codec.picture import picture_of
+from stream_sr.codec.picture import expect, picture_of
 from stream_sr.codec.sockets import LOOPBACK, bind_refusal
 from stream_sr.color import Range
 from stream_sr.errors import SinkOpenError, SinkWriteError
@@ -269,6 +269,7 @@ class _JpegEncoder:
             picture_of(frame.planes), format="yuvj420p", src_colorspace=swscale_matrix(frame.color.matrix),
             dst_colorspace=Colorspace.ITU601, src_color_range=Range.FULL, dst_color_range=Range.FULL,
         )  # fmt: skip
+        expect(picture, self._context.width, self._context.height, "yuvj420p")  # PyAV would resize another one
         picture.pts, picture.time_base = frame.pts, UNITS
         try:
             return b"".join(bytes(packet) for packet in self._context.encode(picture))

@@ -23,10 +23,11 @@ from stream_sr.codec.pairs import Bicubic, Form, form_of
 from stream_sr.codec.picture import shown_size, square_size
 from stream_sr.codec.rgb import QUICK, to_rgb
 from stream_sr.color import Matrix
-from stream_sr.errors import SinkOpenError, SinkWriteError, StreamSRError
+from stream_sr.errors import PictureShapeError, SinkOpenError, SinkWriteError, StreamSRError
 from stream_sr.frame import Frame, StreamInfo
 from stream_sr.media import Controls, SinkOptions
 from stream_sr.model import AUTO
+from stream_sr.orientation import Orientation
 from stream_sr.sinks import viewer
 from stream_sr.sinks.x11 import INSTEAD, ask_display
 
@@ -47,7 +48,7 @@ class WindowSink:
 
     Left of a line that the mouse moves is the source by bicubic, right of it the result; what else can be done says
     `viewer.HELP`. PNGs go into ``record_dir``, or where the program was started. Pixels are converted with the stream's
-    own matrix and range, stretched to square pixels and turned by the stream's rotation. The window belongs to a
+    own matrix and range, stretched to square pixels and turned upright. The window belongs to a
     process of its own (see `viewer`), which `check` starts and `close` ends; nothing that happens to it, or to the
     display, can take this process along. See `media.FrameSink` and `media.Display`.
     """
@@ -99,8 +100,8 @@ class WindowSink:
             raise SinkWriteError("window: is not open")
         left = None
         if self._viewer.wants_both and frame.source is not None:
-            left = to_bgr(self._enlarged(frame), self._info.rotation, self._reformatters[0])
-        right = to_bgr(frame, self._info.rotation, self._reformatters[1])
+            left = to_bgr(self._enlarged(frame), self._info.orientation, self._reformatters[0])
+        right = to_bgr(frame, self._info.orientation, self._reformatters[1])
         answer = self._viewer.show(left, right, overlay(self._figures, self._said))
         self._obey(answer.key)
         return answer.visible and answer.key not in QUIT_KEYS
@@ -220,8 +221,8 @@ class _Viewer:
         words = text.encode()
         try:
             if left is not None:
-                np.copyto(self._pictures[0], left)
-            np.copyto(self._pictures[1], right)
+                _place(left, self._pictures[0])
+            _place(right, self._pictures[1])
             message = viewer.MESSAGE.pack(viewer.SHOW, 0, 0, 0, 0, int(left is not None), len(words))
             self._connection.sendall(message + words)
             answer = self._answer()
@@ -276,8 +277,15 @@ class _Viewer:
         return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
 
-def to_bgr(frame: Frame, rotation: int, reformatter: VideoReformatter) -> npt.NDArray[np.uint8]:
-    """The frame as BGR ``[H, W, 3]`` with square pixels, turned by ``rotation`` degrees clockwise. See `to_rgb`."""
+def _place(pixels: Pixels, memory: Pixels) -> None:
+    """Copy a picture into the memory of the window, which is of one size. Raises PictureShapeError for another."""
+    if pixels.shape != memory.shape:
+        raise PictureShapeError(f"a picture of {pixels.shape} came to a window of {memory.shape}")
+    np.copyto(memory, pixels)
+
+
+def to_bgr(frame: Frame, orientation: Orientation, reformatter: VideoReformatter) -> npt.NDArray[np.uint8]:
+    """The frame as BGR ``[H, W, 3]`` with square pixels, upright. See `to_rgb`."""
     size = square_size(frame.width, frame.height, frame.sample_aspect)
     pixels = to_rgb(frame, "bgr24", size=size, flags=QUICK, reformatter=reformatter)
-    return np.ascontiguousarray(np.rot90(pixels, -(rotation // 90))) if rotation else pixels
+    return np.ascontiguousarray(orientation.upright(pixels))

@@ -9,6 +9,8 @@ import sys
 from stream_sr.codec.y4m import FRAME, format_header
 from stream_sr.errors import SinkOpenError, SinkWriteError
 from stream_sr.frame import Frame, StreamInfo
+from stream_sr.media import ORIENTATION_LOST
+from stream_sr.orientation import Orientation
 
 log = logging.getLogger("stream_sr")
 
@@ -17,9 +19,9 @@ class Y4mSink:
     """Writes y4m to a file descriptor, standard output unless another is given.
 
     Size (odd ones too), rate, sample aspect, chroma siting and range go into the header; matrix, primaries, transfer,
-    rotation and the times of a variable frame rate have no place in the format: pictures are one tick apart. When the
-    reader closes the pipe (``| head``), `write` returns False. Refuses to write to a terminal. The descriptor is not
-    closed: it belongs to who opened it.
+    orientation (which is logged) and the times of a variable frame rate have no place in the format: pictures are one
+    tick apart. When the reader closes the pipe (``| head``), `write` returns False. Refuses to write to a terminal. The
+    descriptor is not closed: it belongs to who opened it.
     """
 
     name = "-"
@@ -29,7 +31,7 @@ class Y4mSink:
     def __init__(self, descriptor: int | None = None) -> None:
         self._given = descriptor
         self._descriptor: int | None = None
-        self._header = b""
+        self._header, self._size = b"", (0, 0)
         self._pictures = 0
 
     def check(self) -> None:
@@ -38,11 +40,15 @@ class Y4mSink:
 
     def open(self, info: StreamInfo) -> None:
         self._descriptor = self._target()
-        self._header = format_header(info)
+        if info.orientation != Orientation.UPRIGHT:
+            log.warning(ORIENTATION_LOST, "y4m output (-)", "y4m", info.orientation)
+        self._header, self._size = format_header(info), (info.width, info.height)
 
     def write(self, frame: Frame) -> bool:
         if self._descriptor is None:
             raise SinkWriteError("y4m output is not open")
+        if (frame.width, frame.height) != self._size:
+            raise SinkWriteError(f"{frame!r} came to a y4m stream of {self._size[0]}x{self._size[1]} pictures")
         header, self._header = self._header, b""
         try:
             # The planes are contiguous as a rule (a slot of the pool), and then written without a copy.

@@ -18,7 +18,7 @@ ADDRESSES = (
     ("rtsp://[user:password@]host[:port]/path", "a network camera"),
     ("http://..., udp://..., ...", "any other URL that FFmpeg opens"),
     ("FILE", "a video file"),
-    ("PICTURE, FOLDER", "a still picture, or a folder of them as frames, 25 a second"),
+    ("PICTURE, FOLDER", "a still picture, or a folder of them as frames, 25 a second; an animated one as a video"),
     ("-", "y4m on the standard input"),
     ("synthetic:[photos,][WxH@FPS]", "a moving test picture or photographs with a burnt-in clock; 640x360@30"),
 )
@@ -30,6 +30,7 @@ _APPLICABLE = {
     "url": {"duration", "read_timeout", "decoder"},
     "file": {"duration", "start", "decoder"},
     "pictures": {"duration"},
+    "animated WebP": {"duration", "start"},
     "standard input": {"duration"},
     "synthetic": {"duration"},
 }
@@ -39,7 +40,11 @@ _FLAGS = {"rtsp_transport": "--rtsp-transport", "read_timeout": "--read-timeout"
 
 
 def kind_of(address: str) -> str:
-    """Which kind of input an address is: a key of the table of options. Looks at the disk for folders only."""
+    """Which kind of input an address is: a key of the table of options.
+
+    A file is looked into: an animated picture often has the name of a still one.
+    """
+    from stream_sr.codec.still import Content, content_of
     from stream_sr.sources.camera import is_camera
     from stream_sr.sources.images import is_image
 
@@ -52,7 +57,12 @@ def kind_of(address: str) -> str:
     if "://" in address:
         return "rtsp" if address.startswith(("rtsp://", "rtsps://")) else "url"
     path = Path(address)
-    return "pictures" if is_image(path) or path.is_dir() else "file"
+    content = content_of(path)
+    if content is Content.ANIMATED_WEBP:
+        return "animated WebP"
+    if content is Content.HEIF or path.is_dir() or (is_image(path) and content is not Content.VIDEO):
+        return "pictures"
+    return "file"
 
 
 def open_source(
@@ -90,6 +100,10 @@ def open_source(
         from stream_sr.sources.opening import open_cancellable
 
         return open_cancellable(address, lambda given_up: ImageSource(Path(address), options), cancelled)
+    if kind == "animated WebP":
+        from stream_sr.sources.animation import AnimatedWebpSource
+
+        return AnimatedWebpSource(Path(address), options)
     if kind == "standard input":
         from stream_sr.sources.y4m import Y4mSource
 

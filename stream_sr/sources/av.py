@@ -1,7 +1,7 @@
 """Whatever FFmpeg can open: files, and URLs as the fallback of the low-delay RTSP reader.
 
 A file gives every picture it holds with its exact pts, and beside them its audio and subtitle packets untouched. Its
-pictures are not turned: the rotation goes into `StreamInfo` and on to the output, like the sample aspect ratio.
+pictures are not turned: their orientation goes into `StreamInfo` and on to the output, like the sample aspect ratio.
 """
 
 from __future__ import annotations
@@ -33,11 +33,14 @@ from stream_sr.codec.metadata import (
     unsupported_tracks,
 )
 from stream_sr.codec.nvdec import decoder_in_use
+from stream_sr.codec.picture import orientation_of
+from stream_sr.codec.still import ANIMATED_BRANDS, STILL_BRANDS
 from stream_sr.codec.video_decoder import Origin, VideoDecoder
 from stream_sr.errors import DecodeError, SourceError, SourceLost, SourceOpenError
 from stream_sr.frame import Frame, StreamInfo
 from stream_sr.media import Lane, SourceOptions, Track, redact
 from stream_sr.metadata import Metadata
+from stream_sr.orientation import Orientation
 from stream_sr.ring import FramePool, Pools
 from stream_sr.sources.clock import Timeline, begins_anywhere, may_jump
 from stream_sr.sources.demux import PacketReader, read_packets
@@ -185,7 +188,7 @@ class AvSource:
             fps=self._fps,
             color=self._reader.color(picture),
             sample_aspect=_aspect(stream),
-            rotation=_rotation(picture, self._name),
+            orientation=_orientation(picture, self._name),
             live=self._live,
             frame_count=stream.frames if stream.frames and whole and not self._live else None,
             duration_seconds=seconds,
@@ -484,6 +487,11 @@ def _video_stream(container: InputContainer, name: str) -> Any:
     if not streams:
         kinds = ", ".join(sorted({s.type for s in container.streams})) or "nothing"
         raise SourceOpenError(f"{name} has no video stream (it holds: {kinds})")
+    brand = container.metadata.get("major_brand", "").encode()
+    if brand in STILL_BRANDS and len(streams) > 1:
+        raise SourceOpenError(f"{name} is a picture of several parts (HEIC, AVIF); give it as a local file")
+    if brand in ANIMATED_BRANDS:  # its first picture is there once more, as a still
+        streams = [s for s in streams if s.frames != 1] or streams
     stream = next((s for s in streams if s.disposition & av.stream.Disposition.default), streams[0])
     if stream.codec_context is None:
         raise SourceOpenError(f"{name}: its video codec is not known to this FFmpeg")
@@ -506,13 +514,14 @@ def _aspect(stream: Any) -> Fraction:
     return Fraction(ratio) if ratio and ratio > 0 else Fraction(1)
 
 
-def _rotation(picture: av.VideoFrame, name: str) -> int:
-    """Clockwise degrees; FFmpeg counts the other way. Only quarter turns can be handed on."""
-    degrees = -picture.rotation % 360
-    if degrees % 90:
+def _orientation(picture: av.VideoFrame, name: str) -> Orientation:
+    """What the display matrix states, be it of the container or of the bitstream. Only quarter turns can be kept."""
+    orientation = orientation_of(picture)
+    if orientation is None:
+        degrees = -picture.rotation % 360  # FFmpeg counts the other way
         logger.warning("%s asks to be turned by %d degrees; only quarter turns are kept", name, degrees)
-        return 0
-    return degrees
+        return Orientation.UPRIGHT
+    return orientation
 
 
 def _seconds(value: float | None) -> Fraction | None:

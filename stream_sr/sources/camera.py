@@ -17,6 +17,7 @@ from typing import Any
 import av
 
 from stream_sr.codec.decode import PictureReader
+from stream_sr.codec.picture import expect
 from stream_sr.errors import DecodeError, SourceLost, SourceOpenError
 from stream_sr.frame import Frame, Plane, StreamInfo
 from stream_sr.media import Lane, SourceOptions
@@ -230,4 +231,4 @@ def _present(number: int) -> bool:
 def _wrap(picture: Plane) -> av.VideoFrame:
     if picture.ndim != 3 or picture.shape[2] != 3:
         raise DecodeError(f"the camera gives pictures of the shape {picture.shape}; BGR, three channels, is expected")
-    return av.VideoFrame.from_ndarray(picture, "bgr24")
+    return expect(av.VideoFrame.from_ndarray(picture, "bgr24"), picture.shape[1], picture.shape[0])

@@ -1,7 +1,12 @@
-"""Still pictures taken as frames: one file, or a folder of them in natural order, 25 a second."""
+"""Still pictures taken as frames: one file, or a folder of them in natural order, 25 a second.
+
+They are turned upright: many outputs (PNG, a window, y4m) have no place for an orientation, and the pictures of a
+folder must have one size.
+"""
 
 from __future__ import annotations
 
+import logging
 import re
 import threading
 import time
@@ -10,14 +15,23 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+from av.container import InputContainer
+from av.stream import Disposition
+from av.video.stream import VideoStream
 
-from stream_sr.codec.decode import PictureReader
+from stream_sr.codec.decode import PictureReader, check_format, color_of
+from stream_sr.codec.picture import orientation_of
+from stream_sr.codec.still import Content, content_of, derived_picture, stated_color
+from stream_sr.codec.upright import upright
+from stream_sr.color import Range, Siting
 from stream_sr.errors import DecodeError, SourceOpenError
 from stream_sr.frame import Frame, StreamInfo
 from stream_sr.media import Lane, SourceOptions
 from stream_sr.ring import FramePool
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm"}
+log = logging.getLogger("stream_sr")
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".heic", ".heif", ".avif"}
 FPS = Fraction(25)
 
 
@@ -36,7 +50,8 @@ class ImageSource:
     """A still picture, or the pictures of a folder (its other files are left alone). Nothing is read ahead.
 
     All must have the size of the first, else DecodeError names both. 8 bits; RGB becomes limited-range YUV, JPEG keeps
-    its full range. A JPEG's EXIF orientation is not applied.
+    its full range. Orientation (EXIF of JPEG, PNG, WebP and TIFF, the properties of HEIC and AVIF) is applied. Animated
+    files in a folder, and pictures in tiles (HEIC of phones), are refused with DecodeError.
     """
 
     lane: Lane | None = None
@@ -54,10 +69,7 @@ class ImageSource:
         except DecodeError as error:
             raise SourceOpenError(str(error)) from error
         self._reader = PictureReader(codec=codec)
-        try:
-            self._reader.check(first)
-        except DecodeError as error:
-            raise SourceOpenError(f"{self._paths[0]}: {error}") from error
+        self._reader.check(first)
         self.info = StreamInfo(
             width=first.width,
             height=first.height,
@@ -119,15 +131,55 @@ def _find(path: Path) -> list[Path]:
 
 
 def _load(path: Path) -> tuple[av.VideoFrame, str]:
-    """The picture and its codec's name. Raises DecodeError."""
+    """The picture, upright, and its codec's name. Raises DecodeError."""
+    if content_of(path) in (Content.VIDEO, Content.ANIMATED_WEBP):
+        raise DecodeError(
+            f"{path} is animated, or a video: in a folder each file must hold one picture; give it alone as the input, "
+            "or take it out of the folder"
+        )
+    made_of = derived_picture(path)
+    if made_of:
+        raise DecodeError(
+            f"{path} consists of {made_of}, of which only the first would be decoded; convert it first, e.g. with "
+            f"FFmpeg 7.1 or newer (ffmpeg -i {path.name} {path.stem}.png) or libheif (heif-dec {path.name} "
+            f"{path.stem}.png)"
+        )
     try:
         # Handed over open: FFmpeg would take a % in the name as the pattern of a sequence.
         with open(path, "rb") as file, av.open(file, "r") as container:
-            if container.streams.video:
-                stream = container.streams.video[0]
+            stream = _primary(container)
+            if stream is not None and stream.codec_context is not None:
                 for picture in container.decode(stream):
-                    return picture, stream.codec_context.name
+                    _state_color(picture, path)
+                    return _upright(picture, stream.codec_context.name, path), stream.codec_context.name
     except (av.FFmpegError, OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or type(error).__name__
         raise DecodeError(f"{path} is not a picture that can be read ({reason})") from error
     raise DecodeError(f"{path} holds no picture")
+
+
+def _primary(container: InputContainer) -> VideoStream | None:
+    """The picture itself: a HEIC or AVIF file may hold a thumbnail and a mask beside it."""
+    streams = container.streams.video
+    return next((s for s in streams if s.disposition & Disposition.default), streams[0] if streams else None)
+
+
+def _state_color(picture: av.VideoFrame, path: Path) -> None:
+    """Write on the picture what its file says of its colours beside the coded data, which FFmpeg leaves out of HEIC."""
+    color = stated_color(path)
+    if color is not None:
+        picture.color_primaries, picture.color_trc, picture.colorspace = color[:3]
+        picture.color_range = Range.FULL if color[3] else Range.LIMITED
+
+
+def _upright(picture: av.VideoFrame, codec: str, path: Path) -> av.VideoFrame:
+    """The picture turned as its file says (EXIF, or HEIF's properties)."""
+    try:
+        check_format(picture.format)
+    except DecodeError as error:
+        raise DecodeError(f"{path}: {error}") from error
+    orientation = orientation_of(picture)
+    if orientation is None:
+        log.warning("%s asks to be turned by %d degrees; only quarter turns are kept", path, -picture.rotation % 360)
+        return picture
+    return upright(picture, orientation, centred=color_of(picture, codec=codec).siting == Siting.CENTER)

@@ -21,6 +21,7 @@ from av.container import InputContainer
 from stream_sr.codec.extent import lacks_index
 from stream_sr.codec.metadata import METADATA_ERRORS
 from stream_sr.codec.nvdec import open_with_decoder
+from stream_sr.codec.still import demuxer_of
 from stream_sr.errors import SourceLost, SourceOpenError
 from stream_sr.media import Source, SourceOptions
 from stream_sr.threads import Abandonable
@@ -83,10 +84,17 @@ def open_container(address: str, options: SourceOptions, name: str) -> InputCont
     try:
         # "file:" keeps FFmpeg from reading a name with a colon as a protocol.
         place = address if remote else f"file:{address}"
+        kind = None if remote else demuxer_of(address)
         return open_with_decoder(
             options.decoder,
             lambda hardware: av.open(
-                place, "r", options=settings, timeout=timeout, hwaccel=hardware, metadata_errors=METADATA_ERRORS
+                place,
+                "r",
+                format=kind,
+                options=settings,
+                timeout=timeout,
+                hwaccel=hardware,
+                metadata_errors=METADATA_ERRORS,
             ),
         )
     except (av.FFmpegError, OSError, ValueError) as error:

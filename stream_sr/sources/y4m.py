@@ -16,6 +16,7 @@ import numpy as np
 
 from stream_sr.codec import y4m
 from stream_sr.codec.decode import PictureReader, color_of
+from stream_sr.codec.picture import picture_planes
 from stream_sr.errors import DecodeError, SourceOpenError
 from stream_sr.frame import Frame, Plane, Planes, StreamInfo, chroma_shape, read_only
 from stream_sr.media import Lane, SourceOptions
@@ -133,14 +134,10 @@ class Y4mSource:
         picture = av.VideoFrame(header.width, header.height, header.pixels)
         picture.color_range = header.color.range
         done = 0
-        for plane in picture.planes if samples is not None else ():
-            rows: Plane = np.frombuffer(plane, np.uint8)  # type: ignore[call-overload]
-            size = plane.width * plane.height
+        for view in picture_planes(picture) if samples is not None else ():
             assert samples is not None
-            rows.reshape(-1, plane.line_size)[: plane.height, : plane.width] = samples[done : done + size].reshape(
-                plane.height, plane.width
-            )
-            done += size
+            np.copyto(view, samples[done : done + view.size].reshape(view.shape))
+            done += view.size
         return picture
 
     def _picture_bytes(self) -> int:
