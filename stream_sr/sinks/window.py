@@ -33,10 +33,9 @@ from stream_sr.sinks.x11 import INSTEAD, ask_display
 log = logging.getLogger("stream_sr")
 
 SHARE_OF_SCREEN = 0.9  # the window opens no larger than this part of the screen; it can be resized
-QUIT_KEYS = (ord("q"), ord("Q"), 27)
-RECORD_KEYS = (ord("r"), ord("R"))
+QUIT_KEYS = (ord("q"), 27)  # as `viewer.decode` gives them: letters in lower case
+RECORD_KEY, AUTO_KEY = ord("r"), ord("a")
 MODEL_KEYS = (ord("1"), ord("2"), ord("3"), ord("4"))
-AUTO_KEYS = (ord("a"), ord("A"))
 ANSWER_SECONDS = 10.0  # to load OpenCV on a busy machine; a picture takes milliseconds
 
 Pixels = npt.NDArray[np.uint8]  # BGR, [H, W, 3]
@@ -45,7 +44,7 @@ Pixels = npt.NDArray[np.uint8]  # BGR, [H, W, 3]
 class WindowSink:
     """Shows each frame as soon as it comes; q, Esc or the close button end the run (`write` returns False).
 
-    Left of a line that the mouse moves is the source by bicubic, right of it the result; what else can be done says
+    Left of a line that the mouse and the arrow keys move is the source by bicubic, right of it the result; what else can be done says
     `viewer.HELP`. PNGs go into ``record_dir``, or where the program was started. Pixels are converted with the stream's
     own matrix and range, stretched to square pixels and turned by the stream's rotation. The window belongs to a
     process of its own (see `viewer`), which `check` starts and `close` ends; nothing that happens to it, or to the
@@ -119,14 +118,14 @@ class WindowSink:
     def _obey(self, key: int) -> None:
         """Ask for what a key means; the answer is in the overlay."""
         controls = self._figures.get("controls")
-        if self._controls is None or controls is None or key not in (*MODEL_KEYS, *AUTO_KEYS, *RECORD_KEYS):
+        if self._controls is None or controls is None or key not in (*MODEL_KEYS, AUTO_KEY, RECORD_KEY):
             return
         self._said = ""
         try:
-            if key in RECORD_KEYS:
+            if key == RECORD_KEY:
                 recording = controls["recording"] or {"on": False}
                 self._controls.change("record", "off" if recording["on"] else "on")
-            elif key in AUTO_KEYS:
+            elif key == AUTO_KEY:
                 self._controls.change("model", AUTO)
             else:
                 names, number = controls["choices"]["model"]["keys"], MODEL_KEYS.index(key)
@@ -173,7 +172,7 @@ def _gpu(gpu: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """What the viewer says to a picture: the key since the last one (-1: none), and whether its window is open."""
+    """What the viewer answers to a picture: the next key (-1: none), and whether its window is open."""
 
     key: int
     visible: bool
