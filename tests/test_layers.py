@@ -14,6 +14,7 @@ ROOT = Path(stream_sr.__file__).parent
 LAYERS: list[set[str]] = [
     {
         "errors",
+        "limits",
         "frame",
         "color",
         "timing",

@@ -368,7 +368,8 @@ def test_arrow_keys_home_and_end_move_the_line(showing: Showing) -> None:
         (0xFF51, 0xFF51, False), (0xE9, 0xE9, False), (-0x4F, -1, False), (0x1008FF14, -1, False),
         (0x1010071, -1, False),  # U+10071 as a keysym
         # GTK adds the state of the modifiers: Shift, Caps Lock and Num Lock leave a letter, Control, Alt, Super do not
-        (0x10071, ord("q"), True), (0x20051, ord("q"), False), (0x100071, ord("q"), False), (0x20100071, ord("q"), False),
+        (0x10071, ord("q"), True), (0x20051, ord("q"), False), (0x100071, ord("q"), False),
+        (0x20100071, ord("q"), False),
         (0x40071, -1, False), (0x80072, -1, False), (0x400072, -1, False), (0x1FF51, 0xFF51, True),
     ],
 )  # fmt: skip

@@ -10,6 +10,7 @@ from stream_sr.codec.decode import FLAGS, swscale_matrix
 from stream_sr.codec.picture import picture_of
 from stream_sr.color import Range, guess_unknown
 from stream_sr.frame import Frame
+from stream_sr.limits import codec_threads
 
 QUICK = Interpolation.BICUBIC  # a level off here and there, chroma repeated, a quarter of the time
 
@@ -34,5 +35,6 @@ def to_rgb(
     picture = (reformatter or VideoReformatter()).reformat(
         picture_of(frame.planes), width, height, order, src_colorspace=matrix, dst_colorspace=matrix,
         src_color_range=color.range, dst_color_range=Range.FULL, interpolation=flags,
+        threads=codec_threads(),
     )  # fmt: skip
     return picture.to_ndarray().astype(np.uint8, copy=False)

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from av.video.reformatter import VideoReformatter
 
+from stream_sr import machine
 from stream_sr.codec.decode import SWSCALE_MATRIX
 from stream_sr.codec.pairs import Bicubic, Form, form_of
 from stream_sr.codec.picture import shown_size, square_size
@@ -44,10 +45,10 @@ Pixels = npt.NDArray[np.uint8]  # BGR, [H, W, 3]
 class WindowSink:
     """Shows each frame as soon as it comes; q, Esc or the close button end the run (`write` returns False).
 
-    Left of a line that the mouse and the arrow keys move is the source by bicubic, right of it the result; what else can be done says
-    `viewer.HELP`. PNGs go into ``record_dir``, or where the program was started. Pixels are converted with the stream's
-    own matrix and range, stretched to square pixels and turned by the stream's rotation. The window belongs to a
-    process of its own (see `viewer`), which `check` starts and `close` ends; nothing that happens to it, or to the
+    Left of a line that the mouse and the arrow keys move is the source by bicubic, right of it the result;
+    `viewer.HELP` lists the keys. PNGs go into ``record_dir``, or where the program was started. Pixels are converted
+    with the stream's own matrix and range, stretched to square pixels and turned by the stream's rotation. The window
+    belongs to a process of its own (see `viewer`), which `check` starts and `close` ends; nothing that happens to it, or to the
     display, can take this process along. See `media.FrameSink` and `media.Display`.
     """
 
@@ -195,7 +196,8 @@ class _Viewer:
                  str(theirs.fileno()), str(self._memory), title, str(folder)],
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=self._words,
                 pass_fds=(theirs.fileno(), self._memory),
-                env=os.environ | {"QT_QPA_PLATFORM": "xcb", "QT_LOGGING_RULES": "*.warning=false"},
+                env=os.environ | {"QT_QPA_PLATFORM": "xcb", "QT_LOGGING_RULES": "*.warning=false",
+                                  "OPENCV_FOR_THREADS_NUM": str(machine.cores())},
             )  # fmt: skip
         try:
             self._answer()

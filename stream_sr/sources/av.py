@@ -26,6 +26,7 @@ from stream_sr.codec.extent import is_truncated
 from stream_sr.codec.nvdec import decoder_in_use
 from stream_sr.errors import DecodeError, SourceError, SourceLost, SourceOpenError
 from stream_sr.frame import Frame, StreamInfo
+from stream_sr.limits import codec_threads
 from stream_sr.media import Lane, SourceOptions, Track, redact
 from stream_sr.ring import FramePool
 from stream_sr.sources.opening import SILENT, claims, open_container, open_freely, port_of
@@ -104,6 +105,7 @@ class AvSource:
         codec = stream.codec_context
         codec.copy_opaque = True  # carries the time of arrival from the packet to its picture
         stream.thread_type = "SLICE" if self._live else "AUTO"  # frame threads delay by a picture each
+        codec.thread_count = codec_threads()
         self._reader = PictureReader(codec=codec.name)
         self._deinterlacer: Deinterlacer[Stamp] | None = None
         self._base = stream.time_base or Fraction(1, 90_000)

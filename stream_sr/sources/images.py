@@ -14,6 +14,7 @@ import av
 from stream_sr.codec.decode import PictureReader
 from stream_sr.errors import DecodeError, SourceOpenError
 from stream_sr.frame import Frame, StreamInfo
+from stream_sr.limits import codec_threads
 from stream_sr.media import Lane, SourceOptions
 from stream_sr.ring import FramePool
 
@@ -123,6 +124,7 @@ def _load(path: Path) -> tuple[av.VideoFrame, str]:
         with open(path, "rb") as file, av.open(file, "r") as container:
             if container.streams.video:
                 stream = container.streams.video[0]
+                stream.codec_context.thread_count = codec_threads()
                 for picture in container.decode(stream):
                     return picture, stream.codec_context.name
     except (av.FFmpegError, OSError, ValueError) as error:
