@@ -48,8 +48,8 @@ class WindowSink:
     Left of a line that the mouse and the arrow keys move is the source by bicubic, right of it the result;
     `viewer.HELP` lists the keys. PNGs go into ``record_dir``, or where the program was started. Pixels are converted
     with the stream's own matrix and range, stretched to square pixels and turned by the stream's rotation. The window
-    belongs to a process of its own (see `viewer`), which `check` starts and `close` ends; nothing that happens to it, or to the
-    display, can take this process along. See `media.FrameSink` and `media.Display`.
+    belongs to a process of its own (see `viewer`), which `check` starts and `close` ends; nothing that happens to it,
+    or to the display, can take this process along. See `media.FrameSink` and `media.Display`.
     """
 
     name = "window:"

@@ -11,7 +11,6 @@ import math
 import os
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -30,6 +29,7 @@ from stream_sr.limits import codec_threads
 from stream_sr.media import Lane, SourceOptions, Track, redact
 from stream_sr.ring import FramePool
 from stream_sr.sources.opening import SILENT, claims, open_container, open_freely, port_of
+from stream_sr.stats import Counts
 from stream_sr.timing import rescale
 
 logger = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ class AvSource:
         self._address, self._name = address, redact(address)
         self._live = scheme in LIVE_SCHEMES
         self._options = options
-        self._counts: Counter[str] = Counter()
+        self._counts = Counts()
         self._stopping = threading.Event()
         self._open()
         try:
@@ -205,7 +205,7 @@ class AvSource:
 
     def counters(self) -> dict[str, int]:
         """``corrupt_packets`` (skipped), ``corrupt_pictures`` (shown as the decoder mended them), ``repaired_pts``."""
-        return dict(+self._counts)
+        return self._counts.read()
 
     def close(self) -> None:
         """See `Source.close`."""
@@ -277,7 +277,7 @@ class AvSource:
                 pictures = self._decode(packet)
             except av.FFmpegError as error:
                 failures += 1
-                self._counts["corrupt_packets"] += 1
+                self._counts.add("corrupt_packets")
                 if failures >= FAILURES_IN_A_ROW:
                     raise DecodeError(f"{failures} packets in a row cannot be decoded ({error.strerror})") from error
                 continue
@@ -289,12 +289,12 @@ class AvSource:
 
     def _decode(self, packet: Any) -> list[av.VideoFrame]:
         if packet.is_corrupt:
-            self._counts["corrupt_packets"] += 1
+            self._counts.add("corrupt_packets")
             if self._truncated:
                 return []  # the half packet at the break
         packet.opaque = time.monotonic_ns()
         pictures: list[av.VideoFrame] = self._stream.decode(packet)
-        self._counts["corrupt_pictures"] += sum(picture.is_corrupt for picture in pictures)
+        self._counts.add("corrupt_pictures", sum(picture.is_corrupt for picture in pictures))
         return pictures
 
     def _drained(self) -> list[av.VideoFrame]:
@@ -303,7 +303,7 @@ class AvSource:
         except av.EOFError:
             return []
         except av.FFmpegError:
-            self._counts["corrupt_packets"] += 1
+            self._counts.add("corrupt_packets")
             return []
 
     def _packets(self) -> Iterator[Any]:
@@ -327,7 +327,7 @@ class AvSource:
                 if self._live or isinstance(error, SILENT):
                     raise self._lost(error) from error
                 failures += 1
-                self._counts["corrupt_packets"] += 1
+                self._counts.add("corrupt_packets")
                 if failures >= FAILURES_IN_A_ROW:
                     raise DecodeError(f"{self._name} cannot be read any further ({error.strerror})") from error
 
@@ -380,7 +380,7 @@ class AvSource:
         else:
             pts = old.pts + (old.duration or self._step or 1)
         if old is not None and pts <= old.pts:
-            self._counts["repaired_pts"] += 1
+            self._counts.add("repaired_pts")
             pts = old.pts + 1
         captured = picture.opaque if isinstance(picture.opaque, int) else time.monotonic_ns()
         self._previous = Stamp(pts, duration or (0 if picture.pts is not None else self._step), captured)
