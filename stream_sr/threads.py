@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from stream_sr.errors import PipelineStalled
+from stream_sr.printable import printable
 
 R = TypeVar("R")
 
@@ -28,8 +29,8 @@ class Worker:
         self._thread.start()
 
     def _run(self) -> None:
-        _tell_the_system(self.name)
         try:
+            _tell_the_system(self.name)
             self._target()
         except BaseException as error:
             self.error = error
@@ -44,7 +45,7 @@ class Worker:
 
 def _tell_the_system(name: str) -> None:
     with contextlib.suppress(OSError):  # another system, or no /proc
-        Path(f"/proc/self/task/{threading.get_native_id()}/comm").write_bytes(name.encode()[:15])
+        Path(f"/proc/self/task/{threading.get_native_id()}/comm").write_bytes(printable(name).encode()[:15])
 
 
 class LoopThread:

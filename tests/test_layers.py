@@ -15,6 +15,7 @@ LAYERS: list[set[str]] = [
     {
         "errors",
         "limits",
+        "printable",
         "frame",
         "color",
         "timing",

@@ -28,6 +28,7 @@ from stream_sr.errors import SinkOpenError, SinkWriteError, StreamSRError
 from stream_sr.frame import Frame, StreamInfo
 from stream_sr.media import Controls, SinkOptions
 from stream_sr.model import AUTO
+from stream_sr.printable import printable
 from stream_sr.sinks import viewer
 from stream_sr.sinks.x11 import INSTEAD, ask_display
 
@@ -139,7 +140,7 @@ class WindowSink:
 def overlay(figures: Mapping[str, Any], said: str = "") -> str:
     """The figures of `telemetry` as the lines that stand on the picture, in ASCII."""
     if not figures:
-        return said
+        return _ascii([said] if said else [])
     engine, source, output, late = (figures[key] for key in ("engine", "source", "output", "latency_ms"))
     dropped = ", ".join(f"{why} {count}" for why, count in {**figures["dropped"], **figures["lost_in_source"]}.items())
     lines = [
@@ -155,7 +156,12 @@ def overlay(figures: Mapping[str, Any], said: str = "") -> str:
     if recording.get("on"):
         lines.append(f"recording {recording['seconds']:.0f} s")
     lines += [text for text in (engine.get("state"), recording.get("error"), controls.get("message"), said) if text]
-    return "\n".join(lines).encode("ascii", "replace").decode()
+    return _ascii(lines)
+
+
+def _ascii(lines: list[str]) -> str:
+    """OpenCV's letters are ASCII; a line stays one, whatever a file or camera is called."""
+    return "\n".join(printable(line) for line in lines).encode("ascii", "replace").decode()
 
 
 def _auto(figures: Mapping[str, Any]) -> str:
