@@ -212,7 +212,7 @@ def _parser() -> argparse.ArgumentParser:
     group = command("engine", commands.engine_command, "build, list or prune compiled engines")
     actions = group.add_subparsers(title="actions", required=True, metavar="ACTION", parser_class=Parser)
     for action, text in (
-        ("build", "compile a TensorRT engine for one picture size, which needs no GPU"),
+        ("build", "compile TensorRT engines for one picture size; with TensorRT-RTX that needs no GPU"),
         ("list", "the compiled engines in the cache"),
         ("prune", "remove what nothing will ask for again"),
     ):

@@ -224,18 +224,22 @@ def engine_command(parsed: argparse.Namespace) -> int:
 def _build_engines(parsed: argparse.Namespace) -> list[BuildKey]:
     from stream_sr.backends import tensorrt
     from stream_sr.frame import StreamInfo
-    from stream_sr.session import choose_model
+    from stream_sr.session import models_of_run
 
     config = _config(parsed)
     if config.backend not in ("auto", "tensorrt"):
         raise ConfigError(f"--backend {config.backend} compiles when it opens; `engine build` is for tensorrt")
     config.refuse({"threads"}, "TensorRT builds as it likes")
     width, height = Option("input-size", "", size).read(parsed.input_size, "--input-size")
-    model, _ = choose_model(config)
-    if model is None:
-        raise ConfigError("`engine build` needs a model")
-    info = StreamInfo(width, height, Fraction(1, 30))
-    return tensorrt.build(model, info, config.engine_options(depth=1, live=True), rebuild=parsed.rebuild)
+    keys: list[BuildKey] = []
+    built: set[str] = set()
+    for live in (False, True):  # a live input takes weights for cameras, and a precision that is less exact
+        info = StreamInfo(width, height, Fraction(1, 30), live=live)
+        for model in models_of_run(config, info):
+            rebuild = parsed.rebuild and model.sha256() not in built
+            built.add(model.sha256())
+            keys += tensorrt.build(model, info, config.engine_options(depth=1, live=live), rebuild=rebuild)
+    return keys
 
 
 def doctor_command(parsed: argparse.Namespace) -> int:
