@@ -7,6 +7,8 @@ for the whole filter with a `Config`. Everything else may change.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from stream_sr.limits import limit_libraries
+
 if TYPE_CHECKING:
     from stream_sr.config import Config
     from stream_sr.errors import StreamSRError
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     from stream_sr.upscaler import Upscaler
 
 __all__ = ["Config", "StreamSRError", "Upscaler", "open_sink", "open_source", "run"]
+
+limit_libraries()  # before anything imports NumPy
 
 _HOME = {
     "Config": "config",

@@ -6,6 +6,7 @@ import argparse
 import errno
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import pairwise
@@ -26,7 +27,8 @@ from stream_sr.config import (
 from stream_sr.errors import PipelineStalled, SinkWriteError, StreamSRError
 from stream_sr.machine import PROGRAM
 from stream_sr.model import TUNES
-from stream_sr.terminal import StoppedEarly, configure_log, flush
+from stream_sr.printable import printable, printable_lines
+from stream_sr.terminal import StoppedEarly, complain, configure_log, flush, prepare_streams, say_lines
 
 BENCH_COMPARE = "bench compare"  # a command of two words; a source named compare is ./compare
 EXAMPLES = f"""\
@@ -46,6 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     if " ".join(words[:2]) == BENCH_COMPARE:
         words[:2] = [BENCH_COMPARE]
+    prepare_streams()
     try:
         parser = _parser()
         _answer_choices(words)
@@ -57,15 +60,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     except StreamSRError as error:
         flush()
-        print(f"{PROGRAM}: error: {error}", file=sys.stderr)
+        complain(f"error: {error}")
         if isinstance(error, PipelineStalled):
             os._exit(error.exit_code)  # a thread hangs in a library; a normal exit would wait for it
         return error.exit_code
     except StoppedEarly:
-        print(f"{PROGRAM}: stopped before the first frame", file=sys.stderr)
+        complain("stopped before the first frame")
         return 0
     except KeyboardInterrupt:
-        print(f"{PROGRAM}: stopped", file=sys.stderr)
+        complain("stopped")
         return commands.EXIT_ABORTED
     except BrokenPipeError:
         _forget_stdout()  # whoever read our output has left
@@ -74,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if error.errno not in (errno.ENOSPC, errno.EIO, errno.EBADF):
             return _defect(error, words)
         with suppress(OSError):
-            print(f"{PROGRAM}: error: standard output cannot be written: {error.strerror}", file=sys.stderr)
+            complain(f"error: standard output cannot be written: {error.strerror}")
         _forget_stdout()
         return SinkWriteError.exit_code
     except Exception as error:
@@ -90,9 +93,10 @@ def _forget_stdout() -> None:
 def _defect(error: Exception, words: Sequence[str]) -> int:
     """An error of ours: one line, or with -v where."""
     if {"-v", "--verbose"} & set(words):
-        raise error
+        print(printable_lines("".join(traceback.format_exception(error)).rstrip()), file=sys.stderr)
+        return 1
     where = " ".join(getattr(error, "__notes__", []))
-    text = f"{type(error).__name__}: {error}" + (f" ({where})" if where else "")
+    text = printable(f"{type(error).__name__}: {error}" + (f" ({where})" if where else ""))
     print(f"{PROGRAM}: this is a defect of ours: {text}; -v shows where", file=sys.stderr)
     return 1
 
@@ -109,7 +113,7 @@ def _answer_choices(words: Sequence[str]) -> None:
         if not asked:
             continue
         if option.name == "model":
-            print(commands.models_text())
+            say_lines(commands.models_text())
         elif option.choices:
             print("\n".join(option.choices))
         else:
@@ -208,7 +212,7 @@ def _parser() -> argparse.ArgumentParser:
     group = command("engine", commands.engine_command, "build, list or prune compiled engines")
     actions = group.add_subparsers(title="actions", required=True, metavar="ACTION", parser_class=Parser)
     for action, text in (
-        ("build", "compile a TensorRT engine for one picture size, which needs no GPU"),
+        ("build", "compile TensorRT engines for one picture size; with TensorRT-RTX that needs no GPU"),
         ("list", "the compiled engines in the cache"),
         ("prune", "remove what nothing will ask for again"),
     ):

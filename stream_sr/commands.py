@@ -20,6 +20,7 @@ from stream_sr.errors import ConfigError, PipelineStalled, StreamSRError
 from stream_sr.machine import pip_install
 from stream_sr.media import redact
 from stream_sr.model import TUNES
+from stream_sr.printable import printable
 from stream_sr.terminal import (
     Interrupts,
     Stopper,
@@ -29,6 +30,8 @@ from stream_sr.terminal import (
     command_line,
     flush,
     print_result,
+    say,
+    say_lines,
     write_json,
 )
 
@@ -138,7 +141,7 @@ def serve_command(parsed: argparse.Namespace) -> int:
         if parsed.check:
             for plan in fleet.cameras:
                 choose_model(plan.config)
-                print(f"{plan.name}: {redact(plan.source)} > {', '.join(map(redact, plan.sinks))}")
+                say(f"{plan.name}: {redact(plan.source)} > {', '.join(map(redact, plan.sinks))}")
             return 0
         interrupts.attach(supervisor)
         port = fleet.metrics_port if parsed.metrics_port is None else _metrics_port(parsed.metrics_port)
@@ -174,7 +177,7 @@ def demo_command(parsed: argparse.Namespace) -> int:
     seconds = Option("seconds", "", number(1, 86_400)).read(parsed.seconds, "--seconds")
     with Interrupts() as interrupts:
         text = demo(parsed.out, seconds, _config(parsed), started=interrupts.attach)
-    print(text)
+    say_lines(text)
     return EXIT_ABORTED if interrupts.count > 1 else 0
 
 
@@ -221,18 +224,22 @@ def engine_command(parsed: argparse.Namespace) -> int:
 def _build_engines(parsed: argparse.Namespace) -> list[BuildKey]:
     from stream_sr.backends import tensorrt
     from stream_sr.frame import StreamInfo
-    from stream_sr.session import choose_model
+    from stream_sr.session import models_of_run
 
     config = _config(parsed)
     if config.backend not in ("auto", "tensorrt"):
         raise ConfigError(f"--backend {config.backend} compiles when it opens; `engine build` is for tensorrt")
     config.refuse({"threads"}, "TensorRT builds as it likes")
     width, height = Option("input-size", "", size).read(parsed.input_size, "--input-size")
-    model, _ = choose_model(config)
-    if model is None:
-        raise ConfigError("`engine build` needs a model")
-    info = StreamInfo(width, height, Fraction(1, 30))
-    return tensorrt.build(model, info, config.engine_options(depth=1, live=True), rebuild=parsed.rebuild)
+    keys: list[BuildKey] = []
+    built: set[str] = set()
+    for live in (False, True):  # a live input takes weights for cameras, and a precision that is less exact
+        info = StreamInfo(width, height, Fraction(1, 30), live=live)
+        for model in models_of_run(config, info):
+            rebuild = parsed.rebuild and model.sha256() not in built
+            built.add(model.sha256())
+            keys += tensorrt.build(model, info, config.engine_options(depth=1, live=live), rebuild=rebuild)
+    return keys
 
 
 def doctor_command(parsed: argparse.Namespace) -> int:
@@ -241,7 +248,9 @@ def doctor_command(parsed: argparse.Namespace) -> int:
     report = doctor.examine()
     width = min(100, max(60, shutil.get_terminal_size().columns))
     color = doctor.wants_color(sys.stdout)
-    print_result(parsed.json, report, lambda found: doctor.format_findings(found, color=color, width=width))
+    print_result(
+        parsed.json, report, lambda found: doctor.format_findings(found, color=color, width=width), escaped=True
+    )
     return 0
 
 
@@ -269,13 +278,13 @@ def train_command(parsed: argparse.Namespace) -> int:
     def report(row: dict[str, Any]) -> None:
         nonlocal bar
         if row["event"] == "start":
-            print("\n".join(f"{key}: {value}" for key, value in row.items() if key != "event"))
+            say_lines("\n".join(f"{key}: {value}" for key, value in row.items() if key != "event"))
             bar = tqdm(total=recipe.iterations, initial=row["first_iteration"], unit="it", disable=None)
         elif row["event"] == "validation":
             bar.update(row["iteration"] - bar.n)
             bar.set_postfix_str(f"PSNR {row['psnr']:.3f} dB, best {row['best_psnr']:.3f}")
             if bar.disable:
-                print(f"{row['iteration']} of {row['of']}: loss {row['loss']:.6f}, PSNR {row['psnr']:.3f} dB")
+                say(f"{row['iteration']} of {row['of']}: loss {row['loss']:.6f}, PSNR {row['psnr']:.3f} dB")
 
     if parsed.sweep:
         return _sweep(parsed, recipe, parsed.out or Path("runs") / f"sweep-{recipe.name}{tune}-x{recipe.scale}", report)
@@ -288,10 +297,10 @@ def train_command(parsed: argparse.Namespace) -> int:
         )  # fmt: skip
     if bar is not None:
         bar.close()
-    print(checkpoint)
+    say(checkpoint)
     if (out / "log.jsonl").exists():  # none before the first validation
         plot_curves(out / "log.jsonl", out / "curves.png")
-        print(out / "curves.png")
+        say(out / "curves.png")
     return 0
 
 
@@ -309,9 +318,9 @@ def _sweep(parsed: argparse.Namespace, recipe: Recipe, out: Path, report: Callab
             recipe, axes, folders=parsed.data, out=out, threads=parsed.threads, stop=lambda: interrupts.count > 0,
             report=report,
         )  # fmt: skip
-    print(format_sweep(rows))
+    say_lines(format_sweep(rows))
     if rows:
-        print(plot_sweep(rows, out / "sweep.png"))
+        say(plot_sweep(rows, out / "sweep.png"))
     return 0
 
 
@@ -335,7 +344,7 @@ def clips_command(parsed: argparse.Namespace) -> int:
         videos=[(path.stem, partial(read_luma, path)) for path in parsed.video], motion=parsed.motion,
         validation=validation, roundtrip=h264_roundtrip, report=logging.getLogger("stream_sr").debug,
     )  # fmt: skip
-    print(f"{parsed.out}: {count} clips")
+    say(f"{parsed.out}: {count} clips")
     if not any((parsed.out / VALIDATION).iterdir()):
         logging.getLogger("stream_sr").warning(
             "none of them chooses the best weights, as `stream-sr train` wants; name some pictures with --validate "
@@ -354,7 +363,7 @@ def export_command(parsed: argparse.Namespace) -> int:
     model = export_checkpoint(
         parsed.checkpoint, parsed.folder, name=parsed.name, average=parsed.average, default=parsed.default
     )
-    print(f"{model.onnx}: {model.name} x{model.scale}, {model.parameters} parameters")
+    say(f"{model.onnx}: {model.name} x{model.scale}, {model.parameters} parameters")
     return 0
 
 
@@ -368,7 +377,7 @@ def quantize_command(parsed: argparse.Namespace) -> int:
     assert model.int8 is not None
     found = f"{model.name} x{model.scale}, {model.int8.loss:.3f} dB lost, {model.int8.fidelity:.1f} dB from fp32"
     kept = model.int8.onnx.is_file()
-    print(f"{model.int8.onnx}: {found}" + ("" if kept else f"; not kept, the limit is {LOSS_LIMIT:g} dB"))
+    say(f"{model.int8.onnx}: {found}" + ("" if kept else f"; not kept, the limit is {LOSS_LIMIT:g} dB"))
     return 0
 
 
@@ -419,5 +428,5 @@ def evaluate_command(parsed: argparse.Namespace) -> int:
         text = format_table(result)
     print_result(parsed.json, result, lambda _: text)
     if parsed.sheet is not None:
-        print(write_sheet(examples[:12], parsed.sheet), file=sys.stderr)
+        print(printable(write_sheet(examples[:12], parsed.sheet), longest=None), file=sys.stderr)
     return 0

@@ -24,6 +24,7 @@ from stream_sr.backends import backends, choose_backend
 from stream_sr.backends.cache import cache_folder, engine_entries
 from stream_sr.errors import EngineUnavailable, ModelError
 from stream_sr.model import ModelSpec, engines_folder, read_model
+from stream_sr.printable import printable
 
 OK, ABSENT, OPTIONAL, MISSING, BROKEN = "ok", "absent", "optional", "missing", "broken"
 PROBE_SECONDS = 60
@@ -370,7 +371,7 @@ def format_findings(report: Mapping[str, Any], *, color: bool = False, width: in
             lines += _lines(finding, mend, color, width)
     auto = report["auto"]
     choice = f"--backend auto chooses {auto['backend']}" if auto["backend"] else "--backend auto finds nothing to run"
-    lines += ["", *textwrap.wrap(f"{choice}: {auto['reason']}", width)]
+    lines += ["", *textwrap.wrap(printable(f"{choice}: {auto['reason']}"), width)]
     lines.append(f"{report['missing']} missing, {report['broken']} broken, {report['optional']} optional")
     return "\n".join(lines[1:])
 
@@ -386,10 +387,10 @@ def _lines(finding: Mapping[str, str], mend: str, color: bool, width: int) -> Se
     mark = f"{finding['state']:<8}"
     if color:
         mark = f"\x1b[{COLOURS[finding['state']]}m{mark}\x1b[0m"
-    name = finding["name"]
+    name = printable(finding["name"])
     indent = 31
-    detail = textwrap.wrap(finding["detail"], width - indent, break_on_hyphens=False) or [""]
+    detail = textwrap.wrap(printable(finding["detail"]), width - indent, break_on_hyphens=False) or [""]
     head = [f"  {mark} {name:<19} {detail[0]}"] if len(name) < 20 else [f"  {mark} {name}", " " * indent + detail[0]]
     rest = [" " * indent + line for line in detail[1:]]
-    command = [f"{'':11}-> {mend}"] if mend and finding["state"] in (OPTIONAL, MISSING, BROKEN) else []
+    command = [f"{'':11}-> {printable(mend)}"] if mend and finding["state"] in (OPTIONAL, MISSING, BROKEN) else []
     return [line.rstrip() for line in (*head, *rest, *command)]

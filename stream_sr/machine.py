@@ -19,6 +19,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from stream_sr.limits import cores as cores
+from stream_sr.limits import memory_limit
 from stream_sr.media import redact
 
 LIBRARIES = (
@@ -112,22 +114,15 @@ def has_vnni() -> bool:
     return not VNNI.isdisjoint(cpu_features())
 
 
-def cores() -> int:
-    """Cores that this process may use: its affinity, and the container's quota rounded up."""
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = _cgroup_quota(_read("/sys/fs/cgroup/cpu.max"))
-    return count if quota is None else max(1, min(count, quota))
-
-
 def memory_gib() -> float:
     """Main memory, or the container's limit where that is lower."""
     try:
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (ValueError, OSError, AttributeError):
         return 0.0
-    limit = _read("/sys/fs/cgroup/memory.max").strip()
-    if limit.isdigit():
-        total = min(total, int(limit))
+    limit = memory_limit()
+    if limit is not None:
+        total = min(total, limit)
     return round(total / 2**30, 1)
 
 
@@ -345,14 +340,6 @@ def _cpuinfo() -> dict[str, str]:
         if mark:
             found.setdefault(key.strip(), value.strip())
     return found
-
-
-def _cgroup_quota(text: str) -> int | None:
-    """Cores of a cgroup's ``cpu.max`` ("200000 100000"), rounded up; None without a limit."""
-    parts = text.split()
-    if len(parts) != 2 or not parts[0].isdigit() or not parts[1].isdigit() or parts[1] == "0":
-        return None
-    return -(-int(parts[0]) // int(parts[1]))
 
 
 def _os_name() -> str:

@@ -22,6 +22,7 @@ from prometheus_client.core import (
 
 from stream_sr.errors import ConfigError
 from stream_sr.pipeline import Pipeline, is_packet_sink
+from stream_sr.printable import printable
 from stream_sr.stats import Histogram, Stats
 from stream_sr.threads import Worker
 
@@ -102,11 +103,16 @@ class Cameras:
         up = GaugeMetricFamily("stream_sr_up", "Whether the stream's pipeline runs.", labels=["camera"])
         restarts = CounterMetricFamily("stream_sr_restarts", "Times the pipeline was started anew.", labels=["camera"])
         for camera, pipeline in running:
-            up.add_metric([camera.name], 0 if pipeline is None else 1)
-            restarts.add_metric([camera.name], camera.restarts)
+            up.add_metric(_labels(camera.name), 0 if pipeline is None else 1)
+            restarts.add_metric(_labels(camera.name), camera.restarts)
         yield up
         yield restarts
         yield from _of_pipelines([(camera.name, pipeline) for camera, pipeline in running if pipeline is not None])
+
+
+def _labels(*values: str) -> list[str]:
+    """Label values: names of files and cameras may hold what the exposition format, which is UTF-8, cannot."""
+    return [printable(value) for value in values]
 
 
 def _of_pipelines(pipelines: list[tuple[str, Pipeline]]) -> Iterable[Metric]:
@@ -151,41 +157,41 @@ def _of_pipelines(pipelines: list[tuple[str, Pipeline]]) -> Iterable[Metric]:
     for name, pipeline in pipelines:
         summary = pipeline.stats.summary()
         source = pipeline.plan.source.counters()
-        counters["frames_in"].add_metric([name], summary["frames_in"])
-        counters["repeated"].add_metric([name], summary["repeated"])
+        counters["frames_in"].add_metric(_labels(name), summary["frames_in"])
+        counters["repeated"].add_metric(_labels(name), summary["repeated"])
         for reason, count in summary["dropped"].items():
-            counters["dropped"].add_metric([name, reason], count)
+            counters["dropped"].add_metric(_labels(name, reason), count)
         for kind, count in source.items():
-            counters["source"].add_metric([name, kind], count)
-        counters["reconnects"].add_metric([name, "input"], source.get("reconnects", 0))
+            counters["source"].add_metric(_labels(name, kind), count)
+        counters["reconnects"].add_metric(_labels(name, "input"), source.get("reconnects", 0))
         for sink, (output, counts) in zip(pipeline.plan.sinks, summary["outputs"].items(), strict=False):
-            counters["frames_out"].add_metric([name, output], counts["frames"])
-            counters["output_dropped"].add_metric([name, output], counts["dropped"])
+            counters["frames_out"].add_metric(_labels(name, output), counts["frames"])
+            counters["output_dropped"].add_metric(_labels(name, output), counts["dropped"])
             told = sink.counters() if is_packet_sink(sink) else {}
             if "viewers" in told:
-                viewers.add_metric([name, output], told["viewers"])
+                viewers.add_metric(_labels(name, output), told["viewers"])
             if "recording" in told:
-                recording.add_metric([name, output], told["recording"])
+                recording.add_metric(_labels(name, output), told["recording"])
             if "reconnects" in told:
-                counters["reconnects"].add_metric([name, output], told["reconnects"])
+                counters["reconnects"].add_metric(_labels(name, output), told["reconnects"])
         for queue, waiting in pipeline.queues().items():
-            depth.add_metric([name, queue], waiting)
+            depth.add_metric(_labels(name, queue), waiting)
         for stage, histogram in pipeline.stats.histograms().items():
             buckets, total = _buckets(histogram), histogram.sum_ns / 1e9
             if stage == "latency":
-                latency.add_metric([name], buckets, total)
+                latency.add_metric(_labels(name), buckets, total)
             else:
-                stages.add_metric([name, stage], buckets, total)
-        signal.add_metric([name], getattr(pipeline.plan.source, "signal", True))
+                stages.add_metric(_labels(name, stage), buckets, total)
+        signal.add_metric(_labels(name), getattr(pipeline.plan.source, "signal", True))
         spec = pipeline.plan.engine.spec
         for one in dict.fromkeys((*spec.ladder, spec.model)):
-            model.add_metric([name, one], one == spec.model)
+            model.add_metric(_labels(name, one), one == spec.model)
         for direction, count in pipeline.stats.steps(0).items():
             if direction != "steps":
-                steps.add_metric([name, direction], count)
-        engine.add_metric([name], {
-            "model": spec.model, "scale": str(spec.scale), "backend": spec.backend, "precision": spec.precision,
-            "device": spec.device,
+                steps.add_metric(_labels(name, direction), count)
+        engine.add_metric(_labels(name), {
+            "model": printable(spec.model), "scale": str(spec.scale), "backend": spec.backend,
+            "precision": spec.precision, "device": spec.device,
         })  # fmt: skip
     yield from counters.values()
     yield from (steps, model, signal, viewers, recording, depth, latency, stages, engine)

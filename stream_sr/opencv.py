@@ -6,6 +6,7 @@ import os
 from typing import Any
 
 from stream_sr.errors import StreamSRError
+from stream_sr.limits import cores
 
 
 def load_opencv(what: str, error: type[StreamSRError]) -> Any:
@@ -20,4 +21,5 @@ def load_opencv(what: str, error: type[StreamSRError]) -> Any:
         if "libGL" in str(missing):
             raise error(f"{what} needs OpenCV, which needs libGL.so.1: apt-get install libgl1") from missing
         raise error(f"{what} needs OpenCV ({missing}): pip install opencv-python") from missing
+    cv2.setNumThreads(min(cv2.getNumThreads(), cores()))
     return cv2

@@ -78,6 +78,17 @@ def choose_model(config: Config, info: StreamInfo | None = None) -> tuple[ModelS
     return model, model.scale
 
 
+def models_of_run(config: Config, info: StreamInfo) -> list[ModelSpec]:
+    """All models that a run of this stream may compute with: several for ``auto`` and a live input, none for bicubic.
+
+    Raises ModelError.
+    """
+    model, scale = choose_model(config, info)
+    if config.model == AUTO and info.live:
+        return model_ladder(scale, config.tune, prefer=_preferred(info))
+    return [] if model is None else [model]
+
+
 def _preferred(info: StreamInfo | None) -> str:
     """The tune that is taken where there is one and none is asked for."""
     return "camera" if info is not None and info.live else "clean"

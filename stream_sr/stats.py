@@ -99,6 +99,33 @@ class Histogram:
         }
 
 
+class Counts:
+    """Named counters to which one thread adds while others read. Thread-safe.
+
+    A bare `collections.Counter` is not: reading it raises RuntimeError when another thread counts something new.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._values: dict[str, int] = {}
+
+    def add(self, name: str, amount: int = 1) -> None:
+        """Add to a counter, which is 0 at first."""
+        with self._lock:
+            self._values[name] = self._values.get(name, 0) + amount
+
+    def add_all(self, counters: Mapping[str, int]) -> None:
+        """Add to several counters at once."""
+        with self._lock:
+            for name, amount in counters.items():
+                self._values[name] = self._values.get(name, 0) + amount
+
+    def read(self) -> dict[str, int]:
+        """A copy of the counters that are above 0."""
+        with self._lock:
+            return {name: value for name, value in self._values.items() if value > 0}
+
+
 class Stats:
     """All that is counted in one run. Thread-safe.
 

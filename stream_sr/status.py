@@ -13,6 +13,7 @@ from typing import Any, Protocol, TextIO
 from tqdm import tqdm
 
 from stream_sr.frame import StreamInfo
+from stream_sr.printable import printable
 from stream_sr.stats import Stats
 
 LOG_EVERY_SECONDS = 5.0
@@ -96,9 +97,10 @@ class Line:
         summary = stats.summary()
         fps = self._rate.update(summary["frames_out"])
         width = shutil.get_terminal_size().columns - 1
-        text = describe(self._sizes, fps, summary, self._model(stats))
+        model = printable(self._model(stats))
+        text = describe(self._sizes, fps, summary, model)
         if len(text) > width:
-            text = describe_shortly(fps, summary, self._model(stats))
+            text = describe_shortly(fps, summary, model)
         self._stream.write("\r\x1b[2K" + text[:width])
         self._stream.flush()
 

@@ -11,6 +11,7 @@ from typing import Any
 from stream_sr import machine
 from stream_sr.engine import EngineSpec
 from stream_sr.pipeline import Plan
+from stream_sr.printable import printable
 from stream_sr.stats import STEPS_KEPT, Histogram, Stats
 from stream_sr.status import Rate
 
@@ -39,7 +40,7 @@ class Telemetry:
         plan, info, output = self._plan, self._plan.source.info, self._plan.output
         return {
             "source": {
-                "name": without_folder(info.name),
+                "name": printable(without_folder(info.name)),
                 "live": info.live,
                 "width": info.width,
                 "height": info.height,
@@ -85,7 +86,7 @@ def without_folder(name: str) -> str:
 def _named(outputs: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, counts in outputs.items():
-        short = without_folder(name)
+        short = printable(without_folder(name))
         found[f"{short} ({len(found) + 1})" if short in found else short] = counts
     return found
 

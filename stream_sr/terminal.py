@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
@@ -15,6 +16,7 @@ from typing import Any, TypeVar
 
 from stream_sr.errors import ConfigError
 from stream_sr.machine import PROGRAM
+from stream_sr.printable import printable, printable_lines
 
 T = TypeVar("T")
 
@@ -77,11 +79,33 @@ class Stopper:
         raise KeyboardInterrupt
 
 
-def print_result(json_to: str | None, result: T, text: Callable[[T], str]) -> None:
-    """Text to standard output, unless the JSON goes there."""
+def print_result(json_to: str | None, result: T, text: Callable[[T], str], *, escaped: bool = False) -> None:
+    """Text to standard output, unless the JSON goes there. ``escaped``: it is `printable` but for our own colours."""
     write_json(json_to, result)
     if json_to != "-":
-        print(text(result))
+        print(text(result) if escaped else printable_lines(text(result)))
+
+
+def say(line: object) -> None:
+    """Print one line to standard output, escaped, of any length."""
+    print(printable(line, longest=None))
+
+
+def say_lines(text: object) -> None:
+    """Print a table or report of ours to standard output, its lines escaped."""
+    print(printable_lines(text))
+
+
+def complain(text: object) -> None:
+    """Print one line to standard error, escaped and of bounded length."""
+    print(f"{PROGRAM}: {printable(text)}", file=sys.stderr)
+
+
+def prepare_streams() -> None:
+    """Have standard output and error escape what their encoding does not have (LANG=C), instead of an exception."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def check_json(to: str | None) -> None:
@@ -135,11 +159,11 @@ def configure_log(verbose: bool) -> None:
 
 
 class _Formatter(logging.Formatter):
-    """``stream-sr: warning: text``; plain for information."""
+    """``stream-sr: warning: text``; plain for information. One line each, as `printable` makes it."""
 
     def format(self, record: logging.LogRecord) -> str:
         kind = "" if record.levelno <= logging.INFO else f"{record.levelname.lower()}: "
-        return f"{PROGRAM}: {kind}{record.getMessage()}"
+        return f"{PROGRAM}: {kind}{printable(record.getMessage())}"
 
 
 def flush() -> None:

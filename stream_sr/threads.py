@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from stream_sr.errors import PipelineStalled
+from stream_sr.printable import printable
 
 R = TypeVar("R")
 MAX_ABANDONED = 100  # threads whose call has not returned yet; more are refused
@@ -51,8 +52,8 @@ class Worker:
             raise
 
     def _run(self) -> None:
-        _tell_the_system(self.name)
         try:
+            _tell_the_system(self.name)
             self._target()
         except BaseException as error:
             self.error = error
@@ -131,7 +132,7 @@ def finish_process(code: int) -> int:
 
 def _tell_the_system(name: str) -> None:
     with contextlib.suppress(OSError):  # another system, or no /proc
-        Path(f"/proc/self/task/{threading.get_native_id()}/comm").write_bytes(name.encode()[:15])
+        Path(f"/proc/self/task/{threading.get_native_id()}/comm").write_bytes(printable(name).encode()[:15])
 
 
 class LoopThread:

@@ -13,7 +13,7 @@ import pytest
 from onnx import TensorProto, helper
 from PIL import Image
 
-from stream_sr import deconvolution
+from stream_sr import deconvolution, machine
 from stream_sr.backends import (
     BACKENDS,
     backends,
@@ -25,6 +25,7 @@ from stream_sr.backends import (
     openvino_precision,
     output,
 )
+from stream_sr.backends.openvino_precision import choose
 from stream_sr.backends.tuning import Form, Runner
 from stream_sr.color import ColorInfo, Siting, chroma_kernel
 from stream_sr.engine import Engine, EngineOptions
@@ -551,6 +552,23 @@ def test_an_engine_is_tuned_only_where_that_is_wanted(
         engine.close()
     assert asked == [(32, 3)]
     assert all((result == results[0]).all() for result in results)
+
+
+def test_what_was_measured_under_another_quota_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A choice of 64 threads must not run under a quota of 2."""
+    found: list[tuple[str, Form]] = []
+
+    def tuned(key: str, forms: list[Form], make: object) -> tuple[Form, str]:
+        found.append((key, forms[0]))
+        return forms[0], ""
+
+    monkeypatch.setattr(openvino, "tune", tuned)
+    chosen = choose(find_model("tiny", 2), "fp32", 0.0)
+    for cores in (64, 2, 64):
+        monkeypatch.setattr(machine, "cores", lambda cores=cores: cores)
+        openvino._form(chosen, (64, 48), EngineOptions(backend="openvino", precision="fp32", depth=2, tune=True))
+    assert [form.threads for _, form in found] == [64, 2, 64]
+    assert found[0][0] == found[2][0] != found[1][0]
 
 
 def test_streams_of_one_process_share_what_is_compiled() -> None:

@@ -239,13 +239,6 @@ def test_commands_are_told_as_this_shell_finds_them(tmp_path: Path, monkeypatch:
     assert machine.program() == "bin/python -m stream_sr"
 
 
-@pytest.mark.parametrize(
-    ("text", "cores"), [("max 100000", None), ("", None), ("150000 100000", 2), ("20000 100000", 1)]
-)
-def test_a_container_s_quota(text: str, cores: int | None) -> None:
-    assert machine._cgroup_quota(text) == cores
-
-
 def test_a_command_line_is_printed_without_passwords() -> None:
     command = machine.command_line(["stream-sr", "run", "rtsp://me:secret@camera/1", "out file.mp4"])
     assert command == "stream-sr run rtsp://camera/1 'out file.mp4'"

@@ -14,6 +14,8 @@ ROOT = Path(stream_sr.__file__).parent
 LAYERS: list[set[str]] = [
     {
         "errors",
+        "limits",
+        "printable",
         "frame",
         "orientation",
         "color",

@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_sr.stats import BUCKETS, Histogram, Stats
+from stream_sr.stats import BUCKETS, Counts, Histogram, Stats
 
 
 @given(st.lists(st.integers(1_000, 10**12), min_size=1, max_size=200), st.sampled_from([1, 50, 95, 99, 100]))
@@ -119,3 +120,30 @@ def test_latencies_of_a_stretch_of_time() -> None:
     assert lately.count == 10
     assert lately.percentile_ms(99) == pytest.approx(5, rel=0.006)
     assert before.percentile_ms(50) == pytest.approx(200, rel=0.006)
+
+
+def test_counts_are_read_while_another_thread_counts_something_new() -> None:
+    """A Counter raises here: "dictionary changed size during iteration"."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(3) as pool:
+            for _ in range(20):
+                counts = Counts()
+
+                def add(counts: Counts = counts) -> None:
+                    for number in range(2000):
+                        counts.add(f"kind {number % 500}")
+                        counts.add_all({"all": 1, f"other {number}": 0})
+
+                adding = [pool.submit(add) for _ in range(2)]
+                seen = 0
+                while not all(one.done() for one in adding):
+                    now = counts.read()
+                    assert seen <= now.get("all", 0)
+                    seen = now.get("all", 0)
+                for one in adding:
+                    one.result()
+                assert counts.read() == {"all": 4000} | {f"kind {number}": 8 for number in range(500)}
+    finally:
+        sys.setswitchinterval(interval)

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -140,6 +145,79 @@ def test_without_a_gpu_both_heads_are_built_once_and_kept(monkeypatch: pytest.Mo
         assert {entry.key for entry in cache.prune()} == set(keys), "of another version"
     with pytest.raises(TypeError):
         tensorrt.build(MODELS[0], INFO, EngineOptions(), rebuild=True)
+
+
+LOOK_UP = """
+import json, sys
+from dataclasses import replace
+from fractions import Fraction
+from stream_sr import machine
+from stream_sr.backends import cache
+from stream_sr.backends.tensorrt import is_ready
+from stream_sr.backends.tensorrt.graph import HEADS
+from stream_sr.backends.tensorrt.ladder import Wish, picture_of
+from stream_sr.color import ColorInfo, guess_unknown
+from stream_sr.config import make_config
+from stream_sr.frame import StreamInfo
+from stream_sr.session import models_of_run
+
+machine.cuda = lambda: machine.Cuda((machine.CudaDevice("NVIDIA X", "8.9", 24.0),), "13.0")
+machine.nvidia_driver = lambda: "580.1"
+paths = []
+for live in (False, True):
+    info = StreamInfo(64, 48, Fraction(1, 90000), Fraction(25), live=live)
+    info = replace(info, color=guess_unknown(ColorInfo(), width=64, height=48))
+    config = make_config({"model": sys.argv[1], "backend": "tensorrt"})
+    for model in models_of_run(config, info):
+        options = config.engine_options(depth=1 if live else 2, live=live)
+        wish = Wish(model, picture_of(model, info), options)
+        assert is_ready(model, info, options), (model, live)
+        assert wish.key("fp16", HEADS[0]).device == "NVIDIA X"
+        paths += [str(cache.entry_path(wish.portable_key("fp16", head))) for head in HEADS]
+print(json.dumps(paths))
+"""
+
+
+@needs_rtx
+@pytest.mark.skipif(bool(machine.cuda().devices), reason="about machines without a GPU")
+def test_what_engine_build_makes_without_a_gpu_is_what_runs_look_for_on_one(tmp_path: Path) -> None:
+    """For a file and for a camera, whose weights are others; the cache's folder is copied in between."""
+    here, there = tmp_path / "here", tmp_path / "there"
+    words = ["engine", "build", "--model", "tiny", "--scale", "2", "--input-size", "64x48", "--json", "-"]
+    built = subprocess.run(
+        [sys.executable, "-m", "stream_sr", *words], capture_output=True, text=True, timeout=300, check=True,
+        env=os.environ | {"STREAM_SR_CACHE": str(here)},
+    )  # fmt: skip
+    shutil.copytree(here, there)
+    asked = subprocess.run(
+        [sys.executable, "-c", LOOK_UP, "tiny"], capture_output=True, text=True, timeout=100, check=False,
+        env=os.environ | {"STREAM_SR_CACHE": str(there)},
+    )  # fmt: skip
+    assert asked.returncode == 0, asked.stderr
+    paths = [Path(path) for path in json.loads(asked.stdout)]
+    assert all(path.is_file() and path.parent == there / "engines" for path in paths)
+    files = {row["file"] for row in json.loads(built.stdout)["engines"]}
+    assert files == {path.name for path in paths}
+    assert len(files) == 4, "two heads, of the weights for clean pictures and of those for cameras"
+
+
+def test_the_classic_tensorrt_refuses_to_build_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "cuda", lambda: machine.Cuda(problem="no NVIDIA driver"))
+    monkeypatch.setattr(library, "library_name", lambda: "tensorrt")
+    monkeypatch.setattr(library, "can_build", lambda: Availability(True, "10.13", "builds with tensorrt"))
+    with pytest.raises(EngineUnavailable, match=r"tensorrt builds engines on the GPU .*no NVIDIA driver.*tensorrt-rtx"):
+        tensorrt.build(MODELS[0], INFO, EngineOptions())
+    assert cache.engine_entries() == []
+    assert "builds" not in library.can_run().reason
+
+
+def test_the_two_names_of_tensorrt_rtx_are_one_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(library, "can_build", lambda: Availability(True, "1.7"))
+    versions = set()
+    for name in ("tensorrt_rtx", "tensorrt_rtx_bindings", "tensorrt"):
+        monkeypatch.setattr(library, "library_name", lambda name=name: name)
+        versions.add(library.cache_version(4))
+    assert versions == {"tensorrt_rtx 1.7 rewrite 4", "tensorrt 1.7 rewrite 4"}
 
 
 def test_the_key_holds_all_that_the_graph_depends_on() -> None:

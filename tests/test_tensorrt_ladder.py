@@ -21,8 +21,8 @@ from doubles_cuda import RecordingDriver, Work
 from onnx.reference import ReferenceEvaluator
 from small_models import PLAIN, RECURRENT, small_model
 
-from stream_sr import reference
-from stream_sr.backends import cache, schedule
+from stream_sr import machine, reference
+from stream_sr.backends import cache, schedule, tensorrt
 from stream_sr.backends.check import WrongResult, check
 from stream_sr.backends.schedule import OverlappedEngine, flow_bytes
 from stream_sr.backends.tensorrt import ladder
@@ -201,6 +201,66 @@ def test_what_is_wrong_goes_down_the_ladder_and_is_remembered(name: str, library
         (precision, head) for precision in ("fp16", "bf16") for head in HEADS
     }
     assert "REFUSED: " in format_engines(refused)
+
+
+@pytest.fixture
+def elsewhere(library: Library, model: ModelSpec, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Engines that were built without a GPU; from now on there is one."""
+    monkeypatch.setattr(tensorrt, "build_engine", library.build_engine)
+    monkeypatch.setattr(machine, "cuda", lambda: machine.Cuda(problem="no NVIDIA driver"))
+    paths = [cache.entry_path(key) for key in tensorrt._build_blind(wish(model))]
+    assert library.built == [("fp16", head) for head in HEADS]
+    library.built.clear()
+    monkeypatch.setattr(machine, "cuda", lambda: machine.Cuda((machine.CudaDevice("X", "8.9", 24.0),), "13.0"))
+    monkeypatch.setattr(machine, "nvidia_driver", lambda: "580.1")
+    return paths
+
+
+@pytest.mark.parametrize(
+    "options", [{"fidelity": 40.0, "depth": 1}, {"fidelity": 45.0, "depth": 2}], ids=["live", "file"]
+)
+def test_what_was_built_without_a_gpu_is_taken_where_there_is_one(
+    options: dict[str, Any], library: Library, model: ModelSpec, elsewhere: list[Path]
+) -> None:
+    library.slow = HEADS[0]
+    asked = wish(model, **options)
+    assert is_ready(asked)
+    engine = opened(asked)
+    assert (engine.spec.precision, engine.spec.head) == ("fp16", HEADS[1])
+    assert library.built == []
+    assert all(path.is_file() for path in elsewhere), "they serve other GPUs too"
+    (own,) = [entry for entry in cache.engine_entries() if entry.path not in elsewhere]
+    assert own.key is not None
+    assert (own.key.device, own.key.compute_capability, own.key.driver) == ("X", "8.9", "580.1")
+    assert set(own.measured["head_ms"]) == set(HEADS)
+    for path in elsewhere:
+        path.unlink()
+    assert is_ready(asked)
+    assert opened(asked).spec == engine.spec
+    assert library.built == []
+
+
+def test_what_was_built_without_a_gpu_and_does_not_run_here_is_built_again(
+    library: Library, model: ModelSpec, elsewhere: list[Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    for head in HEADS:
+        cache.store(wish(model).portable_key("fp16", head), b"for another GPU", {})
+    with caplog.at_level("WARNING"):
+        engine = opened(wish(model, fidelity=40.0))
+    assert engine.spec.precision == "fp16"
+    assert library.built == [("fp16", head) for head in HEADS]
+    assert "built without a GPU cannot be used here: the double does not know this engine" in caplog.text
+    assert all(path.is_file() for path in elsewhere)
+    assert not any(entry.refused for entry in cache.engine_entries())
+
+
+def test_another_precision_than_was_built_without_a_gpu_is_built(
+    library: Library, model: ModelSpec, elsewhere: list[Path]
+) -> None:
+    asked = wish(model, "fp32")
+    assert not is_ready(asked)
+    opened(asked)
+    assert library.built == [("fp32", head) for head in HEADS]
 
 
 def test_too_far_for_auto_but_not_for_who_asks(library: Library, model: ModelSpec) -> None:

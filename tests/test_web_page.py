@@ -152,6 +152,12 @@ def test_pause_holds_both_sides_and_the_line_still_moves(page: Any, feed: Feed) 
     page.keyboard.press("ArrowRight")
     wait_for(page, "streamSr.view.split > 0.5")
     assert_sides(canvas(page), frame, round(page.evaluate("streamSr.view.split") * WIDTH))
+    for key, split in (("Shift+ArrowLeft", 0.42), ("ArrowLeft", 0.4), ("Home", 0), ("End", 1)):
+        page.keyboard.press(key)
+        assert page.evaluate("streamSr.view.split") == pytest.approx(split)
+    for key in ("ArrowUp", "ArrowDown", "F2", "Insert", "PageUp", "Control", "Alt", "Alt+s", "Meta+s"):
+        page.keyboard.press(key)
+        assert page.evaluate("[streamSr.view.split, streamSr.view.splitOn, streamSr.view.paused]") == [1, True, True]
     page.keyboard.press("s")
     assert_sides(canvas(page), frame, 0)
     page.keyboard.press("s")

@@ -27,7 +27,7 @@ from stream_sr.errors import SinkError, SinkOpenError
 from stream_sr.frame import Frame, empty_planes
 from stream_sr.media import Display, SinkOptions
 from stream_sr.orientation import Orientation
-from stream_sr.sinks import open_sink
+from stream_sr.sinks import open_sink, viewer
 from stream_sr.sinks import window as window_module
 from stream_sr.sinks.x11 import ask_display
 from stream_sr.threads import Worker
@@ -233,7 +233,7 @@ class Showing:
     """A window that frames come into while the test waits for something."""
 
     def __init__(self, desktop: Desktop, folder: Path) -> None:
-        self.desktop, self.number, self.open = desktop, 0, True
+        self.desktop, self.folder, self.number, self.open = desktop, folder, 0, True
         self.sink: Any = window_module.WindowSink(SinkOptions(record_dir=folder))
         self.sink.take_controls(desktop)
         self.sink.open(INFO)
@@ -321,6 +321,80 @@ def test_keys_ask_for_models_and_recordings(showing: Showing) -> None:
     showing.sink.show_figures(figures(recording=True))
     showing.key("r")
     showing.until(lambda: showing.desktop.asked[2:] == [("record", "off")])
+
+
+NO_LETTERS = (
+    "Left", "Right", "Up", "Down", "Home", "End", "Prior", "Next", "Insert", "Delete", "F1", "F2", "F11", "F12",
+    "KP_Left", "KP_Right", "KP_Up", "KP_Down", "KP_Home", "KP_End", "KP_Prior", "KP_Next", "KP_Insert", "KP_Delete",
+    "Shift_L", "Shift_R", "Control_L", "Control_R", "Alt_L", "Super_L", "Menu", "Pause", "Scroll_Lock", "BackSpace",
+    "ctrl+q", "ctrl+r", "shift+Up", "eacute", "adiaeresis", "ntilde", "dead_acute", "EuroSign", "plusminus",
+    "Cyrillic_shcha", "Greek_alpha", "XF86AudioPlay",
+)  # fmt: skip
+
+
+def test_only_letters_act_as_letters_while_a_recording_runs(showing: Showing) -> None:
+    """By 8 bits Left is Q (0xFF51, quits), Up is R (0xFF52, records), Right is S, Home is P and F1 a letter too."""
+    settled(showing, 0.5)
+    showing.desktop.asked.clear()
+    showing.sink.show_figures(figures(recording=True))
+    window = showing.desktop.window()["WINDOW"]
+    for name in NO_LETTERS:
+        showing.desktop.do("windowfocus", "--sync", str(window), "key", "--window", str(window), name)
+        showing.frame()
+    showing.key("2")  # keys arrive in order: those before it have been handled
+    showing.until(lambda: bool(showing.desktop.asked))
+    assert showing.desktop.asked == [("model", "fast")]
+    assert showing.open
+    assert not list(showing.folder.iterdir())
+
+
+def test_arrow_keys_home_and_end_move_the_line(showing: Showing) -> None:
+    settled(showing, 0.5)
+    for name, cut in (
+        ("Left", 0.48), ("Left", 0.46), ("Right", 0.48), ("Up", 0.48), ("Down", 0.48), ("KP_Right", 0.5),
+        ("Home", 0.0), ("Left", 0.0), ("Right", 0.02), ("End", 1.0), ("Right", 1.0), ("Left", 0.98),
+    ):  # fmt: skip
+        showing.key(name)
+        settled(showing, cut)
+    showing.key("space")
+    showing.key("Home")
+    held = showing.number
+    showing.until(lambda: showing.number > held + 5)
+    showing.key("End")
+    showing.key("space")
+    settled(showing, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("code", "key", "shift"),
+    [
+        (ord("q"), ord("q"), False), (ord("Q"), ord("q"), False), (27, 27, False), (-1, -1, False), (0, -1, False),
+        (0xFF51, 0xFF51, False), (0xE9, 0xE9, False), (-0x4F, -1, False), (0x1008FF14, -1, False),
+        (0x1010071, -1, False),  # U+10071 as a keysym
+        # GTK adds the state of the modifiers: Shift, Caps Lock and Num Lock leave a letter, Control, Alt, Super do not
+        (0x10071, ord("q"), True), (0x20051, ord("q"), False), (0x100071, ord("q"), False),
+        (0x20100071, ord("q"), False),
+        (0x40071, -1, False), (0x80072, -1, False), (0x400072, -1, False), (0x1FF51, 0xFF51, True),
+    ],
+)  # fmt: skip
+def test_codes_of_both_window_libraries(code: int, key: int, shift: bool) -> None:
+    assert viewer.decode(code) == (key, shift)
+
+
+def test_shift_moves_the_line_in_larger_steps_where_it_is_reported(tmp_path: Path) -> None:
+    window: Any = viewer.Window(None, "test", tmp_path)
+    window.draw = lambda: None
+    window.press(0x1FF51)
+    assert window.split == pytest.approx(0.4)
+    window.press(0xFF53)
+    assert window.split == pytest.approx(0.42)
+
+
+def test_two_keys_between_frames_are_both_kept(tmp_path: Path) -> None:
+    window: Any = viewer.Window(None, "test", tmp_path)
+    for letter in "rq":
+        window.press(ord(letter))
+    assert list(window.keys) == [ord("r"), ord("q")]
 
 
 def test_figures_and_help_stand_on_the_picture(showing: Showing) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from stream_sr import machine
 from stream_sr.engine import EngineOptions, EngineSpec
 from stream_sr.errors import ConfigError, EngineRunError
 from stream_sr.frame import Frame, Planes, chroma_shape
@@ -94,5 +94,4 @@ def cpu_threads(options: EngineOptions) -> int:
         if options.threads < 1:
             raise ConfigError(f"threads is {options.threads}; it must be at least 1")
         return options.threads
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
+    return machine.cores()

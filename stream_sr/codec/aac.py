@@ -7,6 +7,7 @@ from fractions import Fraction
 from typing import Any
 
 import av
+import av.filter
 import numpy as np
 import numpy.typing as npt
 from av.bitstream import BitStreamFilterContext
@@ -51,7 +52,7 @@ class AacTranscoder:
         self._encoder.flags |= Flags.global_header
         self._encoder.open()
         self._rate = rate
-        self._resampler = av.AudioResampler("fltp", layout, rate)
+        self._resampler: Resampler | None = None
         self._samples: list[npt.NDArray[Any]] = []  # float32 [channels, n], not encoded yet
         self._held = 0  # their number
         self._next = 0  # the time of the first of them, in samples
@@ -92,11 +93,11 @@ class AacTranscoder:
 
     def _take(self, frame: Any) -> list[Any]:
         begins = None if frame.pts is None else round(frame.pts * frame.time_base * self._rate)
-        frame.pts = None  # the resampler would complain of gaps; the times are counted here
         try:
-            pieces = [piece.to_ndarray() for piece in self._resampler.resample(frame)]
-        except (av.FFmpegError, ValueError):  # the format changes in mid-stream
-            self._resampler = av.AudioResampler("fltp", self._encoder.layout, self._rate)
+            if self._resampler is None or not self._resampler.takes(frame):
+                self._resampler = Resampler(frame, self._encoder.layout.name, self._rate)
+            pieces = self._resampler.resample(frame)
+        except (av.FFmpegError, ValueError):
             self.damaged += 1
             return []
         out = []
@@ -142,6 +143,46 @@ class AacTranscoder:
         for packet in packets:
             packet.time_base = Fraction(1, self._rate)
         return [one for one in packets if self._hidden_delay or one.pts >= self._first]
+
+
+class Resampler:
+    """Converts audio of one format to planar floats of a layout and rate, in the calling thread.
+
+    PyAV's own resampler starts a thread for every core of the machine.
+    """
+
+    def __init__(self, first: av.AudioFrame, layout: str, rate: int) -> None:
+        self._form = _form(first)
+        self._graph = av.filter.Graph()
+        self._graph.threads = 1
+        source = self._graph.add_abuffer(
+            sample_rate=first.sample_rate, format=first.format.name, layout=first.layout.name,
+            time_base=Fraction(1, first.sample_rate),
+        )  # fmt: skip
+        form = self._graph.add("aformat", f"sample_fmts=fltp:sample_rates={rate}:channel_layouts={layout}")
+        sink = self._graph.add("abuffersink")
+        source.link_to(form)
+        form.link_to(sink)
+        self._graph.configure()
+
+    def takes(self, frame: av.AudioFrame) -> bool:
+        """Whether the frame has the format, layout and rate of the first."""
+        return _form(frame) == self._form
+
+    def resample(self, frame: av.AudioFrame) -> list[npt.NDArray[Any]]:
+        """What is complete with this frame, float32 ``[channels, n]`` each; its time is not looked at."""
+        frame.pts = None
+        self._graph.push(frame)
+        pieces = []
+        with contextlib.suppress(av.BlockingIOError, av.EOFError):
+            while True:
+                found: Any = self._graph.pull()
+                pieces.append(found.to_ndarray())
+        return pieces
+
+
+def _form(frame: av.AudioFrame) -> tuple[str, str, int]:
+    return frame.format.name, frame.layout.name, frame.sample_rate
 
 
 class AdtsFilter:

@@ -7,6 +7,8 @@ from typing import Any
 
 import av
 
+from stream_sr.limits import codec_threads
+
 
 class TrackDecoder:
     """A decoder with the parameters of a demuxed stream, independent of the stream's own decoder.
@@ -22,3 +24,4 @@ class TrackDecoder:
         self.context: Any = stream.codec_context
         if not self.context.is_decoder:
             raise ValueError(f"FFmpeg has no decoder for {self.context.name}")
+        self.context.thread_count = codec_threads()

@@ -10,6 +10,7 @@ from typing import Generic, TypeVar
 import av
 
 from stream_sr.codec.picture import expect
+from stream_sr.limits import codec_threads
 
 T = TypeVar("T")
 
@@ -25,6 +26,7 @@ class Deinterlacer(Generic[T]):
         self._base = time_base
         self._form = _form(picture)
         self._graph = av.filter.Graph()
+        self._graph.threads = codec_threads()
         source = self._graph.add(
             "buffer",
             f"video_size={picture.width}x{picture.height}:pix_fmt={picture.format.name}:time_base={time_base}:"

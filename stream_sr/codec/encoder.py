@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from fractions import Fraction
 
 import av
@@ -19,6 +18,7 @@ from stream_sr.codec.picture import expect, fill, picture_in_place
 from stream_sr.color import Siting
 from stream_sr.errors import ConfigError, SinkOpenError, SinkWriteError
 from stream_sr.frame import Frame, StreamInfo
+from stream_sr.limits import codec_threads
 from stream_sr.media import MOST_SIDE, EncodedStream, EncoderOptions, Packet
 
 log = logging.getLogger("stream_sr")
@@ -233,12 +233,11 @@ def _context(info: StreamInfo, options: EncoderOptions, live: bool, name: str) -
         **_rate(info, options, live),
         "x264-params": ":".join(parameters),
     }
-    cores = len(os.sched_getaffinity(0))
     if live:
         context.options = context.options | {"tune": "zerolatency"}
-        context.thread_count = 1 if info.width * info.height <= ONE_THREAD_PIXELS else min(cores, 4)
+        context.thread_count = 1 if info.width * info.height <= ONE_THREAD_PIXELS else codec_threads(4)
     else:
-        context.thread_count = min(cores, 16)
+        context.thread_count = codec_threads()
     return context
 
 

@@ -11,6 +11,7 @@ from stream_sr.codec.picture import expect, picture_of
 from stream_sr.color import Range, guess_unknown
 from stream_sr.errors import PictureShapeError
 from stream_sr.frame import Frame
+from stream_sr.limits import codec_threads
 
 QUICK = Interpolation.BICUBIC  # a level off here and there, chroma repeated, a quarter of the time
 
@@ -35,6 +36,7 @@ def to_rgb(
     picture = (reformatter or VideoReformatter()).reformat(
         picture_of(frame.planes), width, height, order, src_colorspace=matrix, dst_colorspace=matrix,
         src_color_range=color.range, dst_color_range=Range.FULL, interpolation=flags,
+        threads=codec_threads(),
     )  # fmt: skip
     pixels = expect(picture, width, height, order).to_ndarray().astype(np.uint8, copy=False)
     if pixels.shape != (height, width, 3):

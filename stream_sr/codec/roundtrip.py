@@ -15,6 +15,7 @@ from stream_sr.codec.metadata import METADATA_ERRORS
 from stream_sr.codec.picture import picture_planes
 from stream_sr.errors import SourceOpenError
 from stream_sr.frame import Plane
+from stream_sr.limits import codec_threads
 
 
 def h264_roundtrip(
@@ -59,6 +60,8 @@ def read_luma(path: Path) -> Iterator[Plane]:
     try:
         with av.open(str(path), metadata_errors=METADATA_ERRORS) as container:
             truncated, count = is_truncated(path, container), 0
+            for stream in container.streams.video:
+                stream.codec_context.thread_count = codec_threads()
             for picture in container.decode(video=0):
                 if picture.format.components[0].bits != 8 or not picture.format.name.startswith(
                     ("yuv", "gray", "nv12")

@@ -12,6 +12,7 @@ from stream_sr.codec.picture import expect, picture_planes
 from stream_sr.color import ColorInfo, Matrix, Siting
 from stream_sr.errors import EngineBuildError, EngineRunError
 from stream_sr.frame import Planes
+from stream_sr.limits import codec_threads
 
 # position of a chroma sample in 1/256 of a luma sample, across and down: FFmpeg's scale filter
 ENDS = ("in", "out")
@@ -54,6 +55,7 @@ class Scaler:
             settings += "".join(f":{end}_{words}" for end, c in zip(ENDS, colors, strict=True) for words in _words(c))
         try:
             self._graph = av.filter.Graph()
+            self._graph.threads = codec_threads()
             head = self._graph.add_buffer(
                 width=self._width, height=self._height, format=av.VideoFormat("yuv420p"), time_base=Fraction(1)
             )

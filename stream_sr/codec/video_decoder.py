@@ -11,6 +11,9 @@ from typing import Any, NamedTuple
 import av
 from av.codec.context import ThreadType
 
+from stream_sr.limits import codec_threads
+from stream_sr.stats import Counts
+
 log = logging.getLogger("stream_sr")
 
 KEPT_PACKETS = 2000  # for decoding again; in a longer group of pictures frames next to a damaged one may be lost
@@ -32,15 +35,16 @@ class VideoDecoder:
     error makes this decoder begin again at the keyframe before, in a second instance (``reopen``) that decodes one
     frame at a time; it delivers the frames that were not delivered yet, and goes on with the rest.
 
-    ``corrupt_packets`` counts packets that cannot be decoded, ``corrupt_pictures`` frames with concealed damage.
+    In ``counts`` it counts ``corrupt_packets``, which were skipped while decoding again or at the end, and
+    ``corrupt_pictures``, frames with concealed damage.
     """
 
-    def __init__(self, stream: Any, reopen: Callable[[], Any] | None) -> None:
+    def __init__(self, stream: Any, reopen: Callable[[], Any] | None, counts: Counts) -> None:
         """``reopen`` returns the same stream of a container of its own, whose decoder is not open yet.
 
         None where ``stream`` does not decode with frame threads (a live source, a hardware decoder).
         """
-        self.corrupt_packets = self.corrupt_pictures = 0
+        self._counts = counts
         self._stream, self._reopen = stream, reopen
         self._second: Any = None  # the container of the second instance
         self._number = 0  # of the next packet
@@ -75,11 +79,12 @@ class VideoDecoder:
             return []
         except av.FFmpegError:
             if self._reopen is None:
-                self.corrupt_packets += 1
+                self._counts.add("corrupt_packets")
                 return []
             return self._again() + self.drain()
         # PyAV hides an error behind pictures that came before it: then some of those behind it are missing.
-        if self._reopen is not None and usual and len(pictures) < len(held):
+        missing = usual and len(pictures) < len(held)
+        if self._reopen is not None and (missing or any(picture.is_corrupt for picture in pictures)):
             return self._again() + self.drain()
         return self._counted(pictures)
 
@@ -94,7 +99,7 @@ class VideoDecoder:
         return pictures
 
     def _counted(self, pictures: list[av.VideoFrame]) -> list[av.VideoFrame]:
-        self.corrupt_pictures += sum(picture.is_corrupt for picture in pictures)
+        self._counts.add("corrupt_pictures", sum(picture.is_corrupt for picture in pictures))
         return pictures
 
     def _keep(self, packet: Any) -> None:
@@ -121,12 +126,13 @@ class VideoDecoder:
         self._second = self._stream.container
         self._stream.codec_context.copy_opaque = True
         self._stream.thread_type = ThreadType.SLICE
+        self._stream.codec_context.thread_count = codec_threads()
         pictures = []
         for packet in self._kept:
             try:
                 pictures += self._decode(packet)
             except av.FFmpegError:
-                self.corrupt_packets += packet.opaque.packet not in self._delivered
+                self._counts.add("corrupt_packets", packet.opaque.packet not in self._delivered)
         fresh = [one for one in pictures if isinstance(one.opaque, Origin) and one.opaque.packet not in self._delivered]
         self._kept.clear()
         self._delivered.clear()

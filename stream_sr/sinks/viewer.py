@@ -7,8 +7,8 @@ process that is recording. So this module imports nothing of stream_sr.
 Arguments: descriptor of a socket, descriptor of a memory file, title, folder for PNGs. The parent sends messages of 28
 bytes, `MESSAGE`: OPEN with height and width of the two BGR pictures in the memory file and of the window, then SHOW for
 each picture, with whether both sides are new, and the length of the text that follows. Each is answered with `ANSWER`:
-key pressed since the last (-1: none), whether the window is still open, and whether both sides are wanted. The first
-answer comes unasked, when OpenCV is loaded. The end of the socket ends the process.
+the next key for the parent (ASCII, lower case; -1: none), whether the window is still open, and whether both sides are
+wanted. The first answer comes unasked, when OpenCV is loaded. The end of the socket ends the process.
 """
 
 import mmap
@@ -18,6 +18,7 @@ import socket
 import struct
 import sys
 import time
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,30 @@ OPEN, SHOW = 1, 2
 IDLE_SECONDS = 0.02  # between looks at mouse and keyboard while no picture comes
 SILENCE_SECONDS = 2.0
 NOTICE_SECONDS = 3.0
+STEP, LARGE_STEP = 0.02, 0.1  # of the width: how far an arrow key moves the split line, and with Shift
 HELP = (
-    "h  help", "s  split on and off; the mouse moves the line", "1-4  model", "a  the model that keeps up",
-    "space  pause, on both sides", "p  save as PNG", "r  record", "i  figures on and off", "f  full screen", "q  quit",
+    "h  help", "s  split on and off", "left, right, mouse  move the line", "Home, End  line to the edge", "1-4  model",
+    "a  the model that keeps up", "space  pause, on both sides", "p  save as PNG", "r  record", "i  figures on and off",
+    "f  full screen", "q  quit",
 )  # fmt: skip
+
+# `cv2.waitKeyEx` reports keys without an ASCII character as X keysyms: Qt alone, GTK with the state of the modifiers
+# above 16 bits. `cv2.waitKey` would keep 8 bits: Left, 0xFF51, would be the letter Q.
+LEFT, RIGHT = (0xFF51, 0xFF96), (0xFF53, 0xFF98)  # on the keyboard and on the keypad
+HOME, END = (0xFF50, 0xFF95), (0xFF57, 0xFF9C)
+SHIFT = 1
+HARMLESS = SHIFT | 0x2 | 0x10 | 0x6000  # modifiers that leave a letter a letter: Caps Lock, Num Lock, keyboard layout
+
+
+def decode(code: int) -> tuple[int, bool]:
+    """Return the key of a code of `cv2.waitKeyEx`, and whether Shift was reported with it (by GTK only).
+
+    The key is ASCII in lower case, an X keysym, or -1: no key, or one with Control, Alt or Super (as far as reported).
+    """
+    state, key = code >> 16, code & 0xFFFF
+    if code <= 0 or state & ~HARMLESS:  # Qt gives 0 for dead keys and letters outside ASCII, and negative Latin-1
+        return -1, False
+    return ord(chr(key).lower()) if key < 128 else key, bool(state & SHIFT)
 
 
 class Window:
@@ -45,6 +66,7 @@ class Window:
         self.text, self.figures_on, self.help_on, self.full = "", True, False, False
         self.notice, self.notice_until = "", 0.0
         self.came = time.monotonic()  # the last picture
+        self.keys: deque[int] = deque(maxlen=16)  # for the parent: one goes with each answer
         self.shown: Any = None  # what was drawn last: nothing is drawn twice
 
     def open(self, memory: int, height: int, width: int, window: tuple[int, int]) -> None:
@@ -86,9 +108,19 @@ class Window:
         if self.shown != (self.split, self.split_on, self.figures_on, self.help_on, self._notice()):
             self.draw()
 
-    def press(self, key: int) -> int:
-        """Do what a key means here; what is left for the parent, else -1."""
-        letter = chr(key).lower() if 0 < key < 128 else ""
+    def press(self, code: int) -> None:
+        """Do what the key of a code of `cv2.waitKeyEx` means here; keep a key that is the parent's."""
+        key, shift = decode(code)
+        if key >= 128:
+            self._move_split(key, LARGE_STEP if shift else STEP)
+        elif not self._obey(chr(key) if key > 0 else ""):
+            if key > 0:
+                self.keys.append(key)
+            return
+        self.refresh()
+
+    def _obey(self, letter: str) -> bool:
+        """Do what a letter means here; False if it means nothing."""
         if letter == "h":
             self.help_on = not self.help_on
         elif letter == "s":
@@ -104,9 +136,21 @@ class Window:
             self.full = not self.full
             self.cv2.setWindowProperty(self.title, self.cv2.WND_PROP_FULLSCREEN, float(self.full))
         else:
-            return key
-        self.refresh()
-        return -1
+            return False
+        return True
+
+    def _move_split(self, keysym: int, step: float) -> None:
+        """Move the split line by an arrow key, Home or End; other keys do nothing."""
+        if not self.split_on:
+            return
+        if keysym in HOME:
+            self.split = 0.0
+        elif keysym in END:
+            self.split = 1.0
+        elif keysym in LEFT:
+            self.split = max(0.0, self.split - step)
+        elif keysym in RIGHT:
+            self.split = min(1.0, self.split + step)
 
     def visible(self) -> bool:
         try:
@@ -166,10 +210,10 @@ def view(connection: socket.socket, memory: int, title: str, folder: Path) -> No
     import cv2
 
     connection.sendall(ANSWER.pack(-1, 1, 1))
-    window, opened, key = Window(cv2, title, folder), False, -1
+    window, opened = Window(cv2, title, folder), False
     while True:
         if opened and not select.select([connection], [], [], IDLE_SECONDS)[0]:
-            key = max(key, window.press(cv2.waitKey(1)))
+            window.press(cv2.waitKeyEx(1))
             if window.visible():
                 window.refresh()
             continue
@@ -183,9 +227,9 @@ def view(connection: socket.socket, memory: int, title: str, folder: Path) -> No
             opened = True
         elif window.visible():
             window.take(bool(both), text)
-        key = max(key, window.press(cv2.waitKey(1)))
+        window.press(cv2.waitKeyEx(1))
+        key = window.keys.popleft() if window.keys else -1
         connection.sendall(ANSWER.pack(key, window.visible(), window.split_on))
-        key = -1
 
 
 def _receive(connection: socket.socket, size: int) -> bytes:

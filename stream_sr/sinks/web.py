@@ -31,6 +31,7 @@ from stream_sr.codec.sockets import LOOPBACK, bind_refusal
 from stream_sr.color import Range
 from stream_sr.errors import SinkOpenError, SinkWriteError
 from stream_sr.frame import Frame, StreamInfo, read_only
+from stream_sr.limits import codec_threads
 from stream_sr.media import Controls, EncoderOptions, SinkOptions
 from stream_sr.sinks.web_access import Gate
 from stream_sr.sinks.web_server import Server
@@ -259,6 +260,7 @@ class _JpegEncoder:
         context.time_base = UNITS
         context.color_range = int(Range.FULL)
         context.qmin = context.qmax = JPEG_QUALITY
+        context.thread_count = codec_threads()
         self._context: VideoCodecContext | None = context
         self._reformatter = VideoReformatter()
 
@@ -268,6 +270,7 @@ class _JpegEncoder:
         picture = self._reformatter.reformat(
             picture_of(frame.planes), format="yuvj420p", src_colorspace=swscale_matrix(frame.color.matrix),
             dst_colorspace=Colorspace.ITU601, src_color_range=Range.FULL, dst_color_range=Range.FULL,
+            threads=codec_threads(),
         )  # fmt: skip
         expect(picture, self._context.width, self._context.height, "yuvj420p")  # PyAV would resize another one
         picture.pts, picture.time_base = frame.pts, UNITS

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from av.video.reformatter import VideoReformatter
 
+from stream_sr import machine
 from stream_sr.codec.decode import SWSCALE_MATRIX
 from stream_sr.codec.pairs import Bicubic, Form, form_of
 from stream_sr.codec.picture import shown_size, square_size
@@ -28,16 +29,16 @@ from stream_sr.frame import Frame, StreamInfo
 from stream_sr.media import Controls, SinkOptions
 from stream_sr.model import AUTO
 from stream_sr.orientation import Orientation
+from stream_sr.printable import printable
 from stream_sr.sinks import viewer
 from stream_sr.sinks.x11 import INSTEAD, ask_display
 
 log = logging.getLogger("stream_sr")
 
 SHARE_OF_SCREEN = 0.9  # the window opens no larger than this part of the screen; it can be resized
-QUIT_KEYS = (ord("q"), ord("Q"), 27)
-RECORD_KEYS = (ord("r"), ord("R"))
+QUIT_KEYS = (ord("q"), 27)  # as `viewer.decode` gives them: letters in lower case
+RECORD_KEY, AUTO_KEY = ord("r"), ord("a")
 MODEL_KEYS = (ord("1"), ord("2"), ord("3"), ord("4"))
-AUTO_KEYS = (ord("a"), ord("A"))
 ANSWER_SECONDS = 10.0  # to load OpenCV on a busy machine; a picture takes milliseconds
 
 Pixels = npt.NDArray[np.uint8]  # BGR, [H, W, 3]
@@ -46,9 +47,9 @@ Pixels = npt.NDArray[np.uint8]  # BGR, [H, W, 3]
 class WindowSink:
     """Shows each frame as soon as it comes; q, Esc or the close button end the run (`write` returns False).
 
-    Left of a line that the mouse moves is the source by bicubic, right of it the result; what else can be done says
-    `viewer.HELP`. PNGs go into ``record_dir``, or where the program was started. Pixels are converted with the stream's
-    own matrix and range, stretched to square pixels and turned upright. The window belongs to a
+    Left of a line that the mouse and the arrow keys move is the source by bicubic, right of it the result;
+    `viewer.HELP` lists the keys. PNGs go into ``record_dir``, or where the program was started. Pixels are converted
+    with the stream's own matrix and range, stretched to square pixels and turned upright. The window belongs to a
     process of its own (see `viewer`), which `check` starts and `close` ends; nothing that happens to it, or to the
     display, can take this process along. See `media.FrameSink` and `media.Display`.
     """
@@ -120,14 +121,14 @@ class WindowSink:
     def _obey(self, key: int) -> None:
         """Ask for what a key means; the answer is in the overlay."""
         controls = self._figures.get("controls")
-        if self._controls is None or controls is None or key not in (*MODEL_KEYS, *AUTO_KEYS, *RECORD_KEYS):
+        if self._controls is None or controls is None or key not in (*MODEL_KEYS, AUTO_KEY, RECORD_KEY):
             return
         self._said = ""
         try:
-            if key in RECORD_KEYS:
+            if key == RECORD_KEY:
                 recording = controls["recording"] or {"on": False}
                 self._controls.change("record", "off" if recording["on"] else "on")
-            elif key in AUTO_KEYS:
+            elif key == AUTO_KEY:
                 self._controls.change("model", AUTO)
             else:
                 names, number = controls["choices"]["model"]["keys"], MODEL_KEYS.index(key)
@@ -140,7 +141,7 @@ class WindowSink:
 def overlay(figures: Mapping[str, Any], said: str = "") -> str:
     """The figures of `telemetry` as the lines that stand on the picture, in ASCII."""
     if not figures:
-        return said
+        return _ascii([said] if said else [])
     engine, source, output, late = (figures[key] for key in ("engine", "source", "output", "latency_ms"))
     dropped = ", ".join(f"{why} {count}" for why, count in {**figures["dropped"], **figures["lost_in_source"]}.items())
     lines = [
@@ -156,7 +157,12 @@ def overlay(figures: Mapping[str, Any], said: str = "") -> str:
     if recording.get("on"):
         lines.append(f"recording {recording['seconds']:.0f} s")
     lines += [text for text in (engine.get("state"), recording.get("error"), controls.get("message"), said) if text]
-    return "\n".join(lines).encode("ascii", "replace").decode()
+    return _ascii(lines)
+
+
+def _ascii(lines: list[str]) -> str:
+    """OpenCV's letters are ASCII; a line stays one, whatever a file or camera is called."""
+    return "\n".join(printable(line) for line in lines).encode("ascii", "replace").decode()
 
 
 def _auto(figures: Mapping[str, Any]) -> str:
@@ -174,7 +180,7 @@ def _gpu(gpu: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """What the viewer says to a picture: the key since the last one (-1: none), and whether its window is open."""
+    """What the viewer answers to a picture: the next key (-1: none), and whether its window is open."""
 
     key: int
     visible: bool
@@ -197,7 +203,8 @@ class _Viewer:
                  str(theirs.fileno()), str(self._memory), title, str(folder)],
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=self._words,
                 pass_fds=(theirs.fileno(), self._memory),
-                env=os.environ | {"QT_QPA_PLATFORM": "xcb", "QT_LOGGING_RULES": "*.warning=false"},
+                env=os.environ | {"QT_QPA_PLATFORM": "xcb", "QT_LOGGING_RULES": "*.warning=false",
+                                  "OPENCV_FOR_THREADS_NUM": str(machine.cores())},
             )  # fmt: skip
         try:
             self._answer()

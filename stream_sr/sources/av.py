@@ -11,7 +11,6 @@ import math
 import os
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -38,6 +37,7 @@ from stream_sr.codec.still import ANIMATED_BRANDS, STILL_BRANDS
 from stream_sr.codec.video_decoder import Origin, VideoDecoder
 from stream_sr.errors import DecodeError, SourceError, SourceLost, SourceOpenError
 from stream_sr.frame import Frame, StreamInfo
+from stream_sr.limits import codec_threads
 from stream_sr.media import Lane, SourceOptions, Track, redact
 from stream_sr.metadata import Metadata
 from stream_sr.orientation import Orientation
@@ -45,6 +45,7 @@ from stream_sr.ring import FramePool, Pools
 from stream_sr.sources.clock import Timeline, begins_anywhere, may_jump
 from stream_sr.sources.demux import PacketReader, read_packets
 from stream_sr.sources.opening import SILENT, open_cancellable, open_container, refuse_bad_port
+from stream_sr.stats import Counts
 from stream_sr.timing import rescale
 
 logger = logging.getLogger(__name__)
@@ -92,10 +93,11 @@ class AvSource:
         self._address, self._name = address, redact(address)
         self._live = scheme in LIVE_SCHEMES
         self._options = options
-        self._counts: Counter[str] = Counter()
+        self._counts = Counts()
         self._stopping = stopping or threading.Event()
         self._in_use = threading.Lock()  # held while `frames` uses the container, and to close it
         self._regular = not scheme and os.path.isfile(address)
+        self._changes_of_size = 0
         self.prepare: Callable[[StreamInfo], None] | None = None  # see `media.Resizing`
         self._open()
         try:
@@ -124,7 +126,9 @@ class AvSource:
         stream = self._stream
         codec = stream.codec_context
         stream.thread_type = "SLICE" if self._live else "AUTO"  # frame threads delay by a frame each
-        self._decoder = VideoDecoder(stream, self._second_instance if self._regular and not codec.is_hwaccel else None)
+        codec.thread_count = codec_threads()
+        reopen = self._second_instance if self._regular and not codec.is_hwaccel else None
+        self._decoder = VideoDecoder(stream, reopen, self._counts)
         self._reader = PictureReader(codec=codec.name)
         self._base = stream.time_base or Fraction(1, 90_000)
         rate = stream.average_rate or stream.guessed_rate
@@ -253,12 +257,13 @@ class AvSource:
     def _change_size(self, picture: av.VideoFrame) -> None:
         assert self.prepare is not None
         before, now = self._reader.size, (picture.width, picture.height)
-        if not self._counts["size_changes"] and before is not None:
+        if not self._changes_of_size and before is not None:
             logger.warning(
                 "%s changes its size from %dx%d to %dx%d; from here on it is fitted into the size of the output",
                 self._name, *before, *now,
             )  # fmt: skip
-        self._counts["size_changes"] += 1
+        self._changes_of_size += 1
+        self._counts.add("size_changes")
         self._reader.size = None
         self.prepare(replace(self.info, width=now[0], height=now[1], color=self._reader.color(picture)))
 
@@ -272,8 +277,7 @@ class AvSource:
         """``corrupt_packets`` (skipped), ``corrupt_pictures`` (with concealed damage), ``repaired_pts`` and
         ``size_changes``.
         """
-        corrupt = {name: getattr(self._decoder, name) for name in ("corrupt_packets", "corrupt_pictures")}
-        return dict(+(self._counts + Counter(corrupt)))
+        return self._counts.read()
 
     def close(self) -> None:
         """See `Source.close`. A read that waits for the network ends later and closes the container then."""
@@ -352,7 +356,7 @@ class AvSource:
                 pictures = self._decode(packet)
             except av.FFmpegError as error:
                 failures += 1
-                self._counts["corrupt_packets"] += 1
+                self._counts.add("corrupt_packets")
                 if failures >= FAILURES_IN_A_ROW:
                     raise DecodeError(f"{failures} packets in a row cannot be decoded ({error.strerror})") from error
                 continue
@@ -364,7 +368,7 @@ class AvSource:
 
     def _decode(self, packet: Any) -> list[av.VideoFrame]:
         if packet.is_corrupt:
-            self._counts["corrupt_packets"] += 1
+            self._counts.add("corrupt_packets")
             if self._truncated:
                 return []  # the half packet at the break
         return self._decoder.decode(packet, packet.opaque)
@@ -384,7 +388,7 @@ class AvSource:
             if _is_loss(item, live=self._live):
                 raise self._lost(item) from item
             failures += 1
-            self._counts["corrupt_packets"] += 1
+            self._counts.add("corrupt_packets")
             if failures >= FAILURES_IN_A_ROW:
                 raise DecodeError(f"{self._name} cannot be read any further ({item.strerror})") from item
 
@@ -449,7 +453,7 @@ class AvSource:
         else:
             pts = old.pts + (old.duration or self._step or 1)
         if old is not None and pts <= old.pts:
-            self._counts["repaired_pts"] += 1
+            self._counts.add("repaired_pts")
             pts = old.pts + 1
         captured = picture.opaque.captured_ns if isinstance(picture.opaque, Origin) else time.monotonic_ns()
         self._previous = Stamp(pts, duration or (0 if picture.pts is not None else self._step), captured)

@@ -9,7 +9,6 @@ import re
 import sys
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from typing import Any
@@ -23,6 +22,7 @@ from stream_sr.frame import Frame, Plane, StreamInfo
 from stream_sr.media import Lane, SourceOptions
 from stream_sr.opencv import load_opencv
 from stream_sr.ring import FramePool
+from stream_sr.stats import Counts
 from stream_sr.timing import NS
 
 MICROSECOND = Fraction(1, 1_000_000)
@@ -75,7 +75,7 @@ class CameraSource:
     ) -> None:  # fmt: skip
         self._options = options or SourceOptions()
         self._stopping = stopping or threading.Event()
-        self._counts: Counter[str] = Counter()
+        self._counts = Counts()
         self._clock = CameraClock()
         self._reader = PictureReader()
         self._device = device_of(address)
@@ -166,7 +166,7 @@ class CameraSource:
 
     def counters(self) -> dict[str, int]:
         """``empty_reads``: times when the camera gave nothing though it was there."""
-        return dict(self._counts)
+        return self._counts.read()
 
     def close(self) -> None:
         """See `Source.close`."""
@@ -183,7 +183,7 @@ class CameraSource:
                 ok, picture = self._capture.retrieve()
                 if ok and picture is not None:
                     return (picture, *self._clock.stamp(driver_ns, now_ns))
-            self._counts["empty_reads"] += 1
+            self._counts.add("empty_reads")
             if isinstance(self._device, int) and not _present(self._device):
                 raise SourceLost(f"{self.name} was unplugged")
             if time.monotonic_ns() - since > self._options.read_timeout * NS:

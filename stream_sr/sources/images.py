@@ -26,6 +26,7 @@ from stream_sr.codec.upright import upright
 from stream_sr.color import Range, Siting
 from stream_sr.errors import DecodeError, SourceOpenError
 from stream_sr.frame import Frame, StreamInfo
+from stream_sr.limits import codec_threads
 from stream_sr.media import Lane, SourceOptions
 from stream_sr.ring import FramePool
 
@@ -149,6 +150,7 @@ def _load(path: Path) -> tuple[av.VideoFrame, str]:
         with open(path, "rb") as file, av.open(file, "r") as container:
             stream = _primary(container)
             if stream is not None and stream.codec_context is not None:
+                stream.codec_context.thread_count = codec_threads()
                 for picture in container.decode(stream):
                     _state_color(picture, path)
                     return _upright(picture, stream.codec_context.name, path), stream.codec_context.name

@@ -11,7 +11,6 @@ import logging
 import math
 import random
 import threading
-from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -22,6 +21,7 @@ from stream_sr.frame import Frame, StreamInfo, empty_planes, read_only
 from stream_sr.media import Lane, Source, Track
 from stream_sr.ring import FramePool, Pools
 from stream_sr.sources.nosignal import NoSignalPicture
+from stream_sr.stats import Counts
 from stream_sr.threads import Worker
 from stream_sr.timing import NS, Clock, MonotonicClock, rescale
 
@@ -96,8 +96,8 @@ class ReconnectingSource:
         self.lane: Lane | None = Lane(inner.tracks, LANE_BYTES) if inner is not None else None
         self.prepare: Callable[[StreamInfo], None] | None = None
         self.signal = True  # whether there are pictures now; read anywhere
-        self._counts: Counter[str] = Counter()
-        self._before: Counter[str] = Counter()  # what earlier connections counted
+        self._counts = Counts()
+        self._before = Counts()  # what earlier connections counted
         self._timeline = _Timeline(self.info.time_base)
         self._last: Frame | None = None  # held, for the picture of `no signal`
         self._pools = Pools(None)
@@ -171,7 +171,7 @@ class ReconnectingSource:
             if self._is_over(frame.pts):
                 frame.release()
                 return None
-            self._counts["no_signal_frames"] += 1
+            self._counts.add("no_signal_frames")
             yield frame
         search.join()
         if self._stopping.is_set():
@@ -180,7 +180,7 @@ class ReconnectingSource:
         with self._lock:
             self._source, self._search = found[0], None
         self._timeline.cut()
-        self._counts["reconnects"] += 1
+        self._counts.add("reconnects")
         self.signal = True
         info = found[0].info
         log.info("%s is back after %.1f s (%dx%d)", info.name, (self._clock.now_ns() - lost_ns) / NS, *_size(info))
@@ -229,7 +229,7 @@ class ReconnectingSource:
                 continue
             self._timeline.shift(packet)
             if not self.lane.put(ours, packet, packet.size):
-                self._counts["dropped_audio"] += 1
+                self._counts.add("dropped_audio")
 
     def _track_like(self, track: Track, number: int) -> int | None:
         tracks = self.lane.tracks if self.lane is not None else ()
@@ -272,12 +272,14 @@ class ReconnectingSource:
         with self._lock:
             search = self._search
             source = self._source or (search.source if search is not None else None)
-            now = Counter(source.counters()) if source is not None else Counter()
-            return dict(self._before + now + self._counts)
+            total = Counts()
+            for counted in (self._before.read(), source.counters() if source is not None else {}, self._counts.read()):
+                total.add_all(counted)
+            return total.read()
 
     def _count_up(self, source: Source) -> None:
         with self._lock:
-            self._before += Counter(source.counters())
+            self._before.add_all(source.counters())
             self._source = None
 
     def close(self) -> None:

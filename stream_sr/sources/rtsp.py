@@ -8,7 +8,6 @@ PyAV's demuxer instead.
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Iterator
@@ -27,6 +26,7 @@ from stream_sr.codec.rtp import CLOCK, AccessUnit
 from stream_sr.codec.rtsp import Target, parse_target
 from stream_sr.errors import DecodeError, SourceLost, SourceOpenError
 from stream_sr.frame import Frame, StreamInfo
+from stream_sr.limits import codec_threads
 from stream_sr.media import Lane, SourceOptions, redact
 from stream_sr.ring import FramePool
 from stream_sr.sources.rtsp_audio import Moment
@@ -288,5 +288,5 @@ def _low_delay_decoder(codec: str) -> VideoCodecContext:
     assert isinstance(decoder, VideoCodecContext)
     decoder.flags |= Flags.low_delay
     decoder.thread_type = ThreadType.SLICE
-    decoder.thread_count = min(4, os.cpu_count() or 1)
+    decoder.thread_count = codec_threads(4)
     return decoder

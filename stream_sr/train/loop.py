@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch.nn.utils import parametrize
 
+from stream_sr import machine
 from stream_sr.errors import ConfigError
 from stream_sr.motion import flows
 from stream_sr.networks import (
@@ -62,10 +63,9 @@ def train(
     handed each validation's figures. Raises ConfigError for a missing or unwanted checkpoint or one of another
     network, SourceOpenError for bad folders.
     """
-    if threads is not None:
-        if threads < 1:
-            raise ConfigError(f"--threads {threads}: at least one is needed")
-        torch.set_num_threads(threads)
+    if threads is not None and threads < 1:
+        raise ConfigError(f"--threads {threads}: at least one is needed")
+    torch.set_num_threads(threads or min(torch.get_num_threads(), machine.cores()))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     checkpoint = out / CHECKPOINT
     if checkpoint.exists() and not resume:

@@ -1,6 +1,7 @@
 """TensorRT on an NVIDIA GPU, with pycuda: frames overlap (`schedule`), engines are checked and mended (`ladder`).
 
-Building needs no GPU: `engine build` compiles anywhere, with the library that `library` finds, what `graph` makes.
+With TensorRT-RTX building needs no GPU: what `engine build` compiles without one is portable, and taken by `ladder`
+where there is one. The classic TensorRT builds on the GPU that is to run the engine, and refuses elsewhere.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from stream_sr import machine
 from stream_sr.backends import cache
 from stream_sr.backends.output import Availability
 from stream_sr.backends.tensorrt import library
-from stream_sr.backends.tensorrt.build import Progress, build_engine, engine_key
+from stream_sr.backends.tensorrt.build import Progress, build_engine, portable_key
 from stream_sr.backends.tensorrt.graph import HEADS, PRECISIONS, REWRITE
 from stream_sr.backends.tensorrt.ladder import LADDER, Wish, open_checked, picture_of
 from stream_sr.backends.tensorrt.ladder import is_ready as _is_ready
@@ -60,21 +61,29 @@ def allocator(device: int) -> Allocate:
 def build(
     model: ModelSpec, info: StreamInfo, options: EngineOptions, *, rebuild: bool = False, progress: Progress = quiet
 ) -> list[BuildKey]:
-    """Build engines for a stream's size, from the cache or anew, and keep them: the one that `open_model` would take.
+    """Build engines for a stream's size, unless they are in the cache, and keep them: those that `open_model` takes.
 
     Without a GPU nothing can be measured or checked: then both forms of the head are kept, of the precision that was
-    asked for or fp16. Raises what `open_model` raises.
+    asked for or fp16, under keys that name no device (`portable_key`). Raises what `open_model` raises, and
+    EngineUnavailable for the classic TensorRT without a GPU.
     """
     found = library.can_build()
     if not found.usable:
         raise EngineUnavailable(f"TensorRT engines cannot be built: {found.reason}; {found.mend}")
     if options.precision not in ("auto", *PRECISIONS):
         raise ConfigError(f"TensorRT engines have no precision '{options.precision}'; it is {', '.join(PRECISIONS)}")
+    if not machine.cuda().devices and not library.is_rtx():
+        raise EngineUnavailable(
+            f"{library.library_name()} builds engines on the GPU that is to run them, and here is none "
+            f"({machine.cuda().problem}); run `engine build` on that machine, or install stream-sr[tensorrt-rtx] on "
+            "both, whose engines can be built anywhere"
+        )
     wish = Wish(model, picture_of(model, info), options, progress)
     if rebuild:
         for precision in wish.precisions:
             for head in HEADS:
-                cache.entry_path(wish.key(precision, head)).unlink(missing_ok=True)
+                for key in (wish.key(precision, head), wish.portable_key(precision, head)):
+                    cache.entry_path(key).unlink(missing_ok=True)
     if machine.cuda().devices:
         engine = open_model(model, info, options, progress=progress)
         engine.close()
@@ -88,7 +97,7 @@ def _build_blind(wish: Wish) -> list[BuildKey]:
     for head in HEADS:
         if precision == "bf16" and head == "deconvolution" and library.is_rtx():
             continue  # TensorRT-RTX 1.7 has no deconvolution in bf16
-        key = engine_key(wish.model, wish.picture, precision, head, wish.options.device)
+        key = portable_key(wish.model, wish.picture, precision, head)
         with cache.building(key):
             if cache.load(key) is None:
                 blob = build_engine(wish.model, wish.picture, precision, head, progress=wish.progress)

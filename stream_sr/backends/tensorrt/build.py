@@ -6,6 +6,7 @@ import contextlib
 import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -24,15 +25,31 @@ Progress = Callable[[str, float], None]  # what is being done, and how much of i
 log = logging.getLogger("stream_sr")
 
 
+ANY = "any"  # device, compute capability and driver of an engine that was built without a GPU
+
+
 def engine_key(model: ModelSpec, picture: Picture, precision: str, head: str, device: int = 0) -> BuildKey:
-    """What the engine depends on. Device and driver are "any" without a GPU: TensorRT-RTX finishes it where it runs."""
+    """Return what the engine and what was measured of it depend on; without a GPU that is `portable_key`."""
     found = machine.cuda()
-    gpu = found.devices[device] if device < len(found.devices) else None
+    key = portable_key(model, picture, precision, head)
+    if device >= len(found.devices):
+        return key
+    gpu = found.devices[device]
+    return replace(
+        key, device=gpu.name, compute_capability=gpu.compute_capability, driver=machine.nvidia_driver()
+    )  # fmt: skip
+
+
+def portable_key(model: ModelSpec, picture: Picture, precision: str, head: str) -> BuildKey:
+    """Return the key of an engine that was built without a GPU, the same on every machine.
+
+    TensorRT-RTX compiles in two steps: a portable engine, for every GPU from compute capability 8.0 on, and the GPU's
+    own code when that is loaded (its documentation, CPU-Only AOT).
+    """
     profile = f"{picture.width}x{picture.height}, chroma {Siting(picture.siting).name.lower()}"
     return BuildKey(
         onnx_sha256=model.sha256(), backend="tensorrt", backend_version=library.cache_version(REWRITE),
-        device=gpu.name if gpu else "any", compute_capability=gpu.compute_capability if gpu else "any",
-        driver=machine.nvidia_driver() if gpu else "any", precision=precision, profile=profile, head=head,
+        device=ANY, compute_capability=ANY, driver=ANY, precision=precision, profile=profile, head=head,
     )  # fmt: skip
 
 

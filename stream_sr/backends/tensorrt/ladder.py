@@ -1,5 +1,7 @@
 """From a model to an engine that is known to be right: cached or built, checked, the faster head, fp16 -> bf16 -> fp32.
 
+An engine that was built without a GPU (`engine build` elsewhere, the cache copied) is taken instead of a build.
+
 Every engine is compared with the model's reference after it was built and after it was loaded. One that is refused,
 gives nonsense or is too far away is given up for the next precision; what was wrong stays in the cache, so that it is
 said again and not tried again, until library, driver or model change.
@@ -7,13 +9,15 @@ said again and not tried again, until library, driver or model change.
 
 from __future__ import annotations
 
+import logging
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from stream_sr.backends import cache
 from stream_sr.backends.check import WrongResult, check
 from stream_sr.backends.schedule import THROUGHPUT_DEPTH, OverlappedEngine
-from stream_sr.backends.tensorrt.build import Progress, build_engine, engine_key, read_onnx
+from stream_sr.backends.tensorrt.build import Progress, build_engine, engine_key, portable_key, read_onnx
 from stream_sr.backends.tensorrt.driver import PycudaDriver, open_device
 from stream_sr.backends.tensorrt.frames import Picture
 from stream_sr.backends.tensorrt.graph import HEADS, scale_of
@@ -25,10 +29,19 @@ from stream_sr.frame import StreamInfo
 from stream_sr.model import BuildKey, ModelSpec
 
 LADDER = ("fp16", "bf16", "fp32")
+log = logging.getLogger("stream_sr")
 
 
 class Refused(Exception):
     """An engine of this precision cannot be used; the text says why."""
+
+
+class Unusable(Exception):
+    """No form of an engine loads and gives right results; ``reasons`` by head."""
+
+    def __init__(self, reasons: Mapping[str, str]) -> None:
+        super().__init__("; ".join(dict.fromkeys(reasons.values())))
+        self.reasons = reasons
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +55,10 @@ class Wish:
 
     def key(self, precision: str, head: str) -> BuildKey:
         return engine_key(self.model, self.picture, precision, head, self.options.device)
+
+    def portable_key(self, precision: str, head: str) -> BuildKey:
+        """Of an engine that was built without a GPU."""
+        return portable_key(self.model, self.picture, precision, head)
 
     @property
     def precisions(self) -> tuple[str, ...]:
@@ -62,7 +79,7 @@ def is_ready(wish: Wish) -> bool:
         if any(one and cache.REFUSED not in one and not _too_far(wish, precision, one) for one in kept):
             return True
         if not any(kept):
-            return False
+            return any(cache.measured(wish.portable_key(precision, head)) for head in HEADS)
     return False
 
 
@@ -89,7 +106,7 @@ def _open(wish: Wish, precision: str) -> OverlappedEngine:
     found = _from_cache(wish, precision)
     if found is None:
         with cache.building(wish.key(precision, HEADS[0])):
-            found = _from_cache(wish, precision) or _build_best(wish, precision)
+            found = _from_cache(wish, precision) or _from_elsewhere(wish, precision) or _build_best(wish, precision)
     return found
 
 
@@ -123,16 +140,47 @@ def _from_cache(wish: Wish, precision: str) -> OverlappedEngine | None:
     return None
 
 
+def _from_elsewhere(wish: Wish, precision: str) -> OverlappedEngine | None:
+    """The faster of the engines that were built without a GPU, checked; None where there is none that can be used.
+
+    They stay in the cache, for other GPUs; what is found of them here is kept under this GPU's key. Raises Refused.
+    """
+    blobs = {}
+    for head in HEADS:
+        key = wish.portable_key(precision, head)
+        blob = cache.load(key) if key != wish.key(precision, head) else None
+        if blob is not None:
+            blobs[head] = blob
+    try:
+        return _take_best(wish, precision, blobs) if blobs else None
+    except Unusable as error:
+        log.warning("engines of %s that were built without a GPU cannot be used here: %s", wish.model.name, error)
+        return None
+
+
 def _build_best(wish: Wish, precision: str) -> OverlappedEngine:
     """Build both forms of the head, measure them here, keep the faster. Raises Refused."""
+    try:
+        return _take_best(wish, precision)
+    except Unusable as error:
+        for head, reason in error.reasons.items():
+            cache.refuse(wish.key(precision, head), reason)
+        raise Refused(str(error)) from error
+
+
+def _take_best(wish: Wish, precision: str, blobs: Mapping[str, bytes] | None = None) -> OverlappedEngine:
+    """Load, check and measure the engines of ``blobs`` (by head; None: those of both heads, built), keep the faster.
+
+    Raises Unusable where none loads and is right, Refused where the faster is too far from the reference.
+    """
     good: list[tuple[float, OverlappedEngine, bytes, float]] = []
     reasons: dict[str, str] = {}
     record: dict[str, object] = {"head_ms": {}, "build_seconds": {}}
     try:
-        for n, head in enumerate(HEADS):
+        for n, head in enumerate(HEADS if blobs is None else blobs):
             began = time.monotonic()
             try:
-                blob = build_engine(
+                blob = blobs[head] if blobs is not None else build_engine(
                     wish.model, wish.picture, precision, head, device=wish.options.device,
                     progress=lambda what, share, n=n: wish.progress(what, (n + share) / len(HEADS)),  # type: ignore[misc]
                 )  # fmt: skip
@@ -150,9 +198,7 @@ def _build_best(wish: Wish, precision: str) -> OverlappedEngine:
             record["head_ms"] |= {head: round(took, 4)}  # type: ignore[operator]
             record["build_seconds"] |= {head: round(time.monotonic() - began, 2)}  # type: ignore[operator]
         if not good:
-            for head, reason in reasons.items():
-                cache.refuse(wish.key(precision, head), reason)
-            raise Refused("; ".join(dict.fromkeys(reasons.values())))
+            raise Unusable(reasons)
     except BaseException:
         for _, engine, _, _ in good:
             engine.close()

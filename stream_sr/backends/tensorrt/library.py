@@ -104,7 +104,8 @@ def can_run(device: int = 0) -> Availability:
         return found
     driver = machine.cuda()
     if not driver.devices:
-        reason = f"{found.reason}, but no GPU can run them: {driver.problem}"
+        builds = found.reason if is_rtx() else f"{library_name()} is installed"
+        reason = f"{builds}, but no GPU can run them: {driver.problem}"
         return Availability(False, found.version, reason, "use --backend openvino")
     if device >= len(driver.devices):
         names = ", ".join(f"{n} ({one.name})" for n, one in enumerate(driver.devices))
@@ -132,4 +133,5 @@ def is_listed(device: int = 0) -> str:
 def cache_version(rewrite: int) -> str:
     """The library, its version and that of our rewriting, as in a `BuildKey`; empty where there is none."""
     found = can_build()
-    return f"{library_name()} {found.version} rewrite {rewrite}" if found.usable else ""
+    name = "tensorrt_rtx" if is_rtx() else library_name()  # its bindings come under two names
+    return f"{name} {found.version} rewrite {rewrite}" if found.usable else ""
