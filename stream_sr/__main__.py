@@ -24,6 +24,8 @@ def share_arenas() -> None:
 def main() -> int:
     """Run the command line. Ctrl-C while libraries are loaded, or on the way out, ends the process without a word."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if sys.argv[1:2] == ["serve"]:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # read again what has not been read yet: nothing to do
     share_arenas()
     if sys.stderr is None:  # closed, as daemons and cron have it
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - for as long as the process lives

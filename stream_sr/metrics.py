@@ -213,10 +213,9 @@ class MetricsServer:
         Handler.cameras, Handler.registry = cameras, registry
         try:
             self._server = _Server((host, port), Handler)
-        except OSError as error:
-            raise ConfigError(
-                f"--metrics-port {port} at {host} cannot be had ({error.strerror}); choose another port"
-            ) from error
+        except (OSError, ValueError, OverflowError) as error:  # ValueError: no host name at all
+            reason = getattr(error, "strerror", None) or "it is no host name"
+            raise ConfigError(f"--metrics-port {port} at {host} cannot be had ({reason}); choose another") from error
         self.port = int(self._server.server_address[1])
         self._worker = Worker("metrics", lambda: self._server.serve_forever(poll_interval=0.1))
         log.info("metrics at http://%s:%d/metrics", host, self.port)

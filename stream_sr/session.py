@@ -163,15 +163,7 @@ def run(source: str, sinks: Sequence[str], config: Config, hooks: Hooks | None =
         recorder = _recorder(config, displays, stack)
         if recorder is not None:
             outputs.append(recorder)
-        if split_sinks(outputs)[1] or recorder is not None:
-            check_options(config.encoder_options)
-        else:
-            config.refuse(ENCODER_OPTIONS, "no output is encoded")
-        if not any(map(is_file, sinks)):
-            config.refuse({"overwrite"}, "no output is a file")
-        if not is_live_address(source) and not any(map(is_published, sinks)):
-            config.refuse({"reconnect"}, f"{redact(source)} is no live input that could be lost and come back")
-        _refuse_idle_server_options(config, sinks)
+        check_outputs(source, sinks, config, outputs)
         reader = stack.enter_context(
             closing(
                 open_lasting_source(
@@ -247,14 +239,32 @@ class _Panel:
 
 
 def _recorder(config: Config, displays: Sequence[Display], stack: ExitStack) -> RecordSink | None:
-    if config.record_dir is None:
-        return None
-    if not displays:
-        config.refuse({"record_dir"}, "neither a page nor a window is there to begin a recording")
+    if config.record_dir is None or not displays:
         return None
     recorder = stack.enter_context(closing(RecordSink(config.record_dir, config.encoder_options)))
     recorder.check()
     return recorder
+
+
+def check_outputs(
+    source: str, sinks: Sequence[str], config: Config, outputs: Sequence[FrameSink | PacketSink]
+) -> None:  # fmt: skip
+    """Raise ConfigError for encoder options that cannot be, and for options that would do nothing for these outputs.
+
+    ``outputs`` are those of the addresses ``sinks``, opened or not.
+    """
+    displays = [sink for sink in outputs if isinstance(sink, Display)]
+    if config.record_dir is not None and not displays:
+        config.refuse({"record_dir"}, "neither a page nor a window is there to begin a recording")
+    if split_sinks(outputs)[1] or (config.record_dir is not None and displays):
+        check_options(config.encoder_options)
+    else:
+        config.refuse(ENCODER_OPTIONS, "no output is encoded")
+    if not any(map(is_file, sinks)):
+        config.refuse({"overwrite"}, "no output is a file")
+    if not is_live_address(source) and not any(map(is_published, sinks)):
+        config.refuse({"reconnect"}, f"{redact(source)} is no live input that could be lost and come back")
+    _refuse_idle_server_options(config, sinks)
 
 
 def _refuse_idle_server_options(config: Config, sinks: Sequence[str]) -> None:

@@ -50,6 +50,7 @@ LAYERS: list[set[str]] = [
         "doctor",
         "catalog",
         "metrics",
+        "fleet",
         "serve",
         "latency",
     },

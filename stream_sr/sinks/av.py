@@ -25,6 +25,7 @@ log = logging.getLogger("stream_sr")
 
 CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".ts": "mpegts"}
 FINEST_MP4_TICK = 1_000_000  # per second; a finer time base leaves too few bits for the distance of two frames
+MOST_NAME_BYTES = 255  # of a file, on every usual file system
 FRAGMENT_SECONDS = 0.2  # what a kill or a full disk costs at most; shorter fragments only cost some hundred bytes each
 
 
@@ -69,6 +70,10 @@ class FileSink:
         path = self._path
         if path.suffix.lower() not in CONTAINERS:
             raise SinkOpenError(ending_refused(self.name))
+        if any(len(os.fsencode(part)) > MOST_NAME_BYTES for part in path.parts):
+            raise SinkOpenError(
+                f"{self.name[:80]}...: the name has more than {MOST_NAME_BYTES} bytes; give a shorter one"
+            )
         if path.is_dir():
             raise SinkOpenError(f"{self.name} is a folder; name a file in it, e.g. {path / 'out.mp4'}")
         if not path.parent.is_dir():

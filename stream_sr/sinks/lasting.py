@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from stream_sr.errors import SinkError
+from stream_sr.errors import SinkError, SinkOpenError
 from stream_sr.media import EncodedStream, Packet, SinkOptions
 from stream_sr.sinks.av import FileSink, free_name
 
 AGAIN_SECONDS = 60.0
+MOST_NAME_BYTES, MOST_PATH_BYTES = 240, 4000  # the system takes 255 and 4095
 SETTLED_SECONDS = 10.0  # a part that fails sooner than this is the same failure still
 
 log = logging.getLogger("stream_sr")
@@ -112,7 +114,7 @@ class LastingFile:
             log.log(logging.DEBUG if self._said else logging.INFO, "recording into %s", file.name)
 
     def _part(self) -> FileSink:
-        path = Path(time.strftime(self.name))
+        path = part_name(self.name)
         if self._options.overwrite and not self._failures:
             return FileSink(str(path), self._options)
         return FileSink(str(free_name(path)), self._options)
@@ -132,3 +134,18 @@ class LastingFile:
                 file.close()
             except SinkError as later:
                 log.debug("closing it failed too: %s", later)
+
+
+def part_name(name: str) -> Path:
+    """The path of a part that begins now. Raises SinkOpenError where no file can have this name."""
+    try:
+        path = Path(time.strftime(name))
+    except ValueError as error:
+        raise SinkOpenError(f"{name}: {error}; write a time as in door-%Y%m%d-%H%M%S.mkv") from error
+    longest = max((len(os.fsencode(part)) for part in path.parts), default=0)
+    if not path.name or longest > MOST_NAME_BYTES or len(os.fsencode(path)) > MOST_PATH_BYTES:
+        raise SinkOpenError(
+            f"{str(path)[:80]}... is no name of a file: a name has up to {MOST_NAME_BYTES} bytes (some are kept for a "
+            f"number), a path up to {MOST_PATH_BYTES}"
+        )
+    return path

@@ -44,7 +44,7 @@ class RecordSink:
 
     def check(self) -> None:
         """Raises SinkOpenError unless files can be made in the folder."""
-        if not self._folder.is_dir():
+        if not os.path.isdir(self._folder):  # False also for a name that is too long
             raise SinkOpenError(f"--record-dir {self._folder} is no folder; make it first (mkdir -p)")
         FileSink(str(self._free_name()), SinkOptions()).check()
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from dataclasses import fields, replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from stream_sr.errors import ConfigError
 from stream_sr.media import Source, SourceOptions, redact
@@ -22,6 +24,8 @@ ADDRESSES = (
     ("-", "y4m on the standard input"),
     ("synthetic:[photos,][WxH@FPS]", "a moving test picture or photographs with a burnt-in clock; 640x360@30"),
 )
+
+MOST_DIGITS = 5  # of a camera's number
 
 # Which options mean something for which kind of address. `duration` always does.
 _APPLICABLE = {
@@ -52,7 +56,30 @@ def kind_of(address: str) -> str:
     if "://" in address:
         return "rtsp" if address.startswith(("rtsp://", "rtsps://")) else "url"
     path = Path(address)
-    return "pictures" if is_image(path) or path.is_dir() else "file"
+    return "pictures" if is_image(path) or os.path.isdir(path) else "file"
+
+
+def check_address(address: str, options: SourceOptions) -> None:
+    """Raise ConfigError for an address that can never be opened, or an option that does not apply. Opens nothing."""
+    kind = kind_of(address)
+    _check_options(address, kind, options)
+    if kind == "synthetic":
+        from stream_sr.sources.synthetic import parse_scene
+
+        parse_scene(address)
+    elif kind == "webcam" and address.isdecimal() and len(address) > MOST_DIGITS:
+        raise ConfigError(f"there is no camera of so large a number as {address[:MOST_DIGITS]}...; `0` is the first")
+    elif kind in ("rtsp", "url"):
+        from stream_sr.codec.rtsp import parse_target
+
+        try:
+            if kind == "rtsp":
+                parse_target(address)
+            else:
+                _ = urlsplit(address).port
+        except ValueError as error:
+            reason = str(error) if kind == "rtsp" else "the host or the port cannot be read"
+            raise ConfigError(f"{redact(address)} is no address: {reason}") from error
 
 
 def open_source(
