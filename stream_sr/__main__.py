@@ -6,6 +6,8 @@ import signal
 import sys
 from contextlib import suppress
 
+from stream_sr import watchdog
+
 M_ARENA_MAX = -8  # glibc's malloc.h
 ARENAS = 2
 
@@ -29,13 +31,21 @@ def main() -> int:
     share_arenas()
     if sys.stderr is None:  # closed, as daemons and cron have it
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - for as long as the process lives
+    watchdog.start(sys.argv[1:])
     from stream_sr.cli import main as run
+    from stream_sr.threads import abandoned
 
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        return run()
+        code = run()
     finally:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if abandoned():
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError, AttributeError):
+                stream.flush()
+        os._exit(code)
+    return code
 
 
 if __name__ == "__main__":

@@ -145,7 +145,13 @@ def serve_command(parsed: argparse.Namespace) -> int:
             raise ConfigError("--metrics-host would do nothing: there is no --metrics-port, nor one in the file")
         if port is not None:
             stack.enter_context(MetricsServer(cameras, port, parsed.metrics_host or fleet.metrics_host))
-        supervisor.run()
+        try:
+            supervisor.run()
+        except PipelineStalled:
+            if interrupts.count < 2:
+                raise
+            flush()
+            os._exit(EXIT_ABORTED)  # a thread hangs in a library; the user wants to be gone
     return EXIT_ABORTED if interrupts.count > 1 else 0
 
 

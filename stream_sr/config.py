@@ -147,6 +147,8 @@ ENGINE_OPTIONS = (
     Option("device", "number of the GPU (default 0)", whole(0, 63), "N"),
     Option("threads", "CPU threads of the engine (default: all cores, or fewer where that was measured to be faster)",
            whole(1, 1024), "N"),
+    Option("stall-timeout", "a live run ends, and `serve` starts it again, when engine or encoder work on one frame "
+           "for so long (default 60)", number(1, 1e6), "SECONDS"),
 )  # fmt: skip
 SOURCE_OPTIONS = (
     Option("start", "start at this time of the file", number(0, 1e9), "SECONDS"),
@@ -195,6 +197,7 @@ class Config:
     precision: str = "auto"
     device: int = 0
     threads: int | None = None
+    stall_timeout: float = 60.0
     start: float | None = None
     duration: float | None = None
     rtsp_transport: str = "tcp"

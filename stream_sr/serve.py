@@ -12,7 +12,7 @@ from stream_sr.errors import ConfigError, ModelError, PipelineStalled, SourceRef
 from stream_sr.fleet import CameraPlan, check_fleet, read_fleet
 from stream_sr.media import FrameSink, PacketSink, SinkOptions
 from stream_sr.metrics import Camera, Cameras
-from stream_sr.pipeline import Pipeline
+from stream_sr.pipeline import ABORT_SECONDS, Pipeline
 from stream_sr.session import Hooks, run
 from stream_sr.sinks import is_file, open_sink
 from stream_sr.sinks.lasting import LastingFile
@@ -24,6 +24,7 @@ FIRST_WAIT_SECONDS, MOST_WAIT_SECONDS = 0.5, 5.0
 REFUSED_WAIT_SECONDS = 30.0  # cameras lock out who comes too often with a wrong password
 LEAVE_SECONDS = 10.0  # that a camera which was changed may take to end before its successor starts all the same
 AGAIN_SECONDS = 5.0  # after a camera for which there was no thread
+END_SECONDS = 60.0  # for all cameras to end after a stop: a pipeline gives up after 30 s without progress
 WELL_AFTER_SECONDS = 60.0  # a run that lasted so long starts the waits anew
 LOG_EVERY_SECONDS = 60.0
 
@@ -88,12 +89,14 @@ class Keeper:
         while not self._stopping.is_set():
             began = time.monotonic()
             error = self._once()
+            if isinstance(error, PipelineStalled):
+                self.stuck = error
+                self.camera.detach("stuck", error)
+                return
             if self._stopping.is_set() or error is None:
                 self.camera.detach("ended")
                 return
-            if isinstance(error, PipelineStalled):
-                self.stuck = error
-            if isinstance(error, ConfigError | ModelError | PipelineStalled):
+            if isinstance(error, ConfigError | ModelError):
                 log.error("%s: %s; it waits for SIGHUP with another file", self.plan.name, error)
                 self.camera.detach("failed", error)
                 return
@@ -113,7 +116,7 @@ class Keeper:
         try:
             hooks = Hooks(
                 started=self._attach, ticked=self.camera.tick, show_status=False, open_sink=_open_sink,
-                cancelled=self._stopping,
+                cancelled=self._stopping, supervised=True,
             )  # fmt: skip
             return run(self.plan.source, self.plan.sinks, self.plan.config, hooks).error
         except StreamSRError as error:
@@ -158,6 +161,7 @@ class Supervisor:
         self.fleet = read_fleet(file)
         self._keepers: dict[str, Keeper] = {}
         self._leaving: list[Keeper] = []  # stopped, not ended yet
+        self._stuck: list[PipelineStalled] = []  # of cameras that have left
         self._patience = 0.0  # until when their successors wait
         self._start_at = 0.0  # no camera is started before
         self._stop_wanted = self._abort_wanted = self._reload_wanted = False
@@ -174,7 +178,9 @@ class Supervisor:
     def run(self) -> None:
         """Until `stop`, or until every camera has come to its own end.
 
-        Raises PipelineStalled at the end, if a thread of any camera hangs: the process cannot end by itself then.
+        Raises PipelineStalled at the end, if a thread of any camera hangs: the process cannot end by itself then. One
+        that runs on in a library also takes what other cameras need, so all are ended when a camera that is wanted
+        hangs: whoever started the process starts it again.
         """
         due = time.monotonic() + LOG_EVERY_SECONDS
         try:
@@ -182,7 +188,9 @@ class Supervisor:
                 if self._reload_wanted:
                     self._reload_wanted = False
                     self._take_up()
-                self._leaving = [keeper for keeper in self._leaving if not keeper.join(0)]
+                self._let_leave()
+                if any(keeper.stuck for keeper in self._keepers.values()):
+                    break
                 self._start()
                 time.sleep(0.1)
                 if time.monotonic() >= due:
@@ -191,6 +199,17 @@ class Supervisor:
                         log.info("%s", keeper.line())
         finally:
             self._end()
+
+    def _let_leave(self) -> None:
+        """Forget cameras that were stopped and have ended; of one that hangs it is kept that it does."""
+        ended = [keeper for keeper in self._leaving if keeper.join(0)]
+        self._leaving = [keeper for keeper in self._leaving if keeper not in ended]
+        for keeper in ended:
+            if keeper.stuck is not None:
+                log.error(
+                    "%s was stopped, but %s; the process has to be restarted some time", keeper.plan.name, keeper.stuck
+                )
+                self._stuck.append(keeper.stuck)
 
     def _alive(self) -> bool:
         waiting = len(self._keepers) < len(self.fleet.cameras)
@@ -251,15 +270,26 @@ class Supervisor:
         )  # fmt: skip
 
     def _end(self) -> None:
+        """Stop every camera and wait for it; raise what hangs."""
         keepers = [*self._keepers.values(), *self._leaving]
+        stuck = [(keeper.plan.name, keeper.stuck) for keeper in self._keepers.values() if keeper.stuck is not None]
+        for name, error in stuck:
+            log.error("%s: %s; ending the other cameras, and the process with exit code 6", name, error)
         for keeper in keepers:
             keeper.stop()
-        waiting = list(keepers)
-        while waiting:
-            if self._abort_wanted:
+        limit = LEAVE_SECONDS if stuck else END_SECONDS
+        waiting, deadline, aborted = list(keepers), time.monotonic() + limit, False
+        while waiting and time.monotonic() < deadline:
+            if self._abort_wanted and not aborted:
+                aborted, deadline = True, time.monotonic() + ABORT_SECONDS + 1
                 for keeper in waiting:
                     keeper.abort()
             waiting = [keeper for keeper in waiting if not keeper.join(0.05)]
-        stuck = [keeper.stuck for keeper in keepers if keeper.stuck is not None]
         if stuck:
-            raise stuck[0]
+            raise PipelineStalled(f"{stuck[0][0]}: {stuck[0][1]}")
+        if waiting:
+            names = ", ".join(keeper.plan.name for keeper in waiting)
+            raise PipelineStalled(f"these cameras did not end in time: {names}")
+        late = [keeper.stuck for keeper in keepers if keeper.stuck is not None] + self._stuck
+        if late:
+            raise late[0]

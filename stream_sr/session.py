@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -21,22 +22,25 @@ from stream_sr.codec.encoder import Encoder, check_options
 from stream_sr.config import Config
 from stream_sr.controls import RunControls
 from stream_sr.engine import Engine, EngineSpec
-from stream_sr.errors import ConfigError, PipelineStalled, StreamSRError
+from stream_sr.errors import ConfigError, EngineError, FrameStalled, PipelineStalled, StreamSRError
 from stream_sr.frame import Frame, StreamInfo, empty_planes, read_only
 from stream_sr.media import Display, FrameSink, PacketSink, SinkOptions, redact
 from stream_sr.model import AUTO, ModelSpec, default_model, find_model, list_models, model_ladder
-from stream_sr.pipeline import Pipeline, Plan, is_packet_sink, split_sinks
+from stream_sr.pipeline import ABORT_SECONDS, Pipeline, Plan, counters_of, split_sinks
 from stream_sr.sinks import is_file, is_page, is_published, is_served, open_sink
 from stream_sr.sinks.record import RecordSink
 from stream_sr.sources import applicable, is_live_address, open_lasting_source
 from stream_sr.sources.reconnect import ReconnectingSource
+from stream_sr.stall import StallWatch, working
 from stream_sr.stats import Stats
 from stream_sr.status import Status, open_status
 from stream_sr.telemetry import Telemetry, auto_figures, auto_line
+from stream_sr.threads import Worker
 
 log = logging.getLogger("stream_sr")
 
 LONG_FRAMES = 1000  # of a file: its engine is tuned before it begins
+LOOK_SECONDS = 0.05  # between looks at an engine that is being opened
 USUAL_FPS = 30.0  # of a stream that does not say
 ENCODER_OPTIONS = {"encoder", "crf", "bitrate", "encoder_preset", "gop", "audio"}
 
@@ -50,7 +54,8 @@ class Hooks:
     show_status: bool = True
     seen: Callable[[Frame, Frame], None] = lambda before, after: None  # shown each input and result, both borrowed
     open_sink: Callable[[str, SinkOptions], FrameSink | PacketSink] = open_sink
-    cancelled: threading.Event | None = None  # set it to give up opening the source
+    cancelled: threading.Event | None = None  # set it to give up opening source and engine
+    supervised: bool = False  # somebody starts it again: a stall ends it even where the input is not live
 
 
 def choose_model(config: Config, info: StreamInfo | None = None) -> tuple[ModelSpec | None, int]:
@@ -178,7 +183,11 @@ def run(source: str, sinks: Sequence[str], config: Config, hooks: Hooks | None =
             config.refuse({"max_latency"}, f"{reader.info.name} is not live, and no frame of it is dropped")
         live = reader.info.live or any(sink.paced for sink in outputs)
         stats = Stats()
-        engine = open_fitted_engine(config, reader.info, live=live, stats=stats)
+        stall_seconds = config.stall_timeout if reader.info.live or hooks.supervised else None
+        if stall_seconds is None:
+            config.refuse({"stall_timeout"}, f"{reader.info.name} is not live: a frame may take as long as it takes")
+        opening = partial(open_fitted_engine, config, reader.info, live=live, stats=stats)
+        engine = open_watched(opening, stall_seconds=stall_seconds, cancelled=hooks.cancelled)
         stack.callback(lambda: engine.close())
         open_another = partial(_open_live_engine, stats=stats)
         controls = RunControls(config, open_another, recorder) if displays else None
@@ -198,6 +207,7 @@ def run(source: str, sinks: Sequence[str], config: Config, hooks: Hooks | None =
             make_encoder=lambda info: Encoder(info, config.encoder_options, live=live),
             max_latency_ns=round(config.max_latency * 1e6),
             seen=hooks.seen,
+            stall_seconds=stall_seconds,
         )
         _announce(plan)
         pipeline = Pipeline(plan, stats)
@@ -222,6 +232,55 @@ def run(source: str, sinks: Sequence[str], config: Config, hooks: Hooks | None =
             if status:
                 status.close()
         return Outcome(make_report(plan, pipeline.stats, error), error)
+
+
+def open_watched(
+    opening: Callable[[], Engine], *, stall_seconds: float | None, cancelled: threading.Event | None = None
+) -> Engine:
+    """What ``opening`` returns or raises. It runs in a thread of its own, so that this one hears Ctrl-C.
+
+    Compiling may take minutes and has no limit; an inference on the way (a warm-up, a trial) may take
+    ``stall_seconds``. Raises FrameStalled, PipelineStalled if the thread is stuck, EngineError once ``cancelled`` is
+    set. A thread that does not end soon is abandoned, and its engine closed when it comes.
+    """
+    engines, done, given_up = list[Engine](), threading.Event(), threading.Event()
+
+    def work() -> None:
+        try:
+            engines.append(opening())
+        finally:
+            done.set()
+            if given_up.is_set():
+                _close_all(engines)
+
+    worker, watch = Worker("engine", work), StallWatch(stall_seconds)
+    try:
+        while not done.wait(LOOK_SECONDS):
+            watch.look([worker.ident], time.monotonic_ns())
+            if cancelled is not None and cancelled.is_set():
+                raise EngineError("the engine was given up while it was opened")
+    except BaseException as error:
+        given_up.set()
+        try:
+            ended = worker.join(ABORT_SECONDS)
+        finally:
+            if not worker.join(0):
+                worker.abandon()
+        if ended:
+            _close_all(engines)
+        elif isinstance(error, FrameStalled):
+            raise PipelineStalled(str(error)) from error
+        raise
+    worker.join()
+    if worker.error is not None:
+        raise worker.error
+    return engines[0]
+
+
+def _close_all(engines: list[Engine]) -> None:
+    while engines:
+        with suppress(IndexError, EngineError):
+            engines.pop().close()
 
 
 class _Panel:
@@ -285,7 +344,8 @@ def warm_up(engine: Engine, info: StreamInfo) -> None:
     planes = empty_planes(info.width, info.height)
     for plane, value in zip(planes, (16, 128, 128), strict=True):
         plane.fill(value)
-    engine.submit(Frame(read_only(planes), pts=0, time_base=info.time_base, color=info.color)).wait()
+    with working("engine"):
+        engine.submit(Frame(read_only(planes), pts=0, time_base=info.time_base, color=info.color)).wait()
 
 
 def _refuse_twice(sinks: Sequence[str]) -> None:
@@ -338,8 +398,7 @@ def make_report(plan: Plan, stats: Stats, error: BaseException | None) -> dict[s
         "output": _size(output),
     }
     for sink, counts in zip(plan.sinks, report["outputs"].values(), strict=False):
-        if is_packet_sink(sink):
-            counts.update(sink.counters())
+        counts.update(counters_of(sink))
     report |= engine_block(spec) | auto_figures(spec, stats)
     report["machine"] = machine.describe()
     if error is not None:

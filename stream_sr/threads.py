@@ -12,6 +12,8 @@ from stream_sr.errors import PipelineStalled
 
 R = TypeVar("R")
 
+_abandoned: list["Worker"] = []
+
 
 class Worker:
     """A thread whose failure is kept for its owner.
@@ -36,10 +38,25 @@ class Worker:
         finally:
             del self._target  # it may hold its owner, who holds us
 
+    @property
+    def ident(self) -> int | None:
+        """The thread, as `threading.get_ident` names it."""
+        return self._thread.ident
+
+    def abandon(self) -> None:
+        """Nobody waits for it any more: it is stuck in a library. See `abandoned`."""
+        _abandoned.append(self)
+
     def join(self, timeout: float | None = None) -> bool:
         """Wait for the end; whether it came."""
         self._thread.join(timeout)
         return not self._thread.is_alive()
+
+
+def abandoned() -> bool:
+    """Whether a thread that was abandoned still runs: the interpreter would wait for it, so only `os._exit` ends it."""
+    _abandoned[:] = [worker for worker in _abandoned if not worker.join(0)]
+    return bool(_abandoned)
 
 
 def _tell_the_system(name: str) -> None:

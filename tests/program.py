@@ -23,11 +23,15 @@ class Program:
     """``stream-sr`` with these words. Its messages are read by `line`; it is killed at the end of the block."""
 
     def __init__(
-        self, *words: object, environment: Mapping[str, str] | None = None, command: Sequence[str] | None = None
+        self,
+        *words: object,
+        environment: Mapping[str, str] | None = None,
+        command: Sequence[str] | None = None,
+        stdin: int = subprocess.DEVNULL,
     ) -> None:  # fmt: skip
         self.process = subprocess.Popen(
             [*(command or (sys.executable, "-m", "stream_sr")), *map(str, words)],
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True,
+            stdin=stdin, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True,
             env=os.environ | dict(environment or {}),
         )  # fmt: skip
         assert self.process.stderr is not None

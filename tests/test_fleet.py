@@ -43,6 +43,11 @@ def a_folder(file: Path) -> None:
     file.mkdir()
 
 
+def a_loop(file: Path) -> None:
+    file.unlink()
+    file.symlink_to(file)
+
+
 BAD: dict[str, tuple[bytes | Callable[[Path], Any], str]] = {
     "a NUL byte in a file name": (second(sink=r"a\u0000b.mkv"), "control character"),
     "a NUL byte in the source": (second(source=r"rtsp://h/\u0000"), "control character"),
@@ -79,7 +84,7 @@ BAD: dict[str, tuple[bytes | Callable[[Path], Any], str]] = {
     "a folder": (a_folder, "Is a directory"),
     "a pipe that nobody writes": (a_pipe, "not an ordinary file"),
     "a file that is gone": (lambda file: file.unlink(), "No such file"),
-    "a loop of links": (lambda file: (file.unlink(), file.symlink_to(file)), "cannot be read"),
+    "a loop of links": (a_loop, "cannot be read"),
     "a folder that does not exist": (second(sink="/no/such/folder/a.mkv"), "does not exist"),
     "no folder for recordings": (
         second(sink="web:0", options='record-dir = "/no/such/folder"'), "/no/such/folder is no folder",
@@ -156,6 +161,7 @@ def test_no_file_harms_a_running_camera(tmp_path: Path) -> None:
     assert sum("this is a defect" in message or "Traceback" in message for message in program.messages) == 0
 
 
+@pytest.mark.slow
 def test_a_camera_that_cannot_start_after_a_reload_leaves_the_others_alone(tmp_path: Path) -> None:
     file, port = tmp_path / "c.toml", free_port()
     file.write_text(CAMERA)
@@ -170,6 +176,7 @@ def test_a_camera_that_cannot_start_after_a_reload_leaves_the_others_alone(tmp_p
         assert monitor.figure("stream_sr_restarts_total", camera="first") == 0
 
 
+@pytest.mark.slow
 def test_sighup_while_it_starts_ends_nothing(tmp_path: Path) -> None:
     file = tmp_path / "c.toml"
     file.write_text(CAMERA)
