@@ -6,6 +6,8 @@ import signal
 import sys
 from contextlib import suppress
 
+from stream_sr import watchdog
+
 M_ARENA_MAX = -8  # glibc's malloc.h
 ARENAS = 2
 
@@ -24,9 +26,12 @@ def share_arenas() -> None:
 def main() -> int:
     """Run the command line. Ctrl-C while libraries are loaded, or on the way out, ends the process without a word."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if sys.argv[1:2] == ["serve"]:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # read again what has not been read yet: nothing to do
     share_arenas()
     if sys.stderr is None:  # closed, as daemons and cron have it
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - for as long as the process lives
+    watchdog.start(sys.argv[1:])
     from stream_sr.cli import main as run
     from stream_sr.threads import finish_process
 

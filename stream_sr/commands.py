@@ -131,25 +131,30 @@ def _closing_line(report: Mapping[str, Any]) -> str:
 def serve_command(parsed: argparse.Namespace) -> int:
     with ExitStack() as stack:
         interrupts = stack.enter_context(Interrupts(reloads=True))  # first: SIGHUP would end the program
+        from stream_sr.fleet import check_fleet
         from stream_sr.metrics import Cameras, MetricsServer
         from stream_sr.serve import Supervisor
-        from stream_sr.session import choose_model
 
+        if parsed.check:
+            for plan in check_fleet(parsed.file).cameras:
+                say(f"{plan.name}: {redact(plan.source)} > {', '.join(map(redact, plan.sinks))}")
+            return 0
         cameras = Cameras()
         supervisor = Supervisor(parsed.file, cameras)
         fleet = supervisor.fleet
-        if parsed.check:
-            for plan in fleet.cameras:
-                choose_model(plan.config)
-                say(f"{plan.name}: {redact(plan.source)} > {', '.join(map(redact, plan.sinks))}")
-            return 0
         interrupts.attach(supervisor)
         port = fleet.metrics_port if parsed.metrics_port is None else _metrics_port(parsed.metrics_port)
         if port is None and parsed.metrics_host is not None:
             raise ConfigError("--metrics-host would do nothing: there is no --metrics-port, nor one in the file")
         if port is not None:
             stack.enter_context(MetricsServer(cameras, port, parsed.metrics_host or fleet.metrics_host))
-        supervisor.run()
+        try:
+            supervisor.run()
+        except PipelineStalled:
+            if interrupts.count < 2:
+                raise
+            flush()
+            os._exit(EXIT_ABORTED)  # a thread hangs in a library; the user wants to be gone
     return EXIT_ABORTED if interrupts.count > 1 else 0
 
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 import logging
 import math
 import os
+import stat
 import tomllib
+import unicodedata
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
@@ -26,6 +28,11 @@ NO_OPTIONS = ("STREAM_SR_CACHE", "STREAM_SR_REQUIRE_PEERS")  # of the cache, of 
 
 BACKENDS = ("auto", "tensorrt", "openvino", "torch-cuda", "torch", "bicubic")
 PRECISIONS = ("auto", "fp32", "fp16", "bf16", "int8")
+MOST_FILE_BYTES = 1 << 20
+MOST_LINE = 8192  # characters of a line: the time to read a dotted key grows with the square of its length
+MOST_TEXT = 2048  # characters of a value
+MOST_SHOWN = 80  # characters of a value that a message repeats
+MOST_NUMBER = 1 << 63
 LEAST_SIDE = 16  # pixels, of a wished size: no encoder takes a few pixels
 
 
@@ -81,6 +88,27 @@ def switch(text: str) -> bool:
         raise ValueError("true or false") from None
 
 
+def word(text: str) -> str:
+    """text in UTF-8"""
+    if not text.isprintable():  # surrogates stand for bytes of an argument or variable that are no UTF-8
+        raise ValueError("a text in UTF-8 without control characters")
+    return text
+
+
+def shown(value: str, most: int = MOST_SHOWN) -> str:
+    """A value as a message repeats it: shortened to ``most`` characters, and what is not printable escaped."""
+    short = value if len(value) <= most else f"{value[:most]}..."
+    return short if short.isprintable() else ascii(short)[1:-1]
+
+
+def refuse_control_characters(text: str, where: str) -> None:
+    """Raise ConfigError for NUL, newline, escape and the like, and for a text that is too long for any option."""
+    if len(text) > MOST_TEXT:
+        raise ConfigError(f"{where}: '{shown(text)}' has {len(text)} characters; at most {MOST_TEXT} are allowed")
+    if any(unicodedata.category(letter) == "Cc" for letter in text):
+        raise ConfigError(f"{where}: '{shown(text)}' holds a control character; leave it out")
+
+
 @dataclass(frozen=True)
 class Option:
     """One option: ``--name``, ``STREAM_SR_NAME``, ``name`` in the file."""
@@ -97,15 +125,16 @@ class Option:
 
     def read(self, text: str, where: str) -> Any:
         """The value of a text. Raises ConfigError that says what is allowed."""
+        refuse_control_characters(text, where)
         if self.choices and text not in self.choices:
-            raise ConfigError(f"{where}: '{text}' is not one of {', '.join(self.choices)}")
+            raise ConfigError(f"{where}: '{shown(text)}' is not one of {', '.join(self.choices)}")
         try:
             return self.parse(text)
-        except ValueError as error:
+        except (ValueError, OverflowError) as error:
             allowed = self.parse.__doc__ or str(error)
             allowed = allowed[:1].lower() + allowed[1:]
             allowed = str(error) if str(error).startswith(("a ", "true")) else allowed
-            raise ConfigError(f"{where}: '{text}' is not {allowed.rstrip('.')}") from error
+            raise ConfigError(f"{where}: '{shown(text)}' is not {allowed.rstrip('.')}") from error
 
 
 ENGINE_OPTIONS = (
@@ -118,6 +147,8 @@ ENGINE_OPTIONS = (
     Option("device", "number of the GPU (default 0)", whole(0, 63), "N"),
     Option("threads", "CPU threads of the engine (default: all cores, or fewer where that was measured to be faster)",
            whole(1, 1024), "N"),
+    Option("stall-timeout", "a live run ends, and `serve` starts it again, when engine or encoder work on one frame "
+           "for so long (default 60)", number(1, 1e6), "SECONDS"),
 )  # fmt: skip
 SOURCE_OPTIONS = (
     Option("start", "start at this time of the file", number(0, 1e9), "SECONDS"),
@@ -129,7 +160,7 @@ SOURCE_OPTIONS = (
            number(0, 1e9), "SECONDS"),
     Option("capture-size", "picture size asked of a webcam", size, "WxH"),
     Option("capture-fps", "frame rate asked of a webcam", number(0.1, 1000), "FPS"),
-    Option("fourcc", "pixel format asked of a webcam, such as MJPG", metavar="CODE"),
+    Option("fourcc", "pixel format asked of a webcam, such as MJPG", parse=word, metavar="CODE"),
 )  # fmt: skip
 OUTPUT_OPTIONS = (
     Option("size", "fit the output into this size, keeping the shape of the picture", size, "WxH"),
@@ -138,20 +169,21 @@ OUTPUT_OPTIONS = (
     Option("encoder", "video encoder (default auto)", choices=("auto", "h264_nvenc", "hevc_nvenc", "libx264")),
     Option("crf", "constant quality of the encoder, 0 is lossless (default for files: 18)", number(0, 51), "N"),
     Option("bitrate", "bit rate of the encoder, such as 4M", bitrate, "RATE"),
-    Option("encoder-preset", "speed of the encoder, such as ultrafast or slow", metavar="NAME"),
+    Option("encoder-preset", "speed of the encoder, such as ultrafast or slow", parse=word, metavar="NAME"),
     Option("gop", "frames between key pictures", whole(1, 100_000), "N"),
     Option(
         "audio", "of the source, and a file's subtitles: copy (AAC where the output cannot hold it), aac, none",
         choices=("copy", "aac", "none"), metavar="copy|aac|none",
     ),
-    Option("viewer-user", "whom our RTSP server and the page let in (default: everybody)", metavar="NAME"),
-    Option("viewer-password", "that this user has to prove; better in the environment or in a file", metavar="WORD"),
+    Option("viewer-user", "whom our RTSP server and the page let in (default: everybody)", parse=word, metavar="NAME"),
+    Option("viewer-password", "that this user has to prove; better in the environment or in a file", parse=word,
+           metavar="WORD"),
     Option("max-viewers", "at once, of each stream that is served (default 64)", whole(1, 1000), "N"),
 )  # fmt: skip
 DISPLAY_OPTIONS = (
     Option("web-read-only", "the page shows everything and changes nothing", switch),
     Option("web-name", "name under which the page may be opened, besides IP addresses and this machine's own",
-           metavar="HOST"),
+           parse=word, metavar="HOST"),
     Option("record-dir", "let the page or window start and stop recordings, into this folder", Path, "DIR"),
 )  # fmt: skip
 RUN_OPTIONS = ENGINE_OPTIONS + SOURCE_OPTIONS + OUTPUT_OPTIONS + DISPLAY_OPTIONS
@@ -168,6 +200,7 @@ class Config:
     precision: str = "auto"
     device: int = 0
     threads: int | None = None
+    stall_timeout: float = 60.0
     start: float | None = None
     duration: float | None = None
     rtsp_transport: str = "tcp"
@@ -288,13 +321,41 @@ def make_config(
 
 
 def read_toml(file: Path) -> dict[str, Any]:
-    """A TOML file. Raises ConfigError."""
+    """A TOML file of at most 1 MiB. Raises ConfigError, whatever the file holds."""
+    text = _read_text(file)
+    longest = max(map(len, text.splitlines()), default=0)
+    if longest > MOST_LINE:
+        raise ConfigError(f"configuration {file} has a line of {longest} characters; at most {MOST_LINE} are allowed")
     try:
-        return tomllib.loads(file.read_text())
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"configuration {file} is not TOML: {shown(str(error), 200)}") from error
+    except RecursionError as error:
+        raise ConfigError(f"configuration {file}: brackets or tables are nested too deeply") from error
+    except ValueError as error:  # of more than 4300 digits: Python's limit
+        raise ConfigError(f"configuration {file}: a number has too many digits") from error
+    except Exception as error:  # no content of a file may do more harm than this
+        raise ConfigError(f"configuration {file} cannot be read as TOML: {type(error).__name__}") from error
+
+
+def _read_text(file: Path) -> str:
+    """An ordinary file, as UTF-8. A pipe or a device is refused rather than waited for."""
+    try:
+        descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(descriptor, "rb") as opened:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise ConfigError(f"configuration {file} is not an ordinary file; give a file with TOML in it")
+            content = opened.read(MOST_FILE_BYTES + 1)
     except OSError as error:
         raise ConfigError(f"configuration {file} cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"configuration {file} is not TOML: {error}") from error
+    except ValueError as error:  # a NUL byte in the name
+        raise ConfigError(f"configuration {shown(str(file))} cannot be read: {error}") from error
+    if len(content) > MOST_FILE_BYTES:
+        raise ConfigError(f"configuration {file} has more than {MOST_FILE_BYTES} bytes; is it the right file?")
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"configuration {file} is not TOML: byte {error.start} is not UTF-8") from error
 
 
 def read_values(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -303,7 +364,18 @@ def read_values(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
     for name, value in raw.items():
         key = name.replace("-", "_")
         if key not in options:
-            raise ConfigError(f"{where}: no option '{name}'; there are {', '.join(sorted(options))}")
-        text = str(value).lower() if isinstance(value, bool) else str(value)
-        values[key] = options[key].read(text, f"{where}: {name}")
+            raise ConfigError(f"{where}: no option '{shown(name)}'; there are {', '.join(sorted(options))}")
+        values[key] = options[key].read(_text_of(value, f"{where}: {name}"), f"{where}: {name}")
     return values
+
+
+def _text_of(value: Any, where: str) -> str:
+    """A value of a TOML file as it would stand on the command line."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int) and abs(value) >= MOST_NUMBER:
+        raise ConfigError(f"{where}: the number is too large for any option")
+    if not isinstance(value, str | int | float):
+        kind = {"list": "an array", "dict": "a table"}.get(type(value).__name__, f"a {type(value).__name__}")
+        raise ConfigError(f"{where} is {kind}; write a text, a number, true or false")
+    return str(value)

@@ -7,7 +7,8 @@ StreamSRError                                               1
                   SourceRefused
   EngineError   EngineUnavailable EngineBuildError EngineRunError   4
   SinkError     SinkOpenError SinkWriteError                5
-  PipelineStalled                                           6
+                  OutputRemoved
+  FrameStalled  PipelineStalled                             6
   PictureShapeError                                         1
 
 Every message says what came, what is allowed and what to do next. End of stream, a closed window and Ctrl-C are not
@@ -94,7 +95,17 @@ class PictureShapeError(StreamSRError):
     """
 
 
+class OutputRemoved(SinkWriteError):
+    """The file was removed, renamed or replaced while it was being written, or its folder or file system was."""
+
+
+class FrameStalled(StreamSRError):
+    """The engine or the encoder has worked on one frame of a live stream for too long."""
+
+    exit_code = 6
+
+
 class PipelineStalled(StreamSRError):
-    """A thread did not end in time."""
+    """A thread did not end in time: it still runs, and what it holds cannot be closed."""
 
     exit_code = 6

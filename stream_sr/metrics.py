@@ -21,12 +21,13 @@ from prometheus_client.core import (
 )
 
 from stream_sr.errors import ConfigError
-from stream_sr.pipeline import Pipeline, is_packet_sink
+from stream_sr.pipeline import Pipeline, counters_of
 from stream_sr.printable import printable
 from stream_sr.stats import Histogram, Stats
 from stream_sr.threads import Worker
 
 STUCK_SECONDS = 30.0  # a run in which nothing moves for so long is ill; a camera that is away is not
+STARTING_SECONDS = 600.0  # so is a camera that has not begun by then; an engine may take minutes to compile
 REQUEST_SECONDS = 2.0  # for a whole request: one thread answers all
 BOUNDS_MS = (5, 10, 15, 20, 30, 40, 50, 75, 100, 150, 200, 300, 500, 1000, 2000, 5000)
 
@@ -38,7 +39,7 @@ class Camera:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.state = "starting"  # then running, restarting, failed, ended
+        self.state = "starting"  # then running, restarting, failed, stuck, ended
         self.restarts = 0
         self.error = ""
         self.pipeline: Pipeline | None = None
@@ -62,9 +63,12 @@ class Camera:
     def health(self) -> str:
         """``live``, ``no signal``, ``stuck``, or the state of what is not running."""
         pipeline = self.pipeline
+        since_seconds = (time.monotonic_ns() - self._moved_ns) / 1e9
+        if self.state == "starting" and since_seconds > STARTING_SECONDS:
+            return "stuck"
         if pipeline is None or self.state != "running":
             return self.state
-        if (time.monotonic_ns() - self._moved_ns) / 1e9 > STUCK_SECONDS:
+        if since_seconds > STUCK_SECONDS or pipeline.busy_seconds > STUCK_SECONDS:
             return "stuck"
         return "live" if getattr(pipeline.plan.source, "signal", True) else "no signal"
 
@@ -133,6 +137,11 @@ def _of_pipelines(pipelines: list[tuple[str, Pipeline]]) -> Iterable[Metric]:
         "source": CounterMetricFamily(
             "stream_sr_source_events", "What the input has lost or met.", labels=["camera", "kind"]
         ),
+        "failures": CounterMetricFamily(
+            "stream_sr_recording_failures",
+            "Files that could not be begun or finished, or were removed.",
+            labels=["camera", "output"],
+        ),
         "reconnects": CounterMetricFamily(
             "stream_sr_reconnects", "Times a lost input or server came back.", labels=["camera", "end"]
         ),
@@ -148,6 +157,9 @@ def _of_pipelines(pipelines: list[tuple[str, Pipeline]]) -> Iterable[Metric]:
     signal = GaugeMetricFamily("stream_sr_signal", "Whether the camera sends pictures.", labels=["camera"])
     viewers = GaugeMetricFamily("stream_sr_viewers", "Who watches now.", labels=["camera", "output"])
     recording = GaugeMetricFamily("stream_sr_recording", "Whether a file is written now.", labels=["camera", "output"])
+    busy = GaugeMetricFamily(
+        "stream_sr_busy_seconds", "How long engine or encoder have been working on one frame.", labels=["camera"]
+    )
     depth = GaugeMetricFamily("stream_sr_queue_depth", "What waits in a queue.", labels=["camera", "queue"])
     latency = HistogramMetricFamily("stream_sr_latency_seconds", "From capture to the first output.", labels=["camera"])
     stages = HistogramMetricFamily(
@@ -167,11 +179,13 @@ def _of_pipelines(pipelines: list[tuple[str, Pipeline]]) -> Iterable[Metric]:
         for sink, (output, counts) in zip(pipeline.plan.sinks, summary["outputs"].items(), strict=False):
             counters["frames_out"].add_metric(_labels(name, output), counts["frames"])
             counters["output_dropped"].add_metric(_labels(name, output), counts["dropped"])
-            told = sink.counters() if is_packet_sink(sink) else {}
+            told = counters_of(sink)
             if "viewers" in told:
                 viewers.add_metric(_labels(name, output), told["viewers"])
             if "recording" in told:
                 recording.add_metric(_labels(name, output), told["recording"])
+            if "failures" in told:
+                counters["failures"].add_metric(_labels(name, output), told["failures"])
             if "reconnects" in told:
                 counters["reconnects"].add_metric(_labels(name, output), told["reconnects"])
         for queue, waiting in pipeline.queues().items():
@@ -182,6 +196,7 @@ def _of_pipelines(pipelines: list[tuple[str, Pipeline]]) -> Iterable[Metric]:
                 latency.add_metric(_labels(name), buckets, total)
             else:
                 stages.add_metric(_labels(name, stage), buckets, total)
+        busy.add_metric(_labels(name), pipeline.busy_seconds)
         signal.add_metric(_labels(name), getattr(pipeline.plan.source, "signal", True))
         spec = pipeline.plan.engine.spec
         for one in dict.fromkeys((*spec.ladder, spec.model)):
@@ -194,7 +209,7 @@ def _of_pipelines(pipelines: list[tuple[str, Pipeline]]) -> Iterable[Metric]:
             "precision": spec.precision, "device": spec.device,
         })  # fmt: skip
     yield from counters.values()
-    yield from (steps, model, signal, viewers, recording, depth, latency, stages, engine)
+    yield from (steps, model, signal, busy, viewers, recording, depth, latency, stages, engine)
 
 
 def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
@@ -219,10 +234,9 @@ class MetricsServer:
         Handler.cameras, Handler.registry = cameras, registry
         try:
             self._server = _Server((host, port), Handler)
-        except OSError as error:
-            raise ConfigError(
-                f"--metrics-port {port} at {host} cannot be had ({error.strerror}); choose another port"
-            ) from error
+        except (OSError, ValueError, OverflowError) as error:  # ValueError: no host name at all
+            reason = getattr(error, "strerror", None) or "it is no host name"
+            raise ConfigError(f"--metrics-port {port} at {host} cannot be had ({reason}); choose another") from error
         self.port = int(self._server.server_address[1])
         self._worker = Worker("metrics", lambda: self._server.serve_forever(poll_interval=0.1))
         log.info("metrics at http://%s:%d/metrics", host, self.port)

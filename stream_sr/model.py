@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -223,9 +224,11 @@ def find_model(
         raise ModelError(f"preset '{name}' is not trained yet; `stream-sr train {name} --scale {scale or 2}` trains it")
     if not named:
         known = ", ".join(sorted({model.name for model in models})) or "none"
-        if Path(name, "model.onnx").is_file():
+        if os.path.isfile(Path(name, "model.onnx")):  # False also for a name that is too long
             raise ModelError(f"'{name}' is a folder; give {Path(name, 'model.onnx')}")
-        raise ModelError(f"no model '{name}'; there are {known}, or give a FILE.onnx (`stream-sr models` lists them)")
+        raise ModelError(
+            f"no model '{name[:80]}'; there are {known}, or give a FILE.onnx (`stream-sr models` lists them)"
+        )
     wanted = 2 if scale is None else scale
     fitting = {model.tune: model for model in named if model.scale == wanted}
     if fitting and (tune is None or tune in fitting):
@@ -244,7 +247,7 @@ def find_model(
 
 
 def _from_file(path: Path, scale: int | None) -> ModelSpec:
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise ModelError(f"no model file {path}")
     beside = path.with_name("model.toml")
     if path.name == "model.onnx" and beside.is_file():

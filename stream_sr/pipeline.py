@@ -19,11 +19,12 @@ from typing import TypeGuard
 
 from stream_sr.color import guess_unknown
 from stream_sr.engine import Engine
-from stream_sr.errors import PipelineStalled
+from stream_sr.errors import FrameStalled, PipelineStalled
 from stream_sr.frame import Frame, StreamInfo
 from stream_sr.media import FrameSink, Lane, Packet, PacketSink, PictureEncoder, Source
 from stream_sr.ring import FramePool, Full, RingBuffer
 from stream_sr.stages import drop_late, pace, upscale
+from stream_sr.stall import StallWatch, working
 from stream_sr.stats import Stats
 from stream_sr.threads import Worker
 from stream_sr.timing import Clock, MonotonicClock, Pacer
@@ -49,6 +50,7 @@ class Plan:
     max_latency_ns: int | None = None  # live frames older than this are dropped before inference
     seen: Callable[[Frame, Frame], None] = lambda before, after: None  # shown each pair, both borrowed
     clock: Clock = field(default_factory=MonotonicClock)
+    stall_seconds: float | None = None  # that engine or encoder may work on one frame; None: for ever
     poison: bool = False  # overwrite returned frame memory, for tests
 
     @property
@@ -81,6 +83,7 @@ class Pipeline:
         self._queues: dict[str, RingBuffer[Queued] | RingBuffer[Packet]] = {}
         self._workers: list[Worker] = []
         self._cleanup: list[Callable[[], None]] = []
+        self._stall = StallWatch(plan.stall_seconds)
 
     # -- from any thread, also from a signal handler -------------------------------------------------------------
 
@@ -101,6 +104,11 @@ class Pipeline:
         return {name: len(ring) for name, ring in dict(self._queues).items()}
 
     @property
+    def busy_seconds(self) -> float:
+        """How long engine or encoder have been working on one frame now. From any thread."""
+        return self._stall.busy_seconds
+
+    @property
     def stopping(self) -> bool:
         """Whether somebody asked for the end before the source came to it."""
         return self._stop_wanted
@@ -112,8 +120,9 @@ class Pipeline:
     ) -> Stats:
         """Process the source to its end and return what was counted.
 
-        ``tick`` is called in this thread every ``tick_seconds``. Raises the first failure after all threads have ended;
-        PipelineStalled if after a stop nothing moves for ``patience`` seconds (2 after an abort).
+        ``tick`` is called in this thread every ``tick_seconds``. Raises the first failure after all threads have ended,
+        FrameStalled if engine or encoder work on one frame for longer than the plan allows; PipelineStalled if a thread
+        does not end, or if after a stop nothing moves for ``patience`` seconds (2 after an abort).
         """
         try:
             self._start()
@@ -333,7 +342,8 @@ class Pipeline:
                 began = clock.now_ns()
                 try:
                     wishes = [sink.wants_key() for sink in sinks]  # each is asked: asking clears the wish
-                    packets = encoder.encode(frame, key=any(wishes))
+                    with working("encoder"):
+                        packets = encoder.encode(frame, key=any(wishes))
                 finally:
                     frame.release()
                 self.stats.stage("encode", clock.now_ns() - began)
@@ -371,6 +381,7 @@ class Pipeline:
                 due = now + period
             if self._abort_wanted:
                 return
+            self._stall.look((worker.ident for worker in self._workers), now)
             if self._stop_wanted:
                 if not self._stopping.is_set():
                     self._stopping.set()
@@ -403,7 +414,8 @@ class Pipeline:
                 self._fail("close", error)
         self.stats.finish()
         if stuck and not isinstance(self.failure, PipelineStalled):
-            stalled = PipelineStalled(f"did not end within {limit:g} s: {', '.join(stuck)}")
+            reason = f"{self.failure}; it" if isinstance(self.failure, FrameStalled) else "a thread"
+            stalled = PipelineStalled(f"{reason} did not end within {limit:g} s: {', '.join(stuck)}")
             stalled.__cause__ = self.failure
             self.failure = stalled
 
@@ -428,6 +440,12 @@ def give_lanes(lane: Lane | None, sinks: Sequence[PacketSink]) -> list[Lane | No
 def is_packet_sink(sink: FrameSink | PacketSink) -> TypeGuard[PacketSink]:
     """Whether a sink takes encoded packets."""
     return hasattr(sink, "wants_key")
+
+
+def counters_of(sink: FrameSink | PacketSink) -> dict[str, int]:
+    """What an output counts, see `media.PacketSink`; nothing where it does not. From any thread."""
+    counters: Callable[[], dict[str, int]] | None = getattr(sink, "counters", None)
+    return {} if counters is None else counters()
 
 
 def split_sinks(sinks: Sequence[FrameSink | PacketSink]) -> tuple[list[FrameSink], list[PacketSink]]:

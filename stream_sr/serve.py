@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import logging
-import os
 import random
 import threading
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from stream_sr.config import Config, make_config, read_toml, read_values
 from stream_sr.errors import ConfigError, ModelError, PipelineStalled, SourceRefused, StreamSRError
-from stream_sr.media import FrameSink, PacketSink, SinkOptions, redact
+from stream_sr.fleet import CameraPlan, check_fleet, read_fleet
+from stream_sr.media import FrameSink, PacketSink, SinkOptions
 from stream_sr.metrics import Camera, Cameras
-from stream_sr.pipeline import Pipeline
+from stream_sr.pipeline import ABORT_SECONDS, Pipeline
 from stream_sr.session import Hooks, run
-from stream_sr.sinks import is_file, open_sink, refuse_unknown
+from stream_sr.sinks import is_file, open_sink
 from stream_sr.sinks.lasting import LastingFile
 from stream_sr.status import describe
 from stream_sr.telemetry import auto_line
@@ -27,91 +23,12 @@ from stream_sr.threads import Worker
 FIRST_WAIT_SECONDS, MOST_WAIT_SECONDS = 0.5, 5.0
 REFUSED_WAIT_SECONDS = 30.0  # cameras lock out who comes too often with a wrong password
 LEAVE_SECONDS = 10.0  # that a camera which was changed may take to end before its successor starts all the same
+AGAIN_SECONDS = 5.0  # after a camera for which there was no thread
+END_SECONDS = 60.0  # for all cameras to end after a stop: a pipeline gives up after 30 s without progress
 WELL_AFTER_SECONDS = 60.0  # a run that lasted so long starts the waits anew
 LOG_EVERY_SECONDS = 60.0
-FORM = '[camera.NAME] with source = "ADDRESS", sinks = ["ADDRESS", ...] and options'
 
 log = logging.getLogger("stream_sr")
-
-
-@dataclass(frozen=True)
-class CameraPlan:
-    """One stream as the file asks for it."""
-
-    name: str
-    source: str
-    sinks: tuple[str, ...]
-    config: Config
-
-
-@dataclass(frozen=True)
-class Fleet:
-    """A whole file."""
-
-    cameras: tuple[CameraPlan, ...]
-    metrics_port: int | None = None
-    metrics_host: str = "127.0.0.1"
-
-
-def read_fleet(file: Path) -> Fleet:
-    """Read a file of cameras. Raises ConfigError for whatever is wrong in it.
-
-    ``[all]`` holds options for every camera, ``[camera.NAME]`` its source, sinks and options, which go before those in
-    the environment. The names of recordings may hold the time at which they begin, as in ``door-%Y%m%d-%H%M%S.mkv``.
-    """
-    raw = read_toml(file)
-    port, host = raw.pop("metrics-port", None), raw.pop("metrics-host", "127.0.0.1")
-    shared, cameras = raw.pop("all", {}), raw.pop("camera", {})
-    if raw:
-        raise ConfigError(
-            f"{file}: '{next(iter(raw))}' is not known; there are metrics-port, metrics-host, [all], {FORM}"
-        )
-    if not isinstance(shared, dict) or not isinstance(cameras, dict) or not cameras:
-        raise ConfigError(f"{file} names no camera; write {FORM}")
-    if port is not None and (isinstance(port, bool) or not isinstance(port, int) or not 0 <= port < 65536):
-        raise ConfigError(f"{file}: metrics-port is {port!r}; it is a number up to 65535")
-    base = read_values(shared, f"{file}: [all]")
-    plans = tuple(_camera(file, name, table, base, len(cameras)) for name, table in cameras.items())
-    _refuse_twice(file, plans)
-    devices = {plan.config.device for plan in plans}
-    if len(devices) > 1:
-        raise ConfigError(
-            f"{file}: cameras on the GPUs {', '.join(map(str, sorted(devices)))}; "
-            "one process serves one GPU: write a file for each and start one for each"
-        )
-    return Fleet(plans, port, str(host))
-
-
-def _camera(file: Path, name: str, table: Any, base: Mapping[str, Any], cameras: int) -> CameraPlan:
-    where = f"{file}: [camera.{name}]"
-    if not isinstance(table, dict):
-        raise ConfigError(f"{where} is no table; write {FORM}")
-    options = dict(table)
-    source, sinks = options.pop("source", None), options.pop("sinks", None)
-    if not isinstance(source, str) or not source:
-        raise ConfigError(f"{where} has no source; write {FORM}")
-    if not isinstance(sinks, list) or not sinks or not all(isinstance(sink, str) and sink for sink in sinks):
-        raise ConfigError(f"{where} has no sinks; write {FORM}")
-    for place in (source, *sinks):
-        if place in ("-", "window:"):
-            raise ConfigError(f"{where}: '{place}' is for one stream at a terminal; use `stream-sr run` for that")
-    try:
-        for sink in sinks:
-            refuse_unknown(sink)
-    except StreamSRError as error:
-        raise ConfigError(f"{where}: {error}") from error
-    config = replace(make_config(read_values(options, where), file=base), cameras=cameras)
-    return CameraPlan(name, source, tuple(sinks), config)
-
-
-def _refuse_twice(file: Path, plans: tuple[CameraPlan, ...]) -> None:
-    seen: dict[str, str] = {}
-    for plan in plans:
-        for sink in plan.sinks:
-            place = os.path.realpath(sink) if is_file(sink) else sink
-            if sink != "null:" and place in seen:
-                raise ConfigError(f"{file}: {redact(sink)} is an output of both {seen[place]} and {plan.name}")
-            seen[place] = plan.name
 
 
 class Keeper:
@@ -128,7 +45,11 @@ class Keeper:
         self._said = ""  # the last failure that was logged
         self._lock = threading.Lock()
         self._rate_at, self._rate_frames = time.monotonic(), 0
-        self._worker = Worker(f"camera {plan.name}", self._keep)
+        try:
+            self._worker = Worker(f"camera {plan.name}", self._keep)
+        except BaseException:
+            cameras.remove(self.camera)
+            raise
 
     def stop(self) -> None:
         """End softly; returns at once."""
@@ -168,12 +89,14 @@ class Keeper:
         while not self._stopping.is_set():
             began = time.monotonic()
             error = self._once()
+            if isinstance(error, PipelineStalled):
+                self.stuck = error
+                self.camera.detach("stuck", error)
+                return
             if self._stopping.is_set() or error is None:
                 self.camera.detach("ended")
                 return
-            if isinstance(error, PipelineStalled):
-                self.stuck = error
-            if isinstance(error, ConfigError | ModelError | PipelineStalled):
+            if isinstance(error, ConfigError | ModelError):
                 log.error("%s: %s; it waits for SIGHUP with another file", self.plan.name, error)
                 self.camera.detach("failed", error)
                 return
@@ -193,7 +116,7 @@ class Keeper:
         try:
             hooks = Hooks(
                 started=self._attach, ticked=self.camera.tick, show_status=False, open_sink=_open_sink,
-                cancelled=self._stopping,
+                cancelled=self._stopping, supervised=True,
             )  # fmt: skip
             return run(self.plan.source, self.plan.sinks, self.plan.config, hooks).error
         except StreamSRError as error:
@@ -238,7 +161,9 @@ class Supervisor:
         self.fleet = read_fleet(file)
         self._keepers: dict[str, Keeper] = {}
         self._leaving: list[Keeper] = []  # stopped, not ended yet
+        self._stuck: list[PipelineStalled] = []  # of cameras that have left
         self._patience = 0.0  # until when their successors wait
+        self._start_at = 0.0  # no camera is started before
         self._stop_wanted = self._abort_wanted = self._reload_wanted = False
 
     def stop(self) -> None:
@@ -253,7 +178,9 @@ class Supervisor:
     def run(self) -> None:
         """Until `stop`, or until every camera has come to its own end.
 
-        Raises PipelineStalled at the end, if a thread of any camera hangs: the process cannot end by itself then.
+        Raises PipelineStalled at the end, if a thread of any camera hangs: the process cannot end by itself then. One
+        that runs on in a library also takes what other cameras need, so all are ended when a camera that is wanted
+        hangs: whoever started the process starts it again.
         """
         due = time.monotonic() + LOG_EVERY_SECONDS
         try:
@@ -261,7 +188,9 @@ class Supervisor:
                 if self._reload_wanted:
                     self._reload_wanted = False
                     self._take_up()
-                self._leaving = [keeper for keeper in self._leaving if not keeper.join(0)]
+                self._let_leave()
+                if any(keeper.stuck for keeper in self._keepers.values()):
+                    break
                 self._start()
                 time.sleep(0.1)
                 if time.monotonic() >= due:
@@ -271,6 +200,17 @@ class Supervisor:
         finally:
             self._end()
 
+    def _let_leave(self) -> None:
+        """Forget cameras that were stopped and have ended; of one that hangs it is kept that it does."""
+        ended = [keeper for keeper in self._leaving if keeper.join(0)]
+        self._leaving = [keeper for keeper in self._leaving if keeper not in ended]
+        for keeper in ended:
+            if keeper.stuck is not None:
+                log.error(
+                    "%s was stopped, but %s; the process has to be restarted some time", keeper.plan.name, keeper.stuck
+                )
+                self._stuck.append(keeper.stuck)
+
     def _alive(self) -> bool:
         waiting = len(self._keepers) < len(self.fleet.cameras)
         return waiting or any(keeper.camera.state != "ended" for keeper in self._keepers.values())
@@ -278,19 +218,32 @@ class Supervisor:
     def _start(self) -> None:
         """Start what is not running, once the ports and files of those that leave are free, or they take too long."""
         waiting = [plan for plan in self.fleet.cameras if plan.name not in self._keepers]
-        if not waiting or (self._leaving and time.monotonic() < self._patience):
+        now = time.monotonic()
+        if not waiting or now < self._start_at or (self._leaving and now < self._patience):
             return
         for keeper in self._leaving:
             log.warning("%s takes its time to end", keeper.plan.name)
         for plan in waiting:
-            self._keepers[plan.name] = Keeper(plan, self._cameras)
+            try:
+                self._keepers[plan.name] = Keeper(plan, self._cameras)
+            except (RuntimeError, MemoryError) as error:  # the system gives no more threads
+                log.error("%s cannot be started: %s; trying again in %.0f s", plan.name, error, AGAIN_SECONDS)
+                self._start_at = time.monotonic() + AGAIN_SECONDS
+                return
 
     def _take_up(self) -> None:
-        """The file again: what is unchanged is not touched."""
+        """Read the file again, check it as a whole, and stop what it changes. Unchanged cameras are not touched."""
+        running = {
+            keeper.plan for keeper in self._keepers.values() if keeper.camera.state not in ("failed", "ended")
+        }  # fmt: skip
         try:
-            fleet = read_fleet(self._file)
+            fleet = check_fleet(self._file, running)
         except ConfigError as error:
-            log.error("the cameras stay as they are: %s", error)
+            log.error("%s; the cameras keep running as they are", error)
+            return
+        except Exception as error:  # no file may end the cameras that run
+            log.exception("internal error while %s was read again: %s", self._file, type(error).__name__)
+            log.error("the cameras keep running as they are")
             return
         if (fleet.metrics_port, fleet.metrics_host) != (self.fleet.metrics_port, self.fleet.metrics_host):
             log.warning("%s: another metrics-port or metrics-host is taken up by a restart only", self._file)
@@ -317,15 +270,26 @@ class Supervisor:
         )  # fmt: skip
 
     def _end(self) -> None:
+        """Stop every camera and wait for it; raise what hangs."""
         keepers = [*self._keepers.values(), *self._leaving]
+        stuck = [(keeper.plan.name, keeper.stuck) for keeper in self._keepers.values() if keeper.stuck is not None]
+        for name, error in stuck:
+            log.error("%s: %s; ending the other cameras, and the process with exit code 6", name, error)
         for keeper in keepers:
             keeper.stop()
-        waiting = list(keepers)
-        while waiting:
-            if self._abort_wanted:
+        limit = LEAVE_SECONDS if stuck else END_SECONDS
+        waiting, deadline, aborted = list(keepers), time.monotonic() + limit, False
+        while waiting and time.monotonic() < deadline:
+            if self._abort_wanted and not aborted:
+                aborted, deadline = True, time.monotonic() + ABORT_SECONDS + 1
                 for keeper in waiting:
                     keeper.abort()
             waiting = [keeper for keeper in waiting if not keeper.join(0.05)]
-        stuck = [keeper.stuck for keeper in keepers if keeper.stuck is not None]
         if stuck:
-            raise stuck[0]
+            raise PipelineStalled(f"{stuck[0][0]}: {stuck[0][1]}")
+        if waiting:
+            names = ", ".join(keeper.plan.name for keeper in waiting)
+            raise PipelineStalled(f"these cameras did not end in time: {names}")
+        late = [keeper.stuck for keeper in keepers if keeper.stuck is not None] + self._stuck
+        if late:
+            raise late[0]

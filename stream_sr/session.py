@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -21,21 +22,24 @@ from stream_sr.codec.encoder import Encoder, check_options
 from stream_sr.config import Config
 from stream_sr.controls import RunControls
 from stream_sr.engine import Engine, EngineSpec
-from stream_sr.errors import ConfigError, PipelineStalled, StreamSRError
+from stream_sr.errors import ConfigError, EngineError, FrameStalled, PipelineStalled, StreamSRError
 from stream_sr.frame import Frame, StreamInfo, empty_planes, read_only
 from stream_sr.media import Display, FrameSink, PacketSink, Resizing, SinkOptions, redact
 from stream_sr.model import AUTO, ModelSpec, default_model, find_model, list_models, model_ladder
-from stream_sr.pipeline import Pipeline, Plan, is_packet_sink, split_sinks
+from stream_sr.pipeline import ABORT_SECONDS, Pipeline, Plan, counters_of, split_sinks
 from stream_sr.sinks import is_file, is_page, is_published, is_served, open_sink
 from stream_sr.sinks.record import RecordSink
 from stream_sr.sources import applicable, is_live_address, open_lasting_source
+from stream_sr.stall import StallWatch, working
 from stream_sr.stats import Stats
 from stream_sr.status import Status, open_status
 from stream_sr.telemetry import Telemetry, auto_figures, auto_line
+from stream_sr.threads import Abandonable
 
 log = logging.getLogger("stream_sr")
 
 LONG_FRAMES = 1000  # of a file: its engine is tuned before it begins
+LOOK_SECONDS = 0.05  # between looks at an engine that is being opened
 USUAL_FPS = 30.0  # of a stream that does not say
 ENCODER_OPTIONS = {"encoder", "crf", "bitrate", "encoder_preset", "gop", "audio"}
 
@@ -49,7 +53,8 @@ class Hooks:
     show_status: bool = True
     seen: Callable[[Frame, Frame], None] = lambda before, after: None  # shown each input and result, both borrowed
     open_sink: Callable[[str, SinkOptions], FrameSink | PacketSink] = open_sink
-    cancelled: threading.Event | None = None  # set it to give up opening the source
+    cancelled: threading.Event | None = None  # set it to give up opening source and engine
+    supervised: bool = False  # somebody starts it again: a stall ends it even where the input is not live
 
 
 def choose_model(config: Config, info: StreamInfo | None = None) -> tuple[ModelSpec | None, int]:
@@ -173,15 +178,7 @@ def run(source: str, sinks: Sequence[str], config: Config, hooks: Hooks | None =
         recorder = _recorder(config, displays, stack)
         if recorder is not None:
             outputs.append(recorder)
-        if split_sinks(outputs)[1] or recorder is not None:
-            check_options(config.encoder_options)
-        else:
-            config.refuse(ENCODER_OPTIONS, "no output is encoded")
-        if not any(map(is_file, sinks)):
-            config.refuse({"overwrite"}, "no output is a file")
-        if not is_live_address(source) and not any(map(is_published, sinks)):
-            config.refuse({"reconnect"}, f"{redact(source)} is no live input that could be lost and come back")
-        _refuse_idle_server_options(config, sinks)
+        check_outputs(source, sinks, config, outputs)
         reader = stack.enter_context(
             closing(
                 open_lasting_source(
@@ -196,7 +193,11 @@ def run(source: str, sinks: Sequence[str], config: Config, hooks: Hooks | None =
             config.refuse({"max_latency"}, f"{reader.info.name} is not live, and no frame of it is dropped")
         live = reader.info.live or any(sink.paced for sink in outputs)
         stats = Stats()
-        engine = open_fitted_engine(config, reader.info, live=live, stats=stats)
+        stall_seconds = config.stall_timeout if reader.info.live or hooks.supervised else None
+        if stall_seconds is None:
+            config.refuse({"stall_timeout"}, f"{reader.info.name} is not live: a frame may take as long as it takes")
+        opening = partial(open_fitted_engine, config, reader.info, live=live, stats=stats)
+        engine = open_watched(opening, stall_seconds=stall_seconds, cancelled=hooks.cancelled)
         stack.callback(lambda: engine.close())
         open_another = partial(_open_live_engine, stats=stats)
         controls = RunControls(config, open_another, recorder) if displays else None
@@ -216,6 +217,7 @@ def run(source: str, sinks: Sequence[str], config: Config, hooks: Hooks | None =
             make_encoder=lambda info: Encoder(info, config.encoder_options, live=live),
             max_latency_ns=round(config.max_latency * 1e6),
             seen=hooks.seen,
+            stall_seconds=stall_seconds,
         )
         _announce(plan)
         pipeline = Pipeline(plan, stats)
@@ -242,6 +244,55 @@ def run(source: str, sinks: Sequence[str], config: Config, hooks: Hooks | None =
         return Outcome(make_report(plan, pipeline.stats, error), error)
 
 
+def open_watched(
+    opening: Callable[[], Engine], *, stall_seconds: float | None, cancelled: threading.Event | None = None
+) -> Engine:
+    """What ``opening`` returns or raises. It runs in a thread of its own, so that this one hears Ctrl-C.
+
+    Compiling may take minutes and has no limit; an inference on the way (a warm-up, a trial) may take
+    ``stall_seconds``. Raises FrameStalled, PipelineStalled if the thread is stuck, EngineError once ``cancelled`` is
+    set. A thread that does not end soon is abandoned, and its engine closed when it comes.
+    """
+    engines, done, given_up = list[Engine](), threading.Event(), threading.Event()
+
+    def work() -> None:
+        try:
+            engines.append(opening())
+        finally:
+            done.set()
+            if given_up.is_set():
+                _close_all(engines)
+
+    worker, watch = Abandonable("engine", work), StallWatch(stall_seconds)
+    try:
+        while not done.wait(LOOK_SECONDS):
+            watch.look([worker.ident], time.monotonic_ns())
+            if cancelled is not None and cancelled.is_set():
+                raise EngineError("the engine was given up while it was opened")
+    except BaseException as error:
+        given_up.set()
+        try:
+            ended = worker.join(ABORT_SECONDS)
+        finally:
+            if not worker.join(0):
+                worker.abandon()
+        if ended:
+            _close_all(engines)
+        elif isinstance(error, FrameStalled):
+            raise PipelineStalled(str(error)) from error
+        raise
+    worker.join()
+    if worker.error is not None:
+        raise worker.error
+    return engines[0]
+
+
+def _close_all(engines: list[Engine]) -> None:
+    while engines:
+        with suppress(IndexError, EngineError):
+            engines.pop().close()
+
+
 class _Panel:
     """Hands the figures of the run to the displays."""
 
@@ -257,14 +308,32 @@ class _Panel:
 
 
 def _recorder(config: Config, displays: Sequence[Display], stack: ExitStack) -> RecordSink | None:
-    if config.record_dir is None:
-        return None
-    if not displays:
-        config.refuse({"record_dir"}, "neither a page nor a window is there to begin a recording")
+    if config.record_dir is None or not displays:
         return None
     recorder = stack.enter_context(closing(RecordSink(config.record_dir, config.encoder_options)))
     recorder.check()
     return recorder
+
+
+def check_outputs(
+    source: str, sinks: Sequence[str], config: Config, outputs: Sequence[FrameSink | PacketSink]
+) -> None:  # fmt: skip
+    """Raise ConfigError for encoder options that cannot be, and for options that would do nothing for these outputs.
+
+    ``outputs`` are those of the addresses ``sinks``, opened or not.
+    """
+    displays = [sink for sink in outputs if isinstance(sink, Display)]
+    if config.record_dir is not None and not displays:
+        config.refuse({"record_dir"}, "neither a page nor a window is there to begin a recording")
+    if split_sinks(outputs)[1] or (config.record_dir is not None and displays):
+        check_options(config.encoder_options)
+    else:
+        config.refuse(ENCODER_OPTIONS, "no output is encoded")
+    if not any(map(is_file, sinks)):
+        config.refuse({"overwrite"}, "no output is a file")
+    if not is_live_address(source) and not any(map(is_published, sinks)):
+        config.refuse({"reconnect"}, f"{redact(source)} is no live input that could be lost and come back")
+    _refuse_idle_server_options(config, sinks)
 
 
 def _refuse_idle_server_options(config: Config, sinks: Sequence[str]) -> None:
@@ -290,7 +359,8 @@ def warm_up(engine: Engine, info: StreamInfo) -> None:
     planes = empty_planes(info.width, info.height)
     for plane, value in zip(planes, (16, 128, 128), strict=True):
         plane.fill(value)
-    engine.submit(Frame(read_only(planes), pts=0, time_base=info.time_base, color=info.color)).wait()
+    with working("engine"):
+        engine.submit(Frame(read_only(planes), pts=0, time_base=info.time_base, color=info.color)).wait()
 
 
 def _refuse_twice(sinks: Sequence[str]) -> None:
@@ -343,8 +413,7 @@ def make_report(plan: Plan, stats: Stats, error: BaseException | None) -> dict[s
         "output": _size(output),
     }
     for sink, counts in zip(plan.sinks, report["outputs"].values(), strict=False):
-        if is_packet_sink(sink):
-            counts.update(sink.counters())
+        counts.update(counters_of(sink))
     report |= engine_block(spec) | auto_figures(spec, stats)
     report["machine"] = machine.describe()
     if error is not None:

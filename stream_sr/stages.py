@@ -17,6 +17,7 @@ from stream_sr.engine import Engine, Pending
 from stream_sr.errors import EngineError
 from stream_sr.frame import Frame
 from stream_sr.ring import Slot
+from stream_sr.stall import working
 from stream_sr.stats import Stats
 from stream_sr.timing import Clock, Pacer, to_ns
 
@@ -63,7 +64,8 @@ def upscale(
                 assert made is not None
                 result = _once_more(made, flight.frame).retain()
             else:
-                result = flight.pending.wait()
+                with working("engine"):
+                    result = flight.pending.wait()
                 stats.stage("infer", clock.now_ns() - flight.began_ns)
             flight.slot = None  # now the result's
             try:
@@ -89,7 +91,8 @@ def upscale(
                 else:
                     flight.slot = lease() if lease else None
                     flight.began_ns = clock.now_ns()
-                    flight.pending = engine.submit(frame, flight.slot)
+                    with working("engine"):
+                        flight.pending = engine.submit(frame, flight.slot)
                     last = _exchange(last, frame)
             except BaseException:
                 flight.release()

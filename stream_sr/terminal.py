@@ -28,13 +28,14 @@ class StoppedEarly(KeyboardInterrupt):
 class Interrupts:
     """Ctrl-C and SIGTERM: the first stops softly, the second aborts. The handler takes no lock.
 
-    SIGHUP does the same; or, with ``reloads``, it calls ``reload`` of what is attached, and before that nothing: what
-    is to be read again has not been read then.
+    SIGHUP does the same; or, with ``reloads``, it calls ``reload`` of what is attached. One that came before is made up
+    for by `attach`: the file may have been read already.
     """
 
     def __init__(self, *, reloads: bool = False) -> None:
         self.count = 0
         self._reloads = reloads
+        self._reload_wanted = False
         self._pipeline: Any = None
         self._before: dict[signal.Signals, Any] = {}
 
@@ -46,10 +47,14 @@ class Interrupts:
 
     def attach(self, pipeline: Any) -> None:
         self._pipeline = pipeline
+        if self._reload_wanted:
+            pipeline.reload()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGHUP and self._reloads:
-            if self._pipeline is not None:
+            if self._pipeline is None:
+                self._reload_wanted = True
+            else:
                 self._pipeline.reload()
             return
         self.count += 1

@@ -62,6 +62,11 @@ class Worker:
             with self._lock:
                 self._running.discard(self)
 
+    @property
+    def ident(self) -> int | None:
+        """The thread, as `threading.get_ident` names it."""
+        return self._thread.ident
+
     def join(self, timeout: float | None = None) -> bool:
         """Wait for the end; whether it came."""
         self._thread.join(timeout)

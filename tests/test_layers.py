@@ -31,7 +31,7 @@ LAYERS: list[set[str]] = [
         "motion",
         "governor",
     },
-    {"media", "engine", "model", "threads", "machine", "energy", "figure"},
+    {"media", "engine", "model", "threads", "stall", "machine", "energy", "figure"},
     {"networks", "reference"},
     {"stages", "pipeline"},
     {"codec"},
@@ -54,10 +54,11 @@ LAYERS: list[set[str]] = [
         "doctor",
         "catalog",
         "metrics",
+        "fleet",
         "serve",
         "latency",
     },
-    {"arguments", "terminal", "commands", "bench_commands"},
+    {"arguments", "terminal", "watchdog", "commands", "bench_commands"},
     {"cli", "__main__"},
 ]
 LIBRARIES = {

@@ -186,22 +186,6 @@ def jpeg():
 count("JPEG", jpeg)
 from stream_sr.sources.rtsp import _low_delay_decoder
 found["RTSP decoder"] = _low_delay_decoder("h264").thread_count - 1
-def transcode():
-    with av.open(str(folder / "sound.mkv"), "w") as container:
-        stream = container.add_stream("pcm_s16le", rate=48000, layout="mono")
-        sound = av.AudioFrame.from_ndarray(np.zeros((1, 4800), np.int16), format="s16", layout="mono")
-        sound.sample_rate, sound.pts = 48000, 0
-        container.mux(stream.encode(sound))
-    from stream_sr.codec.aac import AacTranscoder
-    from stream_sr.media import Track
-    source = av.open(str(folder / "sound.mkv"))
-    stream = source.streams.audio[0]
-    made = AacTranscoder(Track(0, "audio", "pcm_s16le", stream, 48000, 1))
-    for packet in source.demux(stream):
-        if packet.size:
-            made.convert(packet)
-    return made, source
-count("audio transcoder", transcode)
 options = EngineOptions(backend="openvino", precision="fp32")
 engine = open_model(find_model("tiny", 2), StreamInfo(64, 48, Fraction(1, 25)), options)
 found["engine"] = int(engine.spec.device.split()[-2]) - 1

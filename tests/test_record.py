@@ -105,3 +105,56 @@ def test_a_recording_that_fails_ends_alone_and_says_why(tmp_path: Path) -> None:
 def test_a_folder_that_is_none_is_refused_before_any_work(tmp_path: Path) -> None:
     with pytest.raises(SinkOpenError, match="is no folder"):
         RecordSink(tmp_path / "no", EncoderOptions()).check()
+
+
+@pytest.mark.parametrize("how", ["removed", "renamed"])
+def test_a_recording_that_is_removed_is_begun_again_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setattr("stream_sr.sinks.av.LOOK_SECONDS", 0.0)
+    sink = RecordSink(tmp_path, EncoderOptions())
+    sink.open(INFO)
+    sink.switch(True)
+    for number in range(10):
+        sink.write(frame(number))
+    assert sink.counters() == {"recording": 1, "failures": 0}
+    (first,) = tmp_path.iterdir()
+    if how == "removed":
+        first.unlink()
+    else:
+        first.rename(tmp_path / "kept.mp4")
+    sink.write(frame(10))
+    assert sink.counters() == {"recording": 0, "failures": 1}
+    for number in range(11, 18):
+        sink.write(frame(number))
+    assert sink.counters() == {"recording": 1, "failures": 1}
+    state = sink.state()
+    assert state["on"]
+    assert "was removed, renamed or replaced" in state["error"]
+    assert str(tmp_path) not in state["error"]
+    sink.switch(False)
+    sink.write(frame(18))
+    sink.switch(True)
+    assert sink.state()["error"] == ""
+    sink.close()
+    files = {path.name: pictures(path) for path in tmp_path.iterdir()}
+    assert files.pop("kept.mp4", 10) == 10
+    assert list(files.values()) == [7]
+
+
+def test_a_recording_whose_folder_is_removed_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stream_sr.sinks.av.LOOK_SECONDS", 0.0)
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    sink = RecordSink(folder, EncoderOptions())
+    sink.open(INFO)
+    sink.switch(True)
+    sink.write(frame(0))
+    next(folder.iterdir()).unlink()
+    folder.rmdir()
+    for number in range(1, 4):
+        sink.write(frame(number))
+    sink.close()
+    assert sink.counters() == {"recording": 0, "failures": 2}
+    assert sink.state()["on"] is False
+    assert "does not exist" in sink.state()["error"]

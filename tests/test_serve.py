@@ -12,8 +12,9 @@ import pytest
 
 from stream_sr import cli, serve
 from stream_sr.errors import ConfigError, SourceOpenError, SourceRefused
+from stream_sr.fleet import read_fleet
 from stream_sr.metrics import Cameras
-from stream_sr.serve import Supervisor, read_fleet
+from stream_sr.serve import Supervisor
 from stream_sr.threads import Worker
 
 ONE = """
@@ -233,7 +234,7 @@ def test_reloading_leaves_the_unchanged_alone(tmp_path: Path, caplog: pytest.Log
         assert before not in list(cameras)
         file.write_text("nonsense = [")
         supervisor.reload()
-        until(lambda: "stay as they are" in caplog.text)
+        until(lambda: "keep running as they are" in caplog.text)
         assert first.pipeline is pipeline
         file.write_text(ONE.format(name="first"))
         supervisor.reload()

@@ -73,10 +73,29 @@ def open_engine(
     is checked against the model's. Raises ConfigError for an unknown backend or precision or a combination that cannot
     be, ModelError, EngineUnavailable, EngineBuildError.
     """
+    check_engine_options(model, options, scale=scale)
+    if options.backend == "auto":
+        return _open_auto(model, info, options, scale)
+    adapter = _adapter(options.backend)
+    if info.width < 1 or info.height < 1:
+        raise ConfigError(f"an engine cannot be made for frames of {info.width}x{info.height}")
+    if options.backend == "bicubic":
+        return adapter.open_scale(_bicubic_scale(model, scale), info, options)
+    assert model is not None
+    if scale is not None and model.scale == 0:
+        model = replace(model, scale=scale)
+    return adapter.open_model(model, info, options)
+
+
+def check_engine_options(model: ModelSpec | None, options: EngineOptions, *, scale: int | None = None) -> None:
+    """Raise ConfigError or ModelError for a combination that no machine can run; compiles nothing.
+
+    Of a backend that is named the library is loaded; of ``auto`` only its choice, when it opens, can be judged.
+    """
     if options.backend not in ("auto", *BACKENDS):
         raise ConfigError(f"no backend '{options.backend}'; there are auto, {', '.join(BACKENDS)}")
     if options.backend == "auto":
-        return _open_auto(model, info, options, scale)
+        return
     if options.device != 0 and options.backend not in GPU_BACKENDS:
         raise ConfigError(f"device {options.device} is the number of a GPU; backend {options.backend} uses none")
     adapter = _adapter(options.backend)
@@ -84,17 +103,15 @@ def open_engine(
         known = ", ".join(("auto", *adapter.PRECISIONS))
         hint = "; int8 is for openvino" if options.precision == "int8" else ""
         raise ConfigError(f"backend {options.backend} has no precision '{options.precision}'; it has {known}{hint}")
-    if info.width < 1 or info.height < 1:
-        raise ConfigError(f"an engine cannot be made for frames of {info.width}x{info.height}")
     if options.backend == "bicubic":
-        return _open_bicubic(adapter, model, info, options, scale)
+        if options.threads is not None:
+            raise ConfigError("bicubic computes in one thread; leave out --threads")
+        _bicubic_scale(model, scale)
+        return
     if model is None:
         raise ConfigError(f"backend {options.backend} needs a model; without one only --backend bicubic works")
     if scale is not None and model.scale not in (0, scale):
         raise ModelError(f"model '{model.name}' is trained for x{model.scale}, x{scale} was asked for")
-    if scale is not None and model.scale == 0:
-        model = replace(model, scale=scale)
-    return adapter.open_model(model, info, options)
 
 
 def _open_auto(model: ModelSpec | None, info: StreamInfo, options: EngineOptions, scale: int | None) -> Engine:
@@ -115,15 +132,11 @@ def _open_auto(model: ModelSpec | None, info: StreamInfo, options: EngineOptions
     return engine
 
 
-def _open_bicubic(
-    adapter: Any, model: ModelSpec | None, info: StreamInfo, options: EngineOptions, scale: int | None
-) -> Engine:
-    if options.threads is not None:
-        raise ConfigError("bicubic computes in one thread; leave out --threads")
+def _bicubic_scale(model: ModelSpec | None, scale: int | None) -> int:
     chosen = scale if scale is not None else (model.scale if model is not None else None)
     if chosen not in SCALES:
         raise ConfigError(f"scale {chosen} is not possible with bicubic; it is {', '.join(map(str, SCALES))}")
-    return adapter.open_scale(chosen, info, options)
+    return chosen
 
 
 def _adapter(name: str) -> Any:

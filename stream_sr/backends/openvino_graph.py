@@ -20,6 +20,7 @@ from stream_sr.backends.openvino_quantized import merge_quantizers, quantize_wei
 from stream_sr.color import chroma_kernel
 from stream_sr.errors import EngineBuildError, ModelError
 from stream_sr.model import LUMA, PREVIOUS, UPSCALED, ModelSpec
+from stream_sr.stall import working
 
 LOWERED = "convolution + depth-to-space"
 REWRITE = 4  # counts the changes to the rewriting here; part of the cache's key
@@ -163,7 +164,8 @@ def _trial_scale(graph: Graph) -> int:
     shape = sized.output(UPSCALED).get_partial_shape()
     if shape.is_dynamic:  # the graph computes its own size: run it
         compiled = compile_graph(sized, precision="fp32", threads=1, streams=1)
-        result = compiled(np.zeros((1, 1, height, width), np.uint8))
+        with working("engine"):
+            result = compiled(np.zeros((1, 1, height, width), np.uint8))
         shape = list(result[0].shape)
     else:
         shape = list(shape.to_shape())

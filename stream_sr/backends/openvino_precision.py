@@ -24,6 +24,7 @@ from stream_sr.errors import EngineBuildError, EngineUnavailable, ModelError
 from stream_sr.model import LOSS_LIMIT, LUMA, PREVIOUS, UPSCALED, ModelSpec
 from stream_sr.motion import LastOutput
 from stream_sr.quality import FIDELITY_SIZE, psnr, texture
+from stream_sr.stall import working
 
 KIND = "fidelity"  # of what is remembered
 BROKEN = 30.0  # dB, below which nobody gets it
@@ -155,7 +156,8 @@ def _trial(graph: Graph, precision: str) -> Any:
     for _ in range(CHECK_FRAMES if last else 1):
         if last:
             last.write(picture, request.get_tensor(PREVIOUS).data[0, 0])
-        request.infer()
+        with working("engine"):
+            request.infer()
         if last:
             last.keep(request.get_tensor(UPSCALED).data[0, 0])
     return request.get_tensor(UPSCALED).data[0, 0].copy()

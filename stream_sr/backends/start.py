@@ -27,6 +27,7 @@ from stream_sr.errors import EngineUnavailable, StreamSRError
 from stream_sr.frame import Frame, StreamInfo, empty_planes, read_only
 from stream_sr.model import ModelSpec
 from stream_sr.ring import Allocate
+from stream_sr.stall import working
 from stream_sr.threads import Worker
 
 BUILDER = (sys.executable, "-m", "stream_sr.backends.tensorrt.builder")
@@ -211,6 +212,7 @@ def seconds_a_frame(engine: Engine, info: StreamInfo, *, trials: int = TRIALS) -
     times = []
     for _ in range(trials):
         began = time.perf_counter()
-        engine.submit(frame).wait()
+        with working("engine"):
+            engine.submit(frame).wait()
         times.append(time.perf_counter() - began)
     return min(times)

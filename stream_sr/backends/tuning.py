@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 from stream_sr.backends import remembered
 from stream_sr.machine import CpuMeter
+from stream_sr.stall import working
 
 KIND = "tuning"
 SECONDS = 0.3  # that the rounds may take for each choice
@@ -157,9 +158,11 @@ def _turn(runner: Runner, depth: int, frames: int, clock: Callable[[], float]) -
     for _ in range(frames):
         flying.append(runner.start())
         if len(flying) >= depth:
-            flying.popleft()()
+            with working("engine"):
+                flying.popleft()()
     for wait in flying:
-        wait()
+        with working("engine"):
+            wait()
     return (clock() - began) / frames
 
 

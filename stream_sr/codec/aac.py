@@ -148,7 +148,7 @@ class AacTranscoder:
 class Resampler:
     """Converts audio of one format to planar floats of a layout and rate, in the calling thread.
 
-    PyAV's own resampler starts a thread for every core of the machine.
+    PyAV's own resampler starts a thread for every core. So does the one inside its encoder, with nothing to do for them.
     """
 
     def __init__(self, first: av.AudioFrame, layout: str, rate: int) -> None:

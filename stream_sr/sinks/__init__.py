@@ -40,15 +40,40 @@ def is_published(address: str) -> bool:
     return address.startswith("rtsp://") and not is_served(address)
 
 
-def refuse_unknown(address: str) -> None:
-    """Raise ConfigError or SinkOpenError for what no sink takes, now or later: an unknown form, or ending of a file."""
-    if not is_file(address):
-        construct(address, SinkOptions())
-        return
-    from stream_sr.sinks.av import CONTAINERS, ending_refused
+def check_address(address: str, options: SinkOptions) -> FrameSink | PacketSink:
+    """The sink, unopened. Raises ConfigError or SinkOpenError for what no sink can ever take, such as an unknown form
+    of address, the ending of a file, or a name that no file can have."""
+    sink = construct(address, options)
+    if is_file(address):
+        from stream_sr.sinks.av import CONTAINERS, ending_refused
+        from stream_sr.sinks.lasting import part_name
 
-    if PurePath(address).suffix.lower() not in CONTAINERS:
-        raise ConfigError(ending_refused(address))
+        if PurePath(address).suffix.lower() not in CONTAINERS:
+            raise ConfigError(ending_refused(address))
+        part_name(address)
+    return sink
+
+
+def claim(address: str) -> tuple[str, int, str | None] | None:
+    """Host, port and path (None: the whole port) at which this output will listen; None where it does not."""
+    if is_served(address):
+        from stream_sr.sinks.rtsp_server import RtspServerSink
+
+        server = RtspServerSink(address)
+        return server.host, server.port, server.path
+    if is_page(address):
+        from stream_sr.sinks.web import WebSink
+
+        page = WebSink(address, SinkOptions())
+        return page.host, page.port, None
+    return None
+
+
+def check_folder_of(address: str) -> None:
+    """Raise SinkOpenError unless files can be made where this recording is to lie."""
+    from stream_sr.sinks.lasting import LastingFile
+
+    LastingFile(address, SinkOptions()).check()
 
 
 def open_sink(address: str, options: SinkOptions) -> FrameSink | PacketSink:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import itertools
 import logging
 import math
 import os
 import stat
+import time
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -18,8 +21,8 @@ from av.stream import Disposition
 from av.video.stream import VideoStream
 
 from stream_sr.codec import mp4
-from stream_sr.codec.metadata import add_attachments, write_metadata
-from stream_sr.errors import SinkError, SinkOpenError, SinkWriteError
+from stream_sr.codec.metadata import METADATA_ERRORS, add_attachments, write_metadata
+from stream_sr.errors import OutputRemoved, SinkError, SinkOpenError, SinkWriteError
 from stream_sr.media import ORIENTATION_LOST, EncodedStream, Lane, Packet, SinkOptions
 from stream_sr.orientation import Orientation
 from stream_sr.sinks.tracks import FFMPEG_ERRORS, Tracks
@@ -28,6 +31,8 @@ log = logging.getLogger("stream_sr")
 
 CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".ts": "mpegts"}
 FINEST_MP4_TICK = 1_000_000  # per second; a finer time base leaves too few bits for the distance of two frames
+LOOK_SECONDS = 1.0  # between looks at whether the file is still where it was created
+MOST_NAME_BYTES = 255  # of a file, on every usual file system
 FRAGMENT_SECONDS = 0.2  # what a kill or a full disk costs at most; shorter fragments only cost some hundred bytes each
 
 
@@ -47,12 +52,17 @@ class FileSink:
 
     An existing file is replaced only with ``overwrite``. If it is the input itself, the output is written beside it
     (``clip.part.mp4``) and takes its place on closing after `complete`; otherwise both stay, which the log says.
+
+    A file that is removed, renamed or replaced while it is written is noticed within a second of writing, and on
+    closing: OutputRemoved is raised. One that was renamed is finished where it is now. After a failure a file in which
+    there is no picture is removed.
     """
 
     paced = False
 
-    def __init__(self, path: str, options: SinkOptions) -> None:
+    def __init__(self, path: str, options: SinkOptions, *, now: Callable[[], float] = time.monotonic) -> None:
         self.name = path
+        self._now, self._look_at = now, 0.0
         self.takes_lane = options.audio != "none"
         self._path = Path(path)
         self._options = options
@@ -73,6 +83,10 @@ class FileSink:
         path = self._path
         if path.suffix.lower() not in CONTAINERS:
             raise SinkOpenError(ending_refused(self.name))
+        if any(len(os.fsencode(part)) > MOST_NAME_BYTES for part in path.parts):
+            raise SinkOpenError(
+                f"{self.name[:80]}...: the name has more than {MOST_NAME_BYTES} bytes; give a shorter one"
+            )
         if path.is_dir():
             raise SinkOpenError(f"{self.name} is a folder; name a file in it, e.g. {path / 'out.mp4'}")
         if not path.parent.is_dir():
@@ -128,6 +142,9 @@ class FileSink:
         """Add a picture, and the audio and subtitles up to its end."""
         if self._video is None or self._disk is None or self._failed:
             raise SinkWriteError(f"{self.name} is not open")
+        if self._now() >= self._look_at:
+            self._look_at = self._now() + LOOK_SECONDS
+            self._check_in_place(self._disk)
         if self._offset is None:
             self._offset = packet.pts
         began = packet.pts * packet.time_base
@@ -145,6 +162,13 @@ class FileSink:
                 f"{self.name}: writing failed after {float(self._end):.1f} s of video: {_reason(error)}"
             ) from error
         self._written = True
+
+    def _check_in_place(self, disk: _Disk) -> None:
+        if not disk.in_place():
+            name, seconds = str(disk.path) if self._replace else self.name, float(self._end)
+            raise OutputRemoved(
+                f"{name} was removed, renamed or replaced while it was written, after {seconds:.1f} s of video"
+            )
 
     def wants_key(self) -> bool:
         return False
@@ -167,9 +191,14 @@ class FileSink:
         try:
             ended = self._end_file(container, disk)
         finally:
-            if self._replace:
+            disk.close()
+            if not ended and self._written and not holds_picture(disk.path):
+                self._written = False  # it was in the muxer's buffer, or on a full disk
+            if not disk.in_place():
+                self._replace = False
+            elif self._replace:
                 self._settle(disk.path, whole=ended and self._whole)
-            elif not self._written and disk.path.is_file():
+            elif not self._written:
                 disk.path.unlink()  # without a picture it could not be played, and would stand in the next run's way
                 if not self._failed:  # else the error has said more
                     log.warning("%s: no picture came, so there is no file", self.name)
@@ -186,6 +215,7 @@ class FileSink:
                 self._tracks.write(until=until, offset=offset)
                 self._tracks.flush(offset=offset)
             container.close()
+            self._check_in_place(disk)
             if self._written and disk.error is None and CONTAINERS[disk.path.suffix.lower()] in ("mp4", "mov"):
                 mp4.lengthen_video(disk.path, self._end - (self._begin or 0))
                 if self._covers and disk.path.suffix.lower() != ".mov":
@@ -193,6 +223,9 @@ class FileSink:
             if self._replace:
                 disk.sync()
             return disk.error is None
+        except OutputRemoved:
+            self._failed = True
+            raise
         except FFMPEG_ERRORS as error:
             self._failed = True
             disk.cut(good)
@@ -236,7 +269,7 @@ class FileSink:
         self._failed, self._replace = True, False
         disk = self._disk
         self.close()
-        if disk is not None:
+        if disk is not None and disk.in_place():
             disk.path.unlink(missing_ok=True)
 
 
@@ -261,6 +294,31 @@ class _Disk:
             raise SinkOpenError(f"{name} exists; choose another name, or give --overwrite") from error
         except OSError as error:
             raise SinkOpenError(f"{name} cannot be written: {error.strerror}") from error
+        state = os.fstat(self._file.fileno())
+        self._identity = state.st_dev, state.st_ino
+        # Some network file systems do not name a file alike by descriptor and by path, or count no links.
+        self._identified, self._linked = self._is_same(), state.st_nlink > 0
+
+    def in_place(self) -> bool:
+        """Whether the file still lies where it was created: not removed, renamed, replaced or hidden by a mount."""
+        if self._linked and not self._file.closed and os.fstat(self._file.fileno()).st_nlink == 0:
+            return False
+        if not self._identified:
+            return os.path.lexists(self.path)
+        try:
+            return self._is_same()
+        except OSError:
+            return True  # nobody can tell: no right to look, a server that does not answer
+
+    def _is_same(self) -> bool:
+        """Raises OSError where the path cannot be looked up for another reason than that it is not there."""
+        try:
+            found = os.stat(self.path)
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE):
+                return False
+            raise
+        return (found.st_dev, found.st_ino) == self._identity
 
     @property
     def closed(self) -> bool:
@@ -301,6 +359,15 @@ class _Disk:
 
     def close(self) -> None:
         self._file.close()
+
+
+def holds_picture(path: Path) -> bool:
+    """Whether a player finds a picture in the file."""
+    try:
+        with av.open(f"file:{path}", "r", metadata_errors=METADATA_ERRORS) as container:
+            return any(packet.size > 0 for packet in container.demux(video=0))
+    except (*FFMPEG_ERRORS, IndexError):
+        return False
 
 
 def free_name(path: Path) -> Path:

@@ -1,17 +1,20 @@
-"""A file that a program writes for weeks: named when it is begun, and begun again after a full disk."""
+"""A file that a program writes for weeks: named when it is begun, and begun again after a full disk or a removal."""
 
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from stream_sr.errors import SinkError
+from stream_sr.errors import OutputRemoved, SinkError, SinkOpenError
 from stream_sr.media import EncodedStream, Packet, SinkOptions
 from stream_sr.sinks.av import FileSink, free_name
 
-AGAIN_SECONDS = 60.0
+AGAIN_SECONDS = 60.0  # after a disk that was full, or refused for another reason
+FOLDER_SECONDS = 5.0  # while the folder is not there: looking costs nothing
+MOST_NAME_BYTES, MOST_PATH_BYTES = 240, 4000  # the system takes 255 and 4095
 SETTLED_SECONDS = 10.0  # a part that fails sooner than this is the same failure still
 
 log = logging.getLogger("stream_sr")
@@ -24,9 +27,10 @@ class LastingFile:
     a part never stands in the way of the next, and is never replaced by it. Only the first part of a run replaces what
     was there before, with ``overwrite``.
 
-    Of a live stream, what goes wrong with a part ends that part, as playable as it is, and is said; from a minute later
-    on another is begun, with a key picture. So who looks on loses nothing to a full disk. Of a film everything is
-    wanted: a failure is raised.
+    Of a live stream, a failure of a part ends that part, as playable as it is, and is logged; a minute later another is
+    begun, with a keyframe. So viewers lose nothing to a full disk. After a part that was removed or renamed the next
+    begins at once; while its folder is missing, 5 s after the folder is back. Of a file everything is needed: a failure
+    is raised.
     """
 
     paced = False
@@ -112,23 +116,48 @@ class LastingFile:
             log.log(logging.DEBUG if self._said else logging.INFO, "recording into %s", file.name)
 
     def _part(self) -> FileSink:
-        path = Path(time.strftime(self.name))
+        path = part_name(self.name)
         if self._options.overwrite and not self._failures:
-            return FileSink(str(path), self._options)
-        return FileSink(str(free_name(path)), self._options)
+            return FileSink(str(path), self._options, now=self._now)
+        return FileSink(str(free_name(path)), self._options, now=self._now)
 
     def _fail(self, stream: EncodedStream, error: SinkError) -> None:
         if not stream.info.live:
             raise error
         file, self._file = self._file, None
         self._failures += 1
-        self._again = self._now() + AGAIN_SECONDS
-        reason = error.__cause__ or error  # without the name, which may be another each time
+        wait = self._wait(error)
+        self._again = self._now() + wait
+        # without the name, which may be another each time
+        reason = "removed" if isinstance(error, OutputRemoved) else error.__cause__ or error
         level = logging.DEBUG if str(reason) == self._said else logging.ERROR
-        log.log(level, "%s; the stream goes on, and another file is tried every %.0f s", error, AGAIN_SECONDS)
+        log.log(level, "%s; the stream goes on, and another file is tried in %.0f s", error, wait)
         self._said = str(reason)
         if file is not None:
             try:
                 file.close()
             except SinkError as later:
                 log.debug("closing it failed too: %s", later)
+
+    def _wait(self, error: SinkError) -> float:
+        """Seconds until the next part may begin."""
+        if not os.path.isdir(Path(time.strftime(self.name)).parent):
+            return FOLDER_SECONDS
+        if isinstance(error, OutputRemoved):  # at once, unless something removes every file soon after it was begun
+            return 0.0 if self._now() - self._began > SETTLED_SECONDS or not self._said else FOLDER_SECONDS
+        return AGAIN_SECONDS
+
+
+def part_name(name: str) -> Path:
+    """The path of a part that begins now. Raises SinkOpenError where no file can have this name."""
+    try:
+        path = Path(time.strftime(name))
+    except ValueError as error:
+        raise SinkOpenError(f"{name}: {error}; write a time as in door-%Y%m%d-%H%M%S.mkv") from error
+    longest = max((len(os.fsencode(part)) for part in path.parts), default=0)
+    if not path.name or longest > MOST_NAME_BYTES or len(os.fsencode(path)) > MOST_PATH_BYTES:
+        raise SinkOpenError(
+            f"{str(path)[:80]}... is no name of a file: a name has up to {MOST_NAME_BYTES} bytes (some are kept for a "
+            f"number), a path up to {MOST_PATH_BYTES}"
+        )
+    return path

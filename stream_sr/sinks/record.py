@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from stream_sr.codec.encoder import Encoder
-from stream_sr.errors import SinkOpenError, StreamSRError
+from stream_sr.errors import OutputRemoved, SinkOpenError, StreamSRError
 from stream_sr.frame import Frame, StreamInfo
 from stream_sr.media import EncoderOptions, SinkOptions
 from stream_sr.sinks.av import FileSink, free_name
@@ -22,8 +22,9 @@ log = logging.getLogger("stream_sr")
 class RecordSink:
     """Writes ``DIR/stream_sr-DATE-TIME.mp4`` between two switches. See `media.FrameSink` and `controls.Recording`.
 
-    It has an encoder of its own, which runs only while it records. What goes wrong with a file (a full disk) ends that
-    recording, is logged and stands in `state`; the run goes on. `switch` and `state` may be called from any thread;
+    It has an encoder of its own, which runs only while it records. A failure (a full disk) ends that recording, is
+    logged and stands in `state`; the run goes on. After a file that was removed or renamed another is begun with the
+    next frame, which `state` says until the next switch. `switch` and `state` may be called from any thread;
     switching counts from the next frame on.
     """
 
@@ -38,13 +39,14 @@ class RecordSink:
         self._path: Path | None = None
         self._began = 0.0
         self._error = ""
+        self._failures = 0
         self._info: StreamInfo | None = None
         self._file: FileSink | None = None
         self._encoder: Encoder | None = None
 
     def check(self) -> None:
         """Raises SinkOpenError unless files can be made in the folder."""
-        if not self._folder.is_dir():
+        if not os.path.isdir(self._folder):  # False also for a name that is too long
             raise SinkOpenError(f"--record-dir {self._folder} is no folder; make it first (mkdir -p)")
         FileSink(str(self._free_name()), SinkOptions()).check()
 
@@ -76,9 +78,16 @@ class RecordSink:
                 self._record(frame)
             elif self._file is not None:
                 self._finish()
+        except OutputRemoved as error:
+            self._fail(error, again=True)
         except StreamSRError as error:
             self._fail(error)
         return True
+
+    def counters(self) -> dict[str, int]:
+        """Whether it is ``recording`` now, and the ``failures`` so far. From any thread."""
+        with self._lock:
+            return {"recording": int(self._began > 0), "failures": self._failures}
 
     def close(self) -> None:
         try:
@@ -121,12 +130,15 @@ class RecordSink:
                 self._began = 0.0
         log.info("recorded %s", file.name)
 
-    def _fail(self, error: StreamSRError) -> None:
-        log.error("the recording has ended: %s", error)
+    def _fail(self, error: StreamSRError, *, again: bool = False) -> None:
+        """Give the file up; with ``again`` the next frame begins another."""
+        log.error("the recording has ended: %s%s", error, "; another is begun" if again else "")
         file, self._file, self._encoder = self._file, None, None
         with self._lock:
-            # who looks on learns what failed, and not where our files lie
-            self._wanted, self._began, self._error = False, 0.0, str(error).replace(f"{self._folder}{os.sep}", "")
+            self._failures += 1
+            self._wanted = self._wanted and again
+            # viewers learn what failed, and not where files lie on this machine
+            self._began, self._error = 0.0, str(error).replace(f"{self._folder}{os.sep}", "")
         if file is not None:
             try:
                 file.close()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from dataclasses import fields, replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from stream_sr.errors import ConfigError
 from stream_sr.media import Source, SourceOptions, redact
@@ -22,6 +24,8 @@ ADDRESSES = (
     ("-", "y4m on the standard input"),
     ("synthetic:[photos,][WxH@FPS]", "a moving test picture or photographs with a burnt-in clock; 640x360@30"),
 )
+
+MOST_DIGITS = 5  # of a camera's number
 
 # Which options mean something for which kind of address. `duration` always does.
 _APPLICABLE = {
@@ -60,9 +64,32 @@ def kind_of(address: str) -> str:
     content = content_of(path)
     if content is Content.ANIMATED_WEBP:
         return "animated WebP"
-    if content is Content.HEIF or path.is_dir() or (is_image(path) and content is not Content.VIDEO):
+    if content is Content.HEIF or os.path.isdir(path) or (is_image(path) and content is not Content.VIDEO):
         return "pictures"
     return "file"
+
+
+def check_address(address: str, options: SourceOptions) -> None:
+    """Raise ConfigError for an address that can never be opened, or an option that does not apply. Opens nothing."""
+    kind = kind_of(address)
+    _check_options(address, kind, options)
+    if kind == "synthetic":
+        from stream_sr.sources.synthetic import parse_scene
+
+        parse_scene(address)
+    elif kind == "webcam" and address.isdecimal() and len(address) > MOST_DIGITS:
+        raise ConfigError(f"there is no camera of so large a number as {address[:MOST_DIGITS]}...; `0` is the first")
+    elif kind in ("rtsp", "url"):
+        from stream_sr.codec.rtsp import parse_target
+
+        try:
+            if kind == "rtsp":
+                parse_target(address)
+            else:
+                _ = urlsplit(address).port
+        except ValueError as error:
+            reason = str(error) if kind == "rtsp" else "the host or the port cannot be read"
+            raise ConfigError(f"{redact(address)} is no address: {reason}") from error
 
 
 def open_source(
