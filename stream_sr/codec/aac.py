@@ -148,7 +148,7 @@ class AacTranscoder:
 class Resampler:
     """Converts audio of one format to planar floats of a layout and rate, in the calling thread.
 
-    PyAV's own resampler starts a thread for every core. So does the one inside its encoder, with nothing to do for them.
+    PyAV's own resampler starts a thread for every core; so does the one inside its encoder, which has no work for them.
     """
 
     def __init__(self, first: av.AudioFrame, layout: str, rate: int) -> None:
