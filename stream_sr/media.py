@@ -241,7 +241,8 @@ class Display(Protocol):
 class Track:
     """A stream handed through untouched: audio or subtitles. Its packets are PyAV's.
 
-    ``template`` is the library's own stream object; None where the source is no container, then the rest says all.
+    ``template`` is a stream object of the library that outlives the source's container; None where the source is no
+    container, then the rest says all.
     """
 
     index: int

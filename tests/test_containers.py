@@ -17,8 +17,12 @@ from av.stream import Disposition
 from media_files import test_picture as moving_picture
 from media_files import video_frame, write_video
 
+from stream_sr.codec.encoder import Encoder
 from stream_sr.config import Config
+from stream_sr.frame import StreamInfo
+from stream_sr.media import EncoderOptions, SinkOptions
 from stream_sr.session import Hooks, run
+from stream_sr.sinks.av import FileSink
 from stream_sr.sources.av import AvSource
 
 TICKS = Fraction(1, 90_000)
@@ -217,6 +221,27 @@ def test_audio_aac_transcodes_other_codecs_and_copies_aac(tmp_path: Path) -> Non
         assert [bytes(p) for p in packets[0] if p.size] == [bytes(p) for p in packets[1] if p.size]
     upscale(tmp_path / "ac3.mkv", tmp_path / "copy.mp4")
     assert kinds(tmp_path / "copy.mp4")[1] == "audio ac3"
+
+
+def test_tracks_outlive_the_container_that_they_came_from(tmp_path: Path) -> None:
+    """An output that begins another file describes its tracks after a live input was closed and opened again."""
+    write_film(tmp_path / "in.mkv")
+    source = AvSource(str(tmp_path / "in.mkv"))
+    frames = list(source.frames())
+    lane = source.lane
+    assert lane is not None
+    source.close()
+    del source
+    encoder = Encoder(StreamInfo(64, 48, frames[0].time_base), EncoderOptions(), live=False)
+    sink = FileSink(str(tmp_path / "later.mkv"), SinkOptions())
+    sink.open(encoder.stream.with_lane(lane))
+    for packet in [packet for frame in frames for packet in encoder.encode(frame)] + encoder.flush():
+        sink.write(packet)
+    sink.complete()
+    sink.close()
+    assert kinds(tmp_path / "later.mkv") == kinds(tmp_path / "in.mkv")
+    with av.open(str(tmp_path / "later.mkv")) as container:
+        assert [lower(s.metadata).get("language") for s in container.streams][1:] == ["eng", "deu", "fra"]
 
 
 # --- subtitles -------------------------------------------------------------------------------------------------------

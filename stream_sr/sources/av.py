@@ -21,6 +21,7 @@ import av
 from av.container import InputContainer
 
 from stream_sr.codec.decode import PictureReader, check_format
+from stream_sr.codec.decoder import detached
 from stream_sr.codec.deinterlace import Deinterlacer
 from stream_sr.codec.extent import is_truncated
 from stream_sr.codec.metadata import (
@@ -508,7 +509,7 @@ def _track(index: int, stream: Any) -> Track:
     codec = stream.codec_context
     rate, layout = getattr(codec, "sample_rate", None), getattr(codec, "layout", None)
     return Track(
-        index, stream.type, codec.name, stream, rate or 0, layout.nb_channels if layout is not None else 0,
+        index, stream.type, codec.name, detached(stream), rate or 0, layout.nb_channels if layout is not None else 0,
         bytes(codec.extradata or b""),
     )  # fmt: skip
 
