@@ -84,7 +84,9 @@ def move_fragments(path: Path, seconds: int) -> None:
     path.write_bytes(data)
 
 
-@pytest.mark.parametrize("ending", ["mp4", "mkv", "mov", "ts"])
+@pytest.mark.parametrize(
+    "ending", ["mp4", "mkv", pytest.param("mov", marks=pytest.mark.slow), pytest.param("ts", marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize(
     ("name", "options"),
     [

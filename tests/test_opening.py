@@ -144,7 +144,10 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="/proc tells when FFm
 
 
 @linux
-@pytest.mark.parametrize("server", [silent_http, full_http, trickling_http, silent_udp, fifo])
+@pytest.mark.parametrize("server", [
+    silent_http, pytest.param(full_http, marks=pytest.mark.slow), pytest.param(trickling_http, marks=pytest.mark.slow),
+    silent_udp, fifo,
+])  # fmt: skip
 def test_ctrl_c_while_ffmpeg_opens(tmp_path: Path, server: Server) -> None:
     """In a real process, long before the timeout: the exit waits for no thread and runs into none."""
     with server(tmp_path) as (address, wait):
@@ -366,7 +369,7 @@ def test_a_search_that_hangs_in_an_opening_does_not_hold_up_closing(tmp_path: Pa
 
 
 @linux
-@pytest.mark.parametrize("which", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("which", [signal.SIGTERM, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)])
 def test_serve_does_not_wait_for_a_camera_that_hangs_in_its_opening(tmp_path: Path, which: signal.Signals) -> None:
     """SIGTERM ends the process; SIGHUP with another file starts the next camera, and then SIGTERM ends it."""
     with closing(Cameras(tmp_path)) as cameras:

@@ -93,7 +93,7 @@ ASCII = {"PYTHONIOENCODING": "ascii", "LC_ALL": "C", "LANG": "C"}
 BAD_NAME = b"\x1b[2J\xff\n\xe2\x80\xae.mp4"
 
 
-@pytest.mark.parametrize("environment", [{}, ASCII], ids=["usual", "ASCII"])
+@pytest.mark.parametrize("environment", [pytest.param({}, marks=pytest.mark.slow), ASCII], ids=["usual", "ASCII"])
 def test_a_files_name_cannot_act_on_the_terminal(environment: Mapping[str, str], tmp_path: Path) -> None:
     path = os.path.join(os.fsencode(tmp_path), BAD_NAME)
     with open(path, "wb") as file:

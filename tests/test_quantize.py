@@ -73,8 +73,10 @@ def test_the_rewritten_graph_computes_what_the_file_says(
     request.get_tensor(LUMA).data[0, 0] = picture
     request.infer()
     got = request.get_tensor(UPSCALED).data[0, 0]
-    assert psnr(got, wanted) > (50 if openvino_precision.cpu().int8 else 30)
-    assert np.abs(got.astype(int) - wanted).max() <= 4  # a value on the border of two levels falls to either side
+    # A value on the border of two levels falls to either side. Without VNNI sums of two products saturate at 16 bits.
+    least, most = (50, 4) if openvino_precision.cpu().int8 else (30, 32)
+    assert psnr(got, wanted) > least
+    assert np.abs(got.astype(int) - wanted).max() <= most
 
 
 def test_the_graph_computes_in_bytes(model: ModelSpec) -> None:

@@ -202,7 +202,9 @@ OUTPUTS: dict[str, Callable[[Size, Path], None]] = {
 RESIDUES = list(itertools.product(range(32, 40), range(24, 32)))
 
 
-@pytest.mark.parametrize("output", OUTPUTS)
+@pytest.mark.parametrize(
+    "output", [pytest.param(name, marks=[pytest.mark.slow] if name == "mkv" else []) for name in OUTPUTS]
+)
 def test_every_residue_of_both_sides_modulo_8(output: str, tmp_path: Path) -> None:
     for number, (width, height) in enumerate(RESIDUES):
         OUTPUTS[output](Size(width, height, number % 4 + 1 if height % 2 == 0 else 1), tmp_path)
