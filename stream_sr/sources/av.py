@@ -54,6 +54,7 @@ logger = logging.getLogger(__name__)
 LIVE_SCHEMES = {"rtsp", "rtsps", "rtmp", "rtmps", "srt", "udp", "rtp", "tcp"}
 TEXT_CODECS = {"ansi", "bintext", "xbin", "idf"}  # FFmpeg paints a text file as a terminal would
 FAILURES_IN_A_ROW = 50
+KEYFRAME_SECONDS = 15.0  # that a live stream which was joined between two keyframes may take to the next
 TRAILING_SECONDS = 2  # how far other tracks may lie behind the video in a file
 
 
@@ -99,6 +100,7 @@ class AvSource:
         self._in_use = threading.Lock()  # held while `frames` uses the container, and to close it
         self._regular = not scheme and os.path.isfile(address)
         self._changes_of_size = 0
+        self._opened = time.monotonic()
         self.prepare: Callable[[StreamInfo], None] | None = None  # see `media.Resizing`
         self._open()
         try:
@@ -358,7 +360,8 @@ class AvSource:
             except av.FFmpegError as error:
                 failures += 1
                 self._counts.add("corrupt_packets")
-                if failures >= FAILURES_IN_A_ROW:
+                joining = self._live and self._previous is None and time.monotonic() < self._opened + KEYFRAME_SECONDS
+                if failures >= FAILURES_IN_A_ROW and not joining:
                     raise DecodeError(f"{failures} packets in a row cannot be decoded ({error.strerror})") from error
                 continue
             if pictures:
