@@ -30,6 +30,7 @@ BACKENDS = ("auto", "tensorrt", "openvino", "torch-cuda", "torch", "bicubic")
 PRECISIONS = ("auto", "fp32", "fp16", "bf16", "int8")
 MOST_FILE_BYTES = 1 << 20
 MOST_LINE = 8192  # characters of a line: the time to read a dotted key grows with the square of its length
+MOST_DOTS = 32  # in a line in front of an equals sign
 MOST_TEXT = 2048  # characters of a value
 MOST_SHOWN = 80  # characters of a value that a message repeats
 MOST_NUMBER = 1 << 63
@@ -326,6 +327,8 @@ def read_toml(file: Path) -> dict[str, Any]:
     longest = max(map(len, text.splitlines()), default=0)
     if longest > MOST_LINE:
         raise ConfigError(f"configuration {file} has a line of {longest} characters; at most {MOST_LINE} are allowed")
+    if any(line.partition("=")[0].partition("#")[0].count(".") > MOST_DOTS for line in text.splitlines()):
+        raise ConfigError(f"configuration {file} has a key of more than {MOST_DOTS} parts")  # their cost grows squared
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from stream_sr.backends import check_engine_options
+from stream_sr.backends import check_available, check_engine_options
+from stream_sr.codec.nvenc import CODECS, why_not
 from stream_sr.config import Config, make_config, read_toml, read_values, refuse_control_characters, shown
 from stream_sr.errors import ConfigError, StreamSRError
+from stream_sr.frame import StreamInfo
 from stream_sr.media import redact
-from stream_sr.session import check_outputs, choose_model
+from stream_sr.session import check_computes, check_outputs, choose_model
 from stream_sr.sinks import check_address as check_sink
 from stream_sr.sinks import check_folder_of, claim, is_file, is_page
 from stream_sr.sources import applicable, kind_of
@@ -132,7 +135,14 @@ def _check_addresses(plan: CameraPlan) -> None:
 def _check_here(plan: CameraPlan) -> None:
     """Raise StreamSRError for what this machine lacks."""
     model, scale = choose_model(plan.config)
-    check_engine_options(model, plan.config.engine_options(depth=1, live=True), scale=scale)
+    options = plan.config.engine_options(depth=1, live=True)
+    check_engine_options(model, options, scale=scale)
+    check_available(options)
+    if plan.config.model is not None and plan.config.model.endswith(".onnx"):
+        check_computes(model, options, scale=scale)
+    encoder = plan.config.encoder_options.encoder
+    if encoder in CODECS and (reason := why_not(encoder, StreamInfo(640, 360, Fraction(1, 25)))):
+        raise ConfigError(f"--encoder {encoder} cannot be used here: {reason}; --encoder auto takes one that works")
     for sink in filter(is_file, plan.sinks):
         check_folder_of(sink)
     folder = plan.config.record_dir

@@ -9,11 +9,12 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from functools import partial
 from typing import Any
 
 from stream_sr import machine
-from stream_sr.backends import open_engine
+from stream_sr.backends import GPU_BACKENDS, open_engine
 from stream_sr.backends.fit import FitEngine, fit_into
 from stream_sr.backends.governed import open_governed
 from stream_sr.backends.refit import RefitEngine
@@ -21,7 +22,7 @@ from stream_sr.backends.start import needs_build, open_at_once
 from stream_sr.codec.encoder import Encoder, check_options
 from stream_sr.config import Config
 from stream_sr.controls import RunControls
-from stream_sr.engine import Engine, EngineSpec
+from stream_sr.engine import Engine, EngineOptions, EngineSpec
 from stream_sr.errors import ConfigError, EngineError, FrameStalled, PipelineStalled, StreamSRError
 from stream_sr.frame import Frame, StreamInfo, empty_planes, read_only
 from stream_sr.media import Display, FrameSink, PacketSink, Resizing, SinkOptions, redact
@@ -38,6 +39,7 @@ from stream_sr.threads import Abandonable
 
 log = logging.getLogger("stream_sr")
 
+CHECK_SECONDS = 20.0  # that one inference of a model that is only tried may take
 LONG_FRAMES = 1000  # of a file: its engine is tuned before it begins
 LOOK_SECONDS = 0.05  # between looks at an engine that is being opened
 USUAL_FPS = 30.0  # of a stream that does not say
@@ -285,6 +287,18 @@ def open_watched(
     if worker.error is not None:
         raise worker.error
     return engines[0]
+
+
+def check_computes(model: ModelSpec | None, options: EngineOptions, *, scale: int) -> None:
+    """Raise StreamSRError for a model that cannot be compiled on this machine: of a user's file nothing is known yet.
+
+    It is compiled for a small frame on the CPU, whatever the backend.
+    """
+    if options.backend in GPU_BACKENDS or options.backend == "auto":
+        options = replace(options, backend="openvino", precision="auto", device=0)
+    info = StreamInfo(64, 48, Fraction(1, 25))
+    opening = partial(open_engine, model, info, replace(options, tune=False), scale=scale)
+    open_watched(opening, stall_seconds=CHECK_SECONDS).close()
 
 
 def _close_all(engines: list[Engine]) -> None:

@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import os
+import select
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -62,7 +63,8 @@ class Interrupts:
             raise StoppedEarly if self.count == 1 else KeyboardInterrupt
         if self.count == 1:
             with suppress(OSError):
-                os.write(2, b"\nstream-sr: stopping: what was captured is finished (Ctrl-C again stops now)\n")
+                if select.select([], [2], [], 0)[1]:  # nobody may be reading, and this must not wait
+                    os.write(2, b"\nstream-sr: stopping: what was captured is finished (Ctrl-C again stops now)\n")
             self._pipeline.stop()
         else:
             self._pipeline.abort()

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from stream_sr.errors import PipelineStalled
+from stream_sr.errors import PipelineStalled, SourceOpenError
 from stream_sr.printable import printable
 
 R = TypeVar("R")
@@ -82,16 +82,16 @@ class Abandonable(Worker):
 
     A daemon thread does not hold the end of the process up, but it must not run into the interpreter's finalisation:
     `finish_process` ends a process that still has one. The number of abandoned threads is bounded: the constructor
-    raises PipelineStalled while ``MAX_ABANDONED`` of them have not returned.
+    raises SourceOpenError while ``MAX_ABANDONED`` of them have not returned.
     """
 
     _daemon = True
 
     def __init__(self, name: str, target: Callable[[], None]) -> None:
         if len(stuck := abandoned()) >= MAX_ABANDONED:
-            raise PipelineStalled(
+            raise SourceOpenError(
                 f"{len(stuck)} calls that were abandoned have not returned yet (the first: {stuck[0]}); "
-                "check the network and the mounted file systems, then start the program again"
+                "check the name servers, the network and the mounted file systems; it is tried again"
             )
         self.is_abandoned = False
         super().__init__(name, target)

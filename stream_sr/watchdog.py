@@ -65,6 +65,7 @@ def watch(parent: int, stops: Collection[int]) -> None:
         os.setsid()  # no Ctrl-C and no end of the terminal reaches this process
     os.chdir("/")
     os.closerange(3, 4096)
+    process = _open(parent)  # names this very process, whoever gets its number later
     seen, deadline = 0, None
     while True:
         left = None if deadline is None else max(0.0, deadline - time.monotonic())
@@ -77,13 +78,31 @@ def watch(parent: int, stops: Collection[int]) -> None:
         if seen > 1 and deadline is None:
             deadline = time.monotonic() + GRACE_SECONDS
     if os.getppid() == parent:
-        _kill(parent)
+        _kill(parent, process)
+        _report()
 
 
-def _kill(parent: int) -> None:
+def _open(parent: int) -> int | None:
+    """A descriptor of the parent; None before Linux 5.3 and on other systems."""
+    try:
+        return os.pidfd_open(parent) if os.getppid() == parent else None
+    except (OSError, AttributeError):
+        return None
+
+
+def _report() -> None:
+    """Write `TEXT` to standard error, if it takes it now: a full pipe must not keep this process."""
     with suppress(OSError):
-        os.write(2, TEXT.encode())
-    os.kill(parent, signal.SIGKILL)
+        if select.select([], [2], [], 0)[1]:
+            os.write(2, TEXT.encode())
+
+
+def _kill(parent: int, process: int | None) -> None:
+    if process is None:
+        os.kill(parent, signal.SIGKILL)
+    else:
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(process, signal.SIGKILL)
     if _has_ended(KILL_SECONDS):
         return
     # The first process of a container is killed by nobody inside it, but the kernel ends it at its limit of CPU time.

@@ -156,6 +156,8 @@ def test_aac_of_a_transport_stream_loses_its_headers_and_nothing_else(tmp_path: 
         adts, raw = ([bytes(p) for p in found if p.size] for found in packets)
         assert [frame[7:] for frame in adts] == raw
         assert two.streams.audio[0].codec_context.extradata
+        assert [s.type for s in two.streams] == ["video", "audio"]
+        assert two.streams.audio[0].profile == "LC"
         assert len(list(av.open(str(target)).decode(audio=0))) == len(raw)
 
 
@@ -369,6 +371,22 @@ def test_bitmap_subtitles_stay_in_matroska_and_are_left_out_of_mp4(
     assert caplog.text.count("cannot hold the pgssub subtitle, which is left out; write .mkv to keep it") == 1
 
 
+def test_cues_far_beyond_the_film_and_long_ones_end_nothing(tmp_path: Path) -> None:
+    """FFmpeg's muxer ends the process at a sample longer than 2**31 ticks."""
+    write_video(tmp_path / "in.mkv", count=25, subtitles=[(200, 600, "one"), (2_400_000, 5_000_000, "late")])
+    upscale(tmp_path / "in.mkv", tmp_path / "out.mp4")
+    found = shown(tmp_path / "out.mp4")
+    assert found[0] == (200, 800, "one")
+    assert (found[1][0], found[-1][1]) == (2_400_000, 7_400_000)
+    assert {text for _, _, text in found[1:]} == {"late"}
+
+
+def test_a_cue_that_is_shown_at_the_start_is_cut_there(tmp_path: Path) -> None:
+    write_video(tmp_path / "in.mkv", count=50, subtitles=[(200, 800, "one")])
+    upscale(tmp_path / "in.mkv", tmp_path / "out.mkv", start=0.32)
+    assert shown(tmp_path / "out.mkv") == [(0, 680, "one")]
+
+
 # --- metadata --------------------------------------------------------------------------------------------------------
 
 CHAPTERS = [(0, 800, "Eins"), (800, 2000, "Zwei äö")]  # ms
@@ -438,6 +456,23 @@ def test_tags_chapters_languages_and_dispositions_are_kept(tmp_path: Path, name:
             assert text.disposition & Disposition.forced
         known = lower(container.metadata).keys() | lower(container.streams.video[0].metadata).keys()
         assert not known & {"bps", "number_of_frames"}
+
+
+def test_chapters_without_a_title_are_kept(tmp_path: Path) -> None:
+    write_video(tmp_path / "plain.mkv", count=50)
+    with av.open(str(tmp_path / "plain.mkv")) as source, av.open(str(tmp_path / "in.mkv"), "w") as target:
+        video: Any = target.add_stream_from_template(source.streams.video[0])
+        target.set_chapters([
+            {"id": i, "start": 500 * i, "end": 500 * i + 500, "time_base": Fraction(1, 1000), "metadata": title}
+            for i, title in enumerate([{}, {"title": "Two"}, {}])
+        ])  # fmt: skip
+        packets: Any = source.demux()
+        for packet in packets:
+            if packet.size:
+                packet.stream = video
+                target.mux_one(packet)
+    upscale(tmp_path / "in.mkv", tmp_path / "out.mp4")
+    assert chapters_of(tmp_path / "out.mp4") == [(0, 500, "Chapter 1"), (500, 1000, "Two"), (1000, 1500, "Chapter 3")]
 
 
 def test_chapters_follow_start_and_duration(tmp_path: Path) -> None:

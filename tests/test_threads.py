@@ -13,7 +13,7 @@ from functools import partial
 import pytest
 
 from stream_sr import threads
-from stream_sr.errors import PipelineStalled
+from stream_sr.errors import SourceOpenError
 from stream_sr.threads import Abandonable, LoopThread, Worker, abandoned
 
 
@@ -45,7 +45,7 @@ def test_the_number_of_abandoned_threads_is_bounded(monkeypatch: pytest.MonkeyPa
     stuck = [Abandonable("call", partial(wait, leave)) for _ in range(2)]
     for thread in stuck:
         thread.abandon()
-    with pytest.raises(PipelineStalled, match="2 calls that were abandoned have not returned"):
+    with pytest.raises(SourceOpenError, match="2 calls that were abandoned have not returned"):
         Abandonable("one more", lambda: None)
     leave.set()
     assert all(map(ended, stuck))

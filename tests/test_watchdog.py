@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -118,6 +120,38 @@ def test_a_second_signal_ends_a_program_that_holds_the_lock_of_the_interpreter(t
             assert "a library hangs; killed (exit code 137)" in program.messages[-1]
         assert time.monotonic() - began >= GRACE_SECONDS - 0.1
     assert pictures(path) > 0
+
+
+@pytest.mark.slow
+def test_a_standard_error_that_nobody_reads_saves_no_stuck_program() -> None:
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writing, b"x" * 4096)
+    os.set_blocking(writing, True)
+    ready = "import ctypes, os, sys; sys.argv = ['x', 'run']; from stream_sr import watchdog; watchdog.start(['run']); "
+    stuck = (
+        "import signal; signal.signal(signal.SIGINT, lambda *_: None); os.write(1, b'.'); ctypes.PyDLL(None).pause()"
+    )
+    again = "\nwhile True: ctypes.PyDLL(None).sleep(60)"
+    with subprocess.Popen(
+        [sys.executable, "-c", ready + stuck + again], stdout=subprocess.PIPE, stderr=writing
+    ) as program:
+        try:
+            assert program.stdout is not None
+            assert program.stdout.read(1) == b"."
+            children = Path(f"/proc/{program.pid}/task/{program.pid}/children")
+            (helper_pid,) = [int(word) for word in children.read_text().split()]
+            for _ in range(2):
+                program.send_signal(signal.SIGINT)
+                time.sleep(0.2)  # two signals that wait at the same time are one
+            assert program.wait(LIMIT_SECONDS) == -signal.SIGKILL
+        finally:
+            program.kill()
+    until(lambda: not Path(f"/proc/{helper_pid}").exists())
+    os.close(reading)
+    os.close(writing)
 
 
 @pytest.mark.slow

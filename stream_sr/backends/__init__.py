@@ -87,6 +87,16 @@ def open_engine(
     return adapter.open_model(model, info, options)
 
 
+def check_available(options: EngineOptions) -> None:
+    """Raise EngineUnavailable where the backend that is named, or the precision, cannot be had on this machine."""
+    name = choose_backend(options.device).name if options.backend == "auto" else options.backend
+    found = _adapter(name).availability(*([options.device] if name in GPU_BACKENDS else []))
+    if not found.usable:
+        raise EngineUnavailable(f"backend {name} cannot be used here: {found.reason}; {found.mend}")
+    if name == "openvino" and options.precision == "int8" and not machine.has_vnni():
+        raise EngineUnavailable("this CPU has no VNNI, without which int8 gains nothing; use precision auto")
+
+
 def check_engine_options(model: ModelSpec | None, options: EngineOptions, *, scale: int | None = None) -> None:
     """Raise ConfigError or ModelError for a combination that no machine can run; compiles nothing.
 

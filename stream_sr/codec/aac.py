@@ -188,11 +188,13 @@ def _form(frame: av.AudioFrame) -> tuple[str, str, int]:
 class AdtsFilter:
     """Takes the ADTS headers off AAC frames (FFmpeg's aac_adtstoasc). Damaged frames are counted in ``damaged``.
 
-    The first packet carries the configuration as side data, for a muxer that has not got it yet. One thread.
+    The first packet carries the configuration as side data, for a muxer that has not got it yet. One that has got it
+    (``configured``) must not get it again: Matroska's would write it over its header. One thread.
     """
 
-    def __init__(self, track: Track) -> None:
+    def __init__(self, track: Track, *, configured: bool = False) -> None:
         self.damaged = 0
+        self._configured = configured
         self._filter = BitStreamFilterContext("aac_adtstoasc", in_stream=track.template)
 
     def convert(self, packet: Any) -> list[Any]:
@@ -204,6 +206,8 @@ class AdtsFilter:
         except (av.FFmpegError, ValueError):
             self.damaged += 1
             return []
+        if self._configured:
+            found = [_without_side_data(one) for one in found]
         for one in found:
             one.time_base = packet.time_base
         return found
@@ -215,6 +219,12 @@ class AdtsFilter:
     def flush(self) -> list[Any]:
         """Nothing."""
         return []
+
+
+def _without_side_data(packet: Any) -> Any:
+    copy: Any = av.Packet(bytes(packet))
+    copy.pts, copy.dts, copy.duration, copy.is_keyframe = packet.pts, packet.dts, packet.duration, packet.is_keyframe
+    return copy
 
 
 def adts_config(data: bytes) -> bytes | None:

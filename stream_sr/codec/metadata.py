@@ -107,10 +107,15 @@ def write_metadata(container: Any, metadata: Metadata) -> None:
     container.set_chapters([
         {
             "id": number, "start": round(chapter.start * 1000), "end": round(chapter.end * 1000),
-            "time_base": Fraction(1, 1000), "metadata": dict(chapter.tags),
+            "time_base": Fraction(1, 1000), "metadata": _title(container, number) | dict(chapter.tags),
         }
         for number, chapter in enumerate(metadata.chapters, 1)
     ])  # fmt: skip
+
+
+def _title(container: Any, number: int) -> dict[str, str]:
+    """A title for a chapter without one: MP4 keeps chapters by their titles, and leaves one without out."""
+    return {} if container.format.name == "matroska" else {"title": f"Chapter {number}"}
 
 
 def add_attachments(container: Any, metadata: Metadata) -> list[str]:

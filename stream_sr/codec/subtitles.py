@@ -17,9 +17,9 @@ from stream_sr.media import Track
 BITMAPS = {"hdmv_pgs_subtitle", "pgssub", "dvd_subtitle", "dvdsub", "dvb_subtitle", "dvbsub", "xsub"}
 TIME_BASE = Fraction(1, 1000)
 # FFmpeg's muxer compares the end of a subtitle track with the times of other tracks without converting their units, and
-# inserts empty samples where it is smaller: so it must be larger than in any other unit. A sample of up to 71 minutes
-# fits into the 32 bits of its length.
+# inserts empty samples where it is smaller: so it must be larger than in any other unit.
 TIMED_TEXT_BASE = Fraction(1, 1_000_000)
+LONGEST_SECONDS = 1000  # of a sample: FFmpeg's muxer ends the process beyond 2**31 ticks
 HEARTBEAT_SECONDS = 5  # of nothing, after which an empty sample says so
 EMPTY_SAMPLE = bytes(2)  # of timed text: a length of 0
 NEVER = 0xFFFFFFFF  # AVSubtitle.end_display_time of a cue of unknown length
@@ -100,12 +100,11 @@ class TextConverter:
         pieces, self._done, self._cues = flatten(self._cues, self._done, until, cut=cut)
         out = []
         for piece in pieces:
-            if piece.start > self._ended:
-                out.append(self._empty(self._ended, piece.start))
-            out.append(self._encode(piece))
+            out += [self._empty(*span) for span in _spans(self._ended, piece.start)]
+            out += [self._encode(replace(piece, start=start, end=end)) for start, end in _spans(piece.start, piece.end)]
             self._ended = piece.end
         if not self._cues and until > self._ended + HEARTBEAT_SECONDS:
-            out.append(self._empty(self._ended, until))
+            out += [self._empty(*span) for span in _spans(self._ended, until)]
             self._ended = self._done = until
         return out
 
@@ -140,6 +139,15 @@ class TextConverter:
     def _encode(self, cue: Cue) -> Any:
         packet = self._encoder.encode_subtitle(SubtitleSet.create(cue.event, 0, 1))
         return self._timed(packet, cue.start, cue.end)
+
+
+def _spans(start: Fraction, end: Fraction) -> list[tuple[Fraction, Fraction]]:
+    """The time from ``start`` to ``end`` in pieces that a sample can last; none where ``end`` is not later."""
+    spans = []
+    while start < end:
+        spans.append((start, min(end, start + LONGEST_SECONDS)))
+        start += LONGEST_SECONDS
+    return spans
 
 
 def flatten(

@@ -26,8 +26,8 @@ MARKS = ("is_keyframe", "is_corrupt")  # those that PyAV lets us set
 SUBTITLE_CODECS = {"mp4": "mov_text", "mov": "mov_text", "matroska": "subrip"}  # what text is converted to
 # MPEG-TS takes any packets and marks those of other codecs as private data, which nothing plays.
 MPEGTS_CODECS = {
-    "aac", "aac_latm", "mp1", "mp2", "mp3", "ac3", "eac3", "dts", "opus", "truehd", "s302m",
-    "dvb_subtitle", "dvb_teletext",
+    "aac", "aac_latm", "mp1", "mp2", "mp3", "mp1float", "mp2float", "mp3float", "ac3", "eac3", "dts", "opus", "truehd",
+    "s302m", "dvb_subtitle", "dvb_teletext",
 }  # fmt: skip
 
 
@@ -107,7 +107,7 @@ class Tracks:
                 while waiting and output is not None and (until is None or _start(waiting[0]) < until):
                     packet = waiting.popleft()
                     self._bytes -= packet.size
-                    self._mux_all(output, output.converter.convert(packet), offset)
+                    self._mux_all(output, self._converted(output, packet), offset)
                 if output is not None and until is not None:
                     self._mux_all(output, output.converter.advance(until), offset)
             if until is not None or not taken:
@@ -133,6 +133,14 @@ class Tracks:
                 if self._bytes >= LANE_BYTES:
                     break
         return taken
+
+    def _converted(self, output: Output, packet: Any) -> list[Any]:
+        try:
+            return output.converter.convert(packet)
+        except FFMPEG_ERRORS as error:  # a text that is too long for its codec
+            log.debug("%s: a packet of stream %d cannot be converted: %s", self._name, output.stream.index, error)
+            self._refused += 1
+            return []
 
     def _mux_all(self, output: Output, packets: list[Any], offset: Fraction) -> None:
         for packet in packets:
@@ -216,9 +224,10 @@ def _copied_audio(container: Any, track: Track, first: bytes) -> Output:
     if track.codec != "aac" or track.config or container.format.name == "mpegts":
         return Output(stream, Passthrough())
     # FFmpeg's muxers insert this filter too, but with ``delay_moov`` MP4's does not, and fails at the first fragment.
-    if config := adts_config(first):  # else it comes with the first packet
+    config = adts_config(first)
+    if config:  # else it comes with the first packet
         stream.codec_context.extradata = config
-    return Output(stream, AdtsFilter(track))
+    return Output(stream, AdtsFilter(track, configured=bool(config)))
 
 
 def _subtitle(container: Any, track: Track) -> Output:

@@ -143,8 +143,11 @@ class AvSource:
         self.lane: Lane | None = Lane(tracks) if tracks else None
         starts = [s.start_time * s.time_base for s in (stream, *passed) if s.start_time is not None and s.time_base]
         self._origin = min(starts, default=Fraction(0))
+        first = (stream.start_time or 0) * (stream.time_base or Fraction(0))
         self._timeline = Timeline() if may_jump(self._container) else None
-        self._begin = self._origin if not self._live and begins_anywhere(self._container, self._origin) else Fraction(0)
+        self._begin = (
+            self._origin if not self._live and begins_anywhere(self._container, self._origin, first) else Fraction(0)
+        )
         self._start = _seconds(options.start)
         if self._start is not None:
             self._begin = self._origin + self._start
@@ -419,7 +422,7 @@ class AvSource:
         at = packet.pts if packet.pts is not None else packet.dts
         if at is not None:
             seconds = at * packet.time_base - self._origin
-            if self._start is not None and seconds < self._start:
+            if self._start is not None and seconds < self._start and not self._is_shown(packet, self._start - seconds):
                 return
             if self._end is not None and seconds >= self._end:
                 return
@@ -432,6 +435,15 @@ class AvSource:
                 f"{self._name}: audio and subtitles ran more than {self.lane.limit_bytes >> 20} MiB ahead of the "
                 "pictures; leave them out with --audio none"
             )
+
+    def _is_shown(self, packet: Any, late: Fraction) -> bool:
+        """Cut a subtitle that is still shown ``late`` seconds after it begins, at the start; whether it is one."""
+        ticks = math.ceil(late / packet.time_base)
+        if packet.stream.type != "subtitle" or not packet.duration or packet.duration <= ticks or packet.pts is None:
+            return False
+        packet.pts = packet.dts = packet.pts + ticks
+        packet.duration -= ticks
+        return True
 
     def _pass_on_until(self, end: Fraction) -> None:
         """After the last wanted picture: the packets of the other tracks that lie behind it in the file."""

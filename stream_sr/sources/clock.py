@@ -11,6 +11,7 @@ TS_DISCONT = 0x0200  # FFmpeg's AVFMT_TS_DISCONT
 STEP_BACK_SECONDS = Fraction(1, 10)  # of decoding times: FFmpeg's limit for a new clock
 REORDERING_SECONDS = Fraction(1)  # by which presentation times step back where there are no decoding times
 NEAR_SECONDS = 10  # a step ahead of more is a new clock; and the limit for a track that follows another to it
+DELAY_SECONDS = Fraction(1, 10)  # that an audio codec may begin before 0, and more than that is no codec's delay
 FAR_SECONDS = 1  # a common beginning later than this is a clock that started elsewhere, not a pause
 
 
@@ -22,14 +23,15 @@ def may_jump(container: InputContainer) -> bool:
     return bool(container.format.flags & TS_DISCONT)
 
 
-def begins_anywhere(container: InputContainer, origin: Fraction) -> bool:
+def begins_anywhere(container: InputContainer, origin: Fraction, video: Fraction) -> bool:
     """Whether the times of a file count from an arbitrary moment, so that an output should begin at 0 instead.
 
-    ``origin`` is the earliest time of all tracks, in seconds. Besides the containers of `may_jump` these are fragments
-    of MP4 and recordings in Matroska or FLV, which carry the clock of a server that has run for long. What an MP4 with
-    a sample table begins with is a pause that its edit list asks for.
+    ``origin`` is the earliest time of all tracks, ``video`` that of the frames, in seconds: before 0 an MP4 would hide
+    them. Besides the containers of `may_jump` these are fragments of MP4 and recordings in Matroska or FLV, which carry
+    the clock of a server that has run for long. What an MP4 with a sample table begins with is a pause that its edit
+    list asks for.
     """
-    if may_jump(container):
+    if may_jump(container) or video < 0 or origin < -DELAY_SECONDS:
         return True
     has_table = "mp4" in container.format.name and any(stream.frames for stream in container.streams)
     return origin > FAR_SECONDS and not has_table
