@@ -199,15 +199,13 @@ class AdtsFilter:
 
     def convert(self, packet: Any) -> list[Any]:
         """The frame without its header; nothing for a damaged one."""
-        own: Any = av.Packet(bytes(packet))
-        own.pts, own.dts, own.duration, own.is_keyframe = packet.pts, packet.dts, packet.duration, packet.is_keyframe
         try:
-            found = self._filter.filter(own)
+            found = self._filter.filter(_bare(packet))
         except (av.FFmpegError, ValueError):
             self.damaged += 1
             return []
         if self._configured:
-            found = [_without_side_data(one) for one in found]
+            found = [_bare(one) for one in found]
         for one in found:
             one.time_base = packet.time_base
         return found
@@ -221,7 +219,8 @@ class AdtsFilter:
         return []
 
 
-def _without_side_data(packet: Any) -> Any:
+def _bare(packet: Any) -> Any:
+    """A copy of a packet without side data."""
     copy: Any = av.Packet(bytes(packet))
     copy.pts, copy.dts, copy.duration, copy.is_keyframe = packet.pts, packet.dts, packet.duration, packet.is_keyframe
     return copy
