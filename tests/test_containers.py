@@ -381,6 +381,16 @@ def test_cues_far_beyond_the_film_and_long_ones_end_nothing(tmp_path: Path) -> N
     assert {text for _, _, text in found[1:]} == {"late"}
 
 
+def test_a_cue_that_is_too_long_for_timed_text_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_video(
+        tmp_path / "in.mkv", count=50, subtitles=[(200, 300, "one"), (600, 300, "x" * 70_000), (1200, 300, "two")]
+    )
+    report = upscale(tmp_path / "in.mkv", tmp_path / "out.mp4")
+    assert report["frames_out"] == 50
+    assert shown(tmp_path / "out.mp4") == [(200, 500, "one"), (1200, 1500, "two")]
+    assert "1 damaged audio or subtitle packets were left out" in caplog.text
+
+
 def test_a_cue_that_is_shown_at_the_start_is_cut_there(tmp_path: Path) -> None:
     write_video(tmp_path / "in.mkv", count=50, subtitles=[(200, 800, "one")])
     upscale(tmp_path / "in.mkv", tmp_path / "out.mkv", start=0.32)

@@ -7,6 +7,7 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from fractions import Fraction
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import av
@@ -107,9 +108,9 @@ class Tracks:
                 while waiting and output is not None and (until is None or _start(waiting[0]) < until):
                     packet = waiting.popleft()
                     self._bytes -= packet.size
-                    self._mux_all(output, self._converted(output, packet), offset)
+                    self._mux_all(output, partial(output.converter.convert, packet), offset)
                 if output is not None and until is not None:
-                    self._mux_all(output, output.converter.advance(until), offset)
+                    self._mux_all(output, partial(output.converter.advance, until), offset)
             if until is not None or not taken:
                 return
 
@@ -117,7 +118,7 @@ class Tracks:
         """Mux what the converters still hold, at the end of the file."""
         for output in self._outputs:
             if output is not None:
-                self._mux_all(output, output.converter.flush(), offset)
+                self._mux_all(output, output.converter.flush, offset)
         if self.damaged:
             log.warning("%s: %d damaged audio or subtitle packets were left out", self._name, self.damaged)
 
@@ -134,15 +135,13 @@ class Tracks:
                     break
         return taken
 
-    def _converted(self, output: Output, packet: Any) -> list[Any]:
+    def _mux_all(self, output: Output, convert: Callable[[], list[Any]], offset: Fraction) -> None:
         try:
-            return output.converter.convert(packet)
+            packets = convert()
         except FFMPEG_ERRORS as error:  # a text that is too long for its codec
             log.debug("%s: a packet of stream %d cannot be converted: %s", self._name, output.stream.index, error)
             self._refused += 1
-            return []
-
-    def _mux_all(self, output: Output, packets: list[Any], offset: Fraction) -> None:
+            return
         for packet in packets:
             try:
                 self._mux(output.stream, packet, offset)
