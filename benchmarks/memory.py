@@ -55,7 +55,7 @@ class Samples:
         ends = bool(self._began) and now - self._began >= self._ends and not self._told
         if now >= self._due or ends:  # a run shorter than a second is looked at as well
             self._due = now + EVERY_SECONDS
-            self.mib.append(round(tree_mib(pid), 1))
+            self.mib.append(tree_mib(pid))
         if ends:
             self._told = True
             os.kill(pid, signal.SIGINT)
@@ -101,7 +101,7 @@ def run_for(film: Path, out: Path, seconds: float, model: str) -> tuple[Samples,
         "ultrafast", "--crf", OUT_CRF, "--overwrite", "--json", str(report),
     ]  # fmt: skip
     usage = watch(command, seen=samples.look)
-    return samples, usage.peak_mib, json.loads(report.read_text())
+    return samples, max(usage.peak_mib, *samples.mib), json.loads(report.read_text())
 
 
 def measure(folder: Path, seconds: float, model: str, picture: tuple[int, int]) -> dict[str, Any]:
@@ -115,7 +115,7 @@ def measure(folder: Path, seconds: float, model: str, picture: tuple[int, int]) 
     kept = ("model", "scale", "backend", "precision", "device", "source", "output", "frames_in", "frames_out", "fps")
     return {
         "seconds": seconds, **{key: report[key] for key in kept}, **judge(samples.mib, peak),
-        "mib_each_second": samples.mib,
+        "mib_each_second": [round(mib, 1) for mib in samples.mib],
     }  # fmt: skip
 
 
