@@ -83,9 +83,11 @@ class Watch:
         (_, before, lost), (_, after, later) = self._marks[first], self._marks[last]
         some = after.since(before)
         return {
-            "p50": round(some.percentile_ms(50), 2), "p99": round(some.percentile_ms(99), 2), "frames": some.count,
+            "p50": round(some.percentile_ms(50), 2),
+            "p99": round(some.percentile_ms(99), 2),
+            "frames": some.count,
             "dropped": later - lost,
-        }  # fmt: skip
+        }
 
 
 def measure(picture: str, model: str, seconds: float, *, threads: int | None, watch: Watch | None = None) -> Any:
@@ -104,9 +106,14 @@ def row_of(picture: str, model: str, report: Any) -> dict[str, Any]:
     infer, dropped = report["stages_ms"]["infer"], sum(report["dropped"].values())
     lost = dropped + sum(report["lost_in_source"].values())
     return {
-        "size": picture, "model": model, "fps": round(report["fps"], 2), "dropped": lost, "p50": infer["p50"],
-        "p99": infer["p99"], "holds": lost == 0 and infer["p99"] < DEADLINE_MS,
-    }  # fmt: skip
+        "size": picture,
+        "model": model,
+        "fps": round(report["fps"], 2),
+        "dropped": lost,
+        "p50": infer["p50"],
+        "p99": infer["p99"],
+        "holds": lost == 0 and infer["p99"] < DEADLINE_MS,
+    }
 
 
 def choose_size(rows: list[dict[str, Any]], models: list[str]) -> str:
@@ -138,11 +145,15 @@ def run_quiet(picture: str, models: list[str], rows: list[dict[str, Any]], parse
     largest = max(models.index(model) for model in held)
     last = rungs.index(report["model"]) - rungs.index(models[largest]) if models[largest] in rungs else None
     return {
-        "seconds": parsed.seconds, "model": report["model"], "largest_that_holds": models[largest],
-        "steps": report["auto"]["steps"], "frames": report["frames_in"], "p99": report["stages_ms"]["infer"]["p99"],
+        "seconds": parsed.seconds,
+        "model": report["model"],
+        "largest_that_holds": models[largest],
+        "steps": report["auto"]["steps"],
+        "frames": report["frames_in"],
+        "p99": report["stages_ms"]["infer"]["p99"],
         "dropped": sum(report["dropped"].values()) + sum(report["lost_in_source"].values()),
         "within_one_step": last is not None and -1 <= last <= 0,
-    }  # fmt: skip
+    }
 
 
 def run_loaded(picture: str, parsed: argparse.Namespace) -> Any:
@@ -170,13 +181,18 @@ def run_loaded(picture: str, parsed: argparse.Namespace) -> Any:
     down = [s for s in steps if start <= s["seconds"] < end and ladder.index(s["to"]) < ladder.index(s["from"])]
     up = [s for s in steps if s["seconds"] >= end and ladder.index(s["to"]) > ladder.index(s["from"])]
     return {
-        "seconds": parsed.load_seconds, "busy": parsed.busy, "busy_from": start, "busy_to": end,
-        "ladder": ladder, "first_model": steps[0]["from"] if steps else report["model"], "steps": steps,
+        "seconds": parsed.load_seconds,
+        "busy": parsed.busy,
+        "busy_from": start,
+        "busy_to": end,
+        "ladder": ladder,
+        "first_model": steps[0]["from"] if steps else report["model"],
+        "steps": steps,
         "during": watch.between("start", "end"),
         "down_after": round(down[0]["seconds"] - start, 3) if down else None,
         "up_after": round(up[0]["seconds"] - end, 3) if up else None,
         "times": watch.times,
-    }  # fmt: skip
+    }
 
 
 def judge(quiet: Any, loaded: Any) -> dict[str, bool]:

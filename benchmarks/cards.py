@@ -25,10 +25,16 @@ from stream_sr.train.recipe import Recipe, load_recipe
 FILMS = " ".join(
     f"--video data/video/{name}"
     for name in (
-        "street_traffic_1080p.mkv", "cactus_flower_720p.mkv", "park_juggle_720p.mp4", "sidewalk_gopro_480p.mp4",
-        "carpark_432p.mp4", "webcam_sign_a_480p.mkv", "webcam_sign_b_480p.mkv", "street_dog_720p.mp4",
+        "street_traffic_1080p.mkv",
+        "cactus_flower_720p.mkv",
+        "park_juggle_720p.mp4",
+        "sidewalk_gopro_480p.mp4",
+        "carpark_432p.mp4",
+        "webcam_sign_a_480p.mkv",
+        "webcam_sign_b_480p.mkv",
+        "street_dog_720p.mp4",
     )
-)  # fmt: skip
+)
 JUDGES = " ".join(f"--validate {name}" for name in (*load_recipe("fast", scale=2).validation_images, "street_dog_720p"))
 RESULTS = [Path(__file__).parent / "results" / f"{name}.json" for name in ("quality", "cameras", "films")]
 
@@ -104,9 +110,13 @@ def main() -> int:
             history = log.with_name("history.txt")  # by hand, where a run went another way than its recipe
             of = int(summary(read_log(log))["of"])
             card = write_card(
-                model, as_trained(recipe, model), log=log, evaluations=measured, commands=commands(model, recipe, of),
+                model,
+                as_trained(recipe, model),
+                log=log,
+                evaluations=measured,
+                commands=commands(model, recipe, of),
                 history=history.read_text() if history.exists() else "",
-            )  # fmt: skip
+            )
             print(f"{card.parent.name}/{card.name}" + ("" if measured else ": not measured yet"))
     except OSError as error:
         print(f"error: {error}; run python benchmarks/evaluate.py first", file=sys.stderr)

@@ -38,8 +38,9 @@ def measure(model: ModelSpec, data: Path, backend: str) -> list[dict[str, Any]]:
         theirs = row["bicubic"]["psnr_y"]
         print(
             f"{model.name:>10} x{model.scale} {backend:>8} {row['precision']}  {name:<5}  {row['psnr_y']:.3f} dB"
-            f"  {row['ssim_y']:.4f}  (bicubic {theirs:.3f})", flush=True,
-        )  # fmt: skip
+            f"  {row['ssim_y']:.4f}  (bicubic {theirs:.3f})",
+            flush=True,
+        )
         rows.append(row)
     return rows
 
@@ -67,9 +68,10 @@ def known(path: Path) -> list[dict[str, Any]]:
 def measured() -> list[ModelSpec]:
     """The models that the literature's protocol is for: clean, enlarging, one picture at a time."""
     return [
-        model for model in list_models()
+        model
+        for model in list_models()
         if model.tune == "clean" and model.scale > 1 and model.network["kind"] != "RecurrentSR"
-    ]  # fmt: skip
+    ]
 
 
 def main() -> int:

@@ -71,9 +71,12 @@ def main() -> int:
         print(f"{name:12} {times[name]:6.1f} ms, {engine.spec.precision}")
         engine.close()
     result = {
-        "command": command, "machine": machine.describe(), "size": f"{width}x{height}",
-        "ms": {name: round(times[name], 3) for name in engines}, "rows": rows,
-    }  # fmt: skip
+        "command": command,
+        "machine": machine.describe(),
+        "size": f"{width}x{height}",
+        "ms": {name: round(times[name], 3) for name in engines},
+        "rows": rows,
+    }
     parsed.out.write_text(json.dumps(result, indent=1) + "\n")
     return 0
 

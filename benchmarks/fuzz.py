@@ -54,19 +54,23 @@ def main() -> int:
     began, round_number, first = time.monotonic(), 0, 0.0
     while time.monotonic() - began < options.seconds or done.total() < options.inputs:
         for name, (target, seeds) in targets().items():
-            test = settings(
-                max_examples=BATCH, deadline=None, database=None, suppress_health_check=list(HealthCheck)
-            )(given(inputs(seeds))(counting(name, target, done)))  # fmt: skip
+            test = settings(max_examples=BATCH, deadline=None, database=None, suppress_health_check=list(HealthCheck))(
+                given(inputs(seeds))(counting(name, target, done))
+            )
             seed(round_number * 100 + len(done))(test)()
         round_number += 1
         first = first or resident_mib()
         print(f"{time.monotonic() - began:6.0f} s, {done.total()} inputs, {resident_mib():.0f} MiB", flush=True)
     growth = resident_mib() - first
     result = {
-        "inputs": dict(done), "total": done.total(), "seconds": round(time.monotonic() - began),
-        "memory_growth_mib": round(growth, 1), "failures": 0, "machine": machine.describe(),
+        "inputs": dict(done),
+        "total": done.total(),
+        "seconds": round(time.monotonic() - began),
+        "memory_growth_mib": round(growth, 1),
+        "failures": 0,
+        "machine": machine.describe(),
         "command": machine.command_line(["python", "benchmarks/fuzz.py", *sys.argv[1:]]),
-    }  # fmt: skip
+    }
     options.out.write_text(json.dumps(result, indent=2) + "\n")
     print(f"wrote {options.out}")
     return 0 if growth < MOST_GROWTH_MIB else 1

@@ -414,8 +414,11 @@ def main() -> int:
         for section in SECTIONS:
             cells = record.data.get(section, {})
             record.data[section] = {key: cell for key, cell in cells.items() if "error" not in cell}
-    record.data |= {"command": machine.command_line(["python", "benchmarks/gpu.py", *parsed.words]),
-                    "machine": machine.describe(), "rehearsal": parsed.rehearse}  # fmt: skip
+    record.data |= {
+        "command": machine.command_line(["python", "benchmarks/gpu.py", *parsed.words]),
+        "machine": machine.describe(),
+        "rehearsal": parsed.rehearse,
+    }
     record.save()
     code = supervise(parsed, record)
     print(tables.render(record.data))

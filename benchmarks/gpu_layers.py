@@ -66,9 +66,10 @@ class Steps(fx.Interpreter):
         row: dict[str, Any] = {
             "name": f"{name} {node.target}" if layer is not None else name,
             "read": sum(nbytes(one) for one in (*taken[name == "copy_" :], *parameters)),
-            "written": nbytes(found), "operations": operations,
+            "written": nbytes(found),
+            "operations": operations,
             "border": layer.kernel_size[0] // 2 if isinstance(layer, torch.nn.Conv2d) else 0,
-        }  # fmt: skip
+        }
         if self.time is not None:
             row["ms"] = round(self.time(lambda: super(Steps, self).run_node(node)), 5)
         self.rows.append(row)
@@ -130,15 +131,18 @@ def page(results: Sequence[Mapping[str, Any]]) -> str:
     """GPU.md from the committed results of ``gpu.py``, or from the data sheets alone."""
     measured = [data for data in results if "tflops" in data.get("limits", {}).get("limits", {})]
     lines = [
-        "# The gap between a GPU's time and its floor", "",
+        "# The gap between a GPU's time and its floor",
+        "",
         "Written by `python benchmarks/gpu_layers.py`. A floor is the larger of an operation's bytes over the memory's",
-        "bandwidth and its arithmetic over the peak. One frame, I420 in and out, fp16, the head lowered.", "",
-    ]  # fmt: skip
+        "bandwidth and its arithmetic over the peak. One frame, I420 in and out, fp16, the head lowered.",
+        "",
+    ]
     if not measured:
         lines += [
             "**Nothing here was measured**: no result of `benchmarks/gpu.py` is committed yet. The floors are those of",
-            "the data sheets, the order of the ideas below follows from them alone.", "",
-        ]  # fmt: skip
+            "the data sheets, the order of the ideas below follows from them alone.",
+            "",
+        ]
     for name, width, height in SHOWN:
         lines += list(_chapter(find_model(name, 2), StreamInfo(width, height, TIME_BASE), measured))
     return "\n".join(lines)

@@ -41,8 +41,16 @@ def percentiles(times: Sequence[float]) -> dict[str, float]:
 # our engines
 
 
-def open_torch(model: ModelSpec, info: StreamInfo, precision: str, head: str, *, device: int, depth: int = 3,
-               mode: str | None = None) -> OverlappedEngine:  # fmt: skip
+def open_torch(
+    model: ModelSpec,
+    info: StreamInfo,
+    precision: str,
+    head: str,
+    *,
+    device: int,
+    depth: int = 3,
+    mode: str | None = None,
+) -> OverlappedEngine:
     """The backend torch-cuda in one form; compiled where torch.compile's mode is given."""
     from stream_sr.backends import torch_cuda
     from stream_sr.backends.torch_frames import Form
@@ -87,14 +95,17 @@ def measure_engine(engine: OverlappedEngine) -> dict[str, Any]:
     slowest = max(stage["p50"] for stage in stages.values())
     pinned = overlapped(engine, pinned=True)
     return {
-        "device": spec.device, "form": spec.head, "stages_ms": stages,
+        "device": spec.device,
+        "form": spec.head,
+        "stages_ms": stages,
         "launch_and_graph_ms": rounded(engine.compute_ms),
         "end_to_end_ms": end_to_end(engine),
         "overlapped_fps": round(pinned, 1),
         "overlapped_fps_pageable": round(overlapped(engine, pinned=False), 1),
         "overlap": round(pinned * slowest / 1000, 3),  # share of what the slowest stage alone would allow
-        "depth": engine.depth, "notes": list(spec.notes),
-    }  # fmt: skip
+        "depth": engine.depth,
+        "notes": list(spec.notes),
+    }
 
 
 def rounded(values: dict[str, float]) -> dict[str, float]:
@@ -113,8 +124,10 @@ def frames_of(info: StreamInfo, count: int, pool: FramePool | None) -> list[Fram
         half = rest.size // 2
         shape = ((info.height + 1) // 2, (info.width + 1) // 2)
         planes = (
-            buffer[:luma].reshape(info.height, info.width), rest[:half].reshape(shape), rest[half:].reshape(shape),
-        )  # fmt: skip
+            buffer[:luma].reshape(info.height, info.width),
+            rest[:half].reshape(shape),
+            rest[half:].reshape(shape),
+        )
         if slot:
             planes = slot.planes
         made.append(Frame(read_only(planes), pts=number, time_base=info.time_base, number=number, slot=slot))

@@ -107,13 +107,16 @@ def main() -> int:
     try:
         rows: list[dict[str, Any]] = [
             {
-                "model": name, "ms": round(ms, 2), "psnr_y": psnr_of(quality, engines[name].spec),
-                "backend": engines[name].spec.backend, "precision": engines[name].spec.precision,
+                "model": name,
+                "ms": round(ms, 2),
+                "psnr_y": psnr_of(quality, engines[name].spec),
+                "backend": engines[name].spec.backend,
+                "precision": engines[name].spec.precision,
                 "parameters": 0 if name == "bicubic" else find_model(name, 2).parameters,
                 "macs_per_pixel": 0 if name == "bicubic" else find_model(name, 2).macs_per_pixel,
             }
             for name, ms in sorted(times.items(), key=lambda item: item[1])
-        ]  # fmt: skip
+        ]
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

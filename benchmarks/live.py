@@ -64,14 +64,19 @@ def measure(
         viewed = ("view", f"rtsp://127.0.0.1:{served}/sr", str(seen), "tcp")
         viewer = stack.enter_context(child("viewer", *viewed, module="stream_sr.latency"))
         asked = {
-            "source": f"rtsp://127.0.0.1:{camera}/camera", "sink": f"rtsp://@:{served}/sr", "reader": reader,
-            "model": model, "seconds": seconds, "max_latency": max_latency,
-        }  # fmt: skip
+            "source": f"rtsp://127.0.0.1:{camera}/camera",
+            "sink": f"rtsp://@:{served}/sr",
+            "reader": reader,
+            "model": model,
+            "seconds": seconds,
+            "max_latency": max_latency,
+        }
         with tempfile.TemporaryFile() as said:
             process = subprocess.Popen(
                 [sys.executable, str(ROOT / "benchmarks" / "live.py"), "filter", json.dumps(asked), str(folder)],
-                stdout=subprocess.DEVNULL, stderr=said,
-            )  # fmt: skip
+                stdout=subprocess.DEVNULL,
+                stderr=said,
+            )
             memory = []
             while process.poll() is None:
                 memory.append(resident_mib(process.pid))
@@ -96,7 +101,7 @@ def measure(
             "last_quarter": round(statistics.median(memory[-quarter - 1 : -1] or memory), 1),
             "peak": round(max(memory), 1),
         },
-    }  # fmt: skip
+    }
 
 
 def run_filter(asked: dict[str, Any], folder: Path) -> None:
@@ -109,9 +114,13 @@ def run_filter(asked: dict[str, Any], folder: Path) -> None:
         warm_up(engine, source.info)
         marks = Marks()
         plan = Plan(
-            source, engine, [sink], make_encoder=lambda info: Encoder(info, config.encoder_options, live=True),
-            max_latency_ns=round(config.max_latency * 1e6), seen=marks.see,
-        )  # fmt: skip
+            source,
+            engine,
+            [sink],
+            make_encoder=lambda info: Encoder(info, config.encoder_options, live=True),
+            max_latency_ns=round(config.max_latency * 1e6),
+            seen=marks.see,
+        )
         pipeline = Pipeline(plan)
         deadline = time.monotonic() + asked["seconds"] + WARM_UP_SECONDS
 
@@ -126,8 +135,9 @@ def run_filter(asked: dict[str, Any], folder: Path) -> None:
             "latency_ms", "stages_ms", "source", "output")  # fmt: skip
     report = {key: report[key] for key in kept} | {
         "chain_ms": {name: stages.get(name, {"count": 0}) for name in ("camera", "filter")},
-        "burnt": marks.burnt, "sequences": marks.sequences,
-    }  # fmt: skip
+        "burnt": marks.burnt,
+        "sequences": marks.sequences,
+    }
     (folder / "report.json").write_text(json.dumps(report))
 
 
@@ -176,12 +186,15 @@ def main() -> int:
             glass, dropped = rows[-1]["glass_to_glass_ms"], sum(rows[-1]["dropped"].values())
             print(
                 f"{model}, {reader}: {rows[-1]['fps']:.1f} fps, dropped {dropped}, glass to glass {glass}, "
-                f"{rows[-1]['memory_mib']}", flush=True,
-            )  # fmt: skip
+                f"{rows[-1]['memory_mib']}",
+                flush=True,
+            )
     result = {
-        "rows": rows, "seconds": options.seconds, "machine": machine.describe(),
+        "rows": rows,
+        "seconds": options.seconds,
+        "machine": machine.describe(),
         "command": machine.command_line(["python", "benchmarks/live.py", *sys.argv[1:]]),
-    }  # fmt: skip
+    }
     options.out.write_text(json.dumps(result, indent=2) + "\n")
     plot(rows, options.plot)
     print(f"wrote {options.out} and {options.plot}")

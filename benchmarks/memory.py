@@ -86,10 +86,14 @@ def judge(mib: Sequence[float], peak: float) -> dict[str, Any]:
     last = statistics.median(mib[-quarter - 1 : -1] or mib)  # not the very last, when the run ends
     growth = last / second - 1
     return {
-        "peak_mib": round(peak, 1), "peak_mark_mib": round(PEAK_MIB, 1), "second_quarter_mib": round(second, 1),
-        "last_quarter_mib": round(last, 1), "growth": round(growth, 4), "growth_mark": GROWTH,
+        "peak_mib": round(peak, 1),
+        "peak_mark_mib": round(PEAK_MIB, 1),
+        "second_quarter_mib": round(second, 1),
+        "last_quarter_mib": round(last, 1),
+        "growth": round(growth, 4),
+        "growth_mark": GROWTH,
         "reached": peak < PEAK_MIB and growth <= GROWTH,
-    }  # fmt: skip
+    }
 
 
 def run_for(film: Path, out: Path, seconds: float, model: str) -> tuple[Samples, float, dict[str, Any]]:
@@ -114,9 +118,11 @@ def measure(folder: Path, seconds: float, model: str, picture: tuple[int, int]) 
     samples, peak, report = run_for(long, folder / "out.mp4", seconds, model)
     kept = ("model", "scale", "backend", "precision", "device", "source", "output", "frames_in", "frames_out", "fps")
     return {
-        "seconds": seconds, **{key: report[key] for key in kept}, **judge(samples.mib, peak),
+        "seconds": seconds,
+        **{key: report[key] for key in kept},
+        **judge(samples.mib, peak),
         "mib_each_second": [round(mib, 1) for mib in samples.mib],
-    }  # fmt: skip
+    }
 
 
 def main() -> int:

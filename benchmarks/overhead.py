@@ -167,18 +167,24 @@ def measure(clip: Path, out: Path, config: Config) -> dict[str, Any]:
         return round(ns / frames / 1e6, 4)
 
     return {
-        "model": report["model"], "scale": report["scale"], "backend": report["backend"],
-        "precision": report["precision"], "frames": frames, "fps": report["fps"], "share": round(ours / whole, 5),
+        "model": report["model"],
+        "scale": report["scale"],
+        "backend": report["backend"],
+        "precision": report["precision"],
+        "frames": frames,
+        "fps": report["fps"],
+        "share": round(ours / whole, 5),
         "python_share": round(python / whole, 5),
         "cpu_ms_per_frame": {
-            "all": each(whole), "ours": each(ours),
+            "all": each(whole),
+            "ours": each(ours),
             "libraries' threads": each(whole - sum(account.threads.values())),
             **{f"{what}, in our threads": each(ns) for what, ns in sorted(account.inside.items())},
         },
         "threads_ms_per_frame": {
             "write" if name == str(out) else name: each(ns) for name, ns in account.threads.most_common()
         },
-    }  # fmt: skip
+    }
 
 
 def main() -> int:
@@ -205,8 +211,11 @@ def main() -> int:
     middle = sorted(rounds, key=lambda one: one["share"])[len(rounds) // 2]
     share = statistics.median(one["share"] for one in rounds)
     result = {
-        "size": f"{width}x{height}", "shares": [one["share"] for one in rounds], "mark": MARK, "reached": share < MARK,
-    } | middle  # fmt: skip
+        "size": f"{width}x{height}",
+        "shares": [one["share"] for one in rounds],
+        "mark": MARK,
+        "reached": share < MARK,
+    } | middle
     for what, ms in middle["cpu_ms_per_frame"].items():
         print(f"{what:30}{ms:9.3f} ms of CPU a frame")
     print(

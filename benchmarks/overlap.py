@@ -119,12 +119,20 @@ def one_round(file: Path, folder: Path, parsed: argparse.Namespace) -> dict[str,
     wall, everybody = time.monotonic() - before[0], machine_seconds() - before[1]
     bound = machine.cores() / (sum(cpu.values()) / 1000)
     return {
-        "model": spec.model, "scale": spec.scale, "backend": spec.backend, "precision": spec.precision,
-        "size": f"{info.width}x{info.height}", "preset": parsed.preset, "frames": report["frames_out"],
-        "cpu_ms_per_frame": cpu, "bound_fps": round(bound, 2), "fps": report["fps"],
-        "ratio": round(report["fps"] / bound, 3), "run_cpu_seconds": round(usage.cpu_seconds, 2),
+        "model": spec.model,
+        "scale": spec.scale,
+        "backend": spec.backend,
+        "precision": spec.precision,
+        "size": f"{info.width}x{info.height}",
+        "preset": parsed.preset,
+        "frames": report["frames_out"],
+        "cpu_ms_per_frame": cpu,
+        "bound_fps": round(bound, 2),
+        "fps": report["fps"],
+        "ratio": round(report["fps"] / bound, 3),
+        "run_cpu_seconds": round(usage.cpu_seconds, 2),
         "other_cores": round(max(0.0, everybody - usage.cpu_seconds) / wall, 2),
-    }  # fmt: skip
+    }
 
 
 def measure(file: Path, folder: Path, parsed: argparse.Namespace) -> dict[str, Any]:

@@ -47,9 +47,11 @@ def main() -> int:
         shown = {key: rows[-1][key] for key in ("dropped", "frames_in", "fps", "latency_ms", "memory_mib", "checks")}
         print(f"{limit:g} ms: {shown}, one inference {row['stages_ms']['infer']}", flush=True)
     result = {
-        "rows": rows, "seconds": options.seconds, "machine": machine.describe(),
+        "rows": rows,
+        "seconds": options.seconds,
+        "machine": machine.describe(),
         "command": machine.command_line(["python", "benchmarks/overload.py", *sys.argv[1:]]),
-    }  # fmt: skip
+    }
     options.out.write_text(json.dumps(result, indent=2) + "\n")
     print(f"wrote {options.out}")
     return 0 if all(all(row["checks"].values()) for row in rows) else 1

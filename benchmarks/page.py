@@ -189,8 +189,12 @@ def watch(browser: Any, url: str, loop: str, seconds: float, image: str = "") ->
 def summary(rounds: list[dict[str, Any]]) -> dict[str, Any]:
     ages = [round(age * 1e6) for one in rounds for age in one["ages_ms"]]
     seconds = sum(one["seconds"] for one in rounds)
-    return {"latency_ms": spread(ages), "fps": round(len(ages) / seconds, 2), "frames": len(ages),
-            "unreadable": sum(one["unreadable"] for one in rounds)}  # fmt: skip
+    return {
+        "latency_ms": spread(ages),
+        "fps": round(len(ages) / seconds, 2),
+        "frames": len(ages),
+        "unreadable": sum(one["unreadable"] for one in rounds),
+    }
 
 
 def main() -> int:
@@ -227,10 +231,13 @@ def main() -> int:
         reader.join()
         filter_.wait(30)
     result = {
-        "model": options.model, "size": options.size, **{name: summary(found) for name, found in rounds.items()},
-        "browser": f"Chromium {version}", "machine": machine.describe(),
+        "model": options.model,
+        "size": options.size,
+        **{name: summary(found) for name, found in rounds.items()},
+        "browser": f"Chromium {version}",
+        "machine": machine.describe(),
         "command": machine.command_line(["python", "benchmarks/page.py", *sys.argv[1:]]),
-    }  # fmt: skip
+    }
     options.out.write_text(json.dumps(result, indent=2) + "\n")
     for name in rounds:
         print(f"{name}: {result[name]}")

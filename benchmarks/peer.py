@@ -108,9 +108,14 @@ def opencv_resize(model: Path | None, size: tuple[int, int]) -> Network:
 
 
 NETWORKS: dict[str, Callable[[Any, tuple[int, int]], Network]] = {
-    "opencv-dnn": opencv_dnn, "openvino": openvino, "onnxruntime": onnxruntime, "onnxruntime-cuda": onnxruntime_cuda,
-    "torch": torch, "torch-compile": torch_compile, "opencv-resize": opencv_resize,
-}  # fmt: skip
+    "opencv-dnn": opencv_dnn,
+    "openvino": openvino,
+    "onnxruntime": onnxruntime,
+    "onnxruntime-cuda": onnxruntime_cuda,
+    "torch": torch,
+    "torch-compile": torch_compile,
+    "opencv-resize": opencv_resize,
+}
 
 
 def each(run: Callable[[Plane], Plane]) -> Network:

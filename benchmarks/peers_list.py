@@ -192,7 +192,7 @@ def _no_native_ffmpeg() -> str:
         return "no ffmpeg here; apt-get install ffmpeg"
     text = subprocess.run(
         ["ffmpeg", "-hide_banner", "-h", "filter=dnn_processing"], capture_output=True, text=True, check=False
-    ).stdout  # fmt: skip
+    ).stdout
     found = [word for word in ("native", "tensorflow", "openvino", "torch") if f" {word} " in text]
     if "native" in found:
         return ""

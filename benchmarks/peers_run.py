@@ -48,9 +48,14 @@ class Halved:
         self.truth: list[npt.NDArray[np.uint8]] = []
         width, height = source.info.width // 4 * 2, source.info.height // 4 * 2
         self.info: StreamInfo = replace(
-            source.info, width=width, height=height, time_base=1 / FPS, fps=FPS, live=False,
+            source.info,
+            width=width,
+            height=height,
+            time_base=1 / FPS,
+            fps=FPS,
+            live=False,
             orientation=Orientation.UPRIGHT,
-        )  # fmt: skip
+        )
 
     def frames(self, pool: FramePool | None = None) -> Iterator[Frame]:
         height, width = self.info.height, self.info.width
@@ -130,11 +135,12 @@ def summarise(runs: Sequence[tuple[Usage, Usage]], frames: int) -> dict[str, Any
         return None
     cpu = statistics.median(all_of.cpu_seconds - first.cpu_seconds for first, all_of in runs)
     return {
-        "fps": round((frames - 1) / (whole - one), 3), "startup_seconds": round(one, 3),
+        "fps": round((frames - 1) / (whole - one), 3),
+        "startup_seconds": round(one, 3),
         "wall_seconds": [round(all_of.wall_seconds, 3) for _, all_of in runs],
         "peak_mib": round(statistics.median(all_of.peak_mib for _, all_of in runs), 1),
         "cpu_ms_per_frame": round(1000 * cpu / (frames - 1), 3),
-    }  # fmt: skip
+    }
 
 
 def out_of(peer: Peer, folder: Path) -> Path:
@@ -153,9 +159,11 @@ def agreement(peer: Peer, source: Path, folder: Path, reference: Sequence[npt.ND
     apart = np.abs(np.stack(found).astype(np.int16) - np.stack(list(reference)))
     mean = round(float((apart.astype(np.float64) ** 2).mean()) ** 0.5, 4)
     return {
-        "most_levels": int(apart.max()), "rms_levels": mean, "within_one_level": bool(apart.max() <= 1),
+        "most_levels": int(apart.max()),
+        "rms_levels": mean,
+        "within_one_level": bool(apart.max() <= 1),
         "share_within_one_level": round(float((apart <= 1).mean()), 7),
-    }  # fmt: skip
+    }
 
 
 def measure(peers: Sequence[Peer], parsed: argparse.Namespace, folder: Path) -> dict[str, Any]:
@@ -176,10 +184,16 @@ def measure(peers: Sequence[Peer], parsed: argparse.Namespace, folder: Path) -> 
                 rows[peer.name]["agreement"] = agreement(peer, source, folder, exact)
     width, height = truth[0].shape[1] // 2, truth[0].shape[0] // 2
     return {
-        "size": f"{width}x{height}", "clip": parsed.clip.name if parsed.clip else SCENE, "crf": CRF, "preset": PRESET,
-        "seconds": parsed.seconds, "rounds": parsed.rounds, "psnr_frames": common, "rows": list(rows.values()),
+        "size": f"{width}x{height}",
+        "clip": parsed.clip.name if parsed.clip else SCENE,
+        "crf": CRF,
+        "preset": PRESET,
+        "seconds": parsed.seconds,
+        "rounds": parsed.rounds,
+        "psnr_frames": common,
+        "rows": list(rows.values()),
         "left_out": [{"name": name, "reason": reason} for name, reason in failed.items()],
-    }  # fmt: skip
+    }
 
 
 def choose(only: str | None) -> tuple[list[Peer], list[dict[str, str]]]:

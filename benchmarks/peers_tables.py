@@ -24,11 +24,15 @@ def marks(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             if theirs:
                 peer = max(theirs, key=lambda row: row["fps"])
                 ratio = round(ours["fps"] / peer["fps"], 3)
-                found.append({
-                    "what": f"{ours['name']} over {peer['name']}", "ratio": ratio, "asked": asked,
-                    "reached": ratio >= asked,
-                    "most_levels": max(row["agreement"]["most_levels"] for row in (ours, peer)),
-                })  # fmt: skip
+                found.append(
+                    {
+                        "what": f"{ours['name']} over {peer['name']}",
+                        "ratio": ratio,
+                        "asked": asked,
+                        "reached": ratio >= asked,
+                        "most_levels": max(row["agreement"]["most_levels"] for row in (ours, peer)),
+                    }
+                )
     return found
 
 
@@ -42,9 +46,14 @@ def table(data: Mapping[str, Any]) -> list[str]:
         name = row["name"].split(",")[0] + weights + (f", {row['precision']}" if row["form"] == "auto" else "")
         apart = str(row["agreement"]["most_levels"]) if "agreement" in row else "-"
         cells = [
-            f"**{name}**" if row["family"] == "ours" else name, f"{row['fps']:.1f}", f"{row['psnr_y']:.2f}",
-            f"{row['startup_seconds']:.2f} s", f"{row['peak_mib']:.0f} MiB", f"{row['cpu_ms_per_frame']:.1f} ms", apart,
-        ]  # fmt: skip
+            f"**{name}**" if row["family"] == "ours" else name,
+            f"{row['fps']:.1f}",
+            f"{row['psnr_y']:.2f}",
+            f"{row['startup_seconds']:.2f} s",
+            f"{row['peak_mib']:.0f} MiB",
+            f"{row['cpu_ms_per_frame']:.1f} ms",
+            apart,
+        ]
         lines.append(f"| {' | '.join(cells)} |")
     note = f"{data['size']} x2, whole programs in turns: H.264 in, H.264 out ({data['preset']}, CRF {data['crf']}); "
     note += f"PSNR of luma in dB against the full-size truth over {data['psnr_frames']} frames of {data['clip']}; "
@@ -72,9 +81,15 @@ def plot(data: Mapping[str, Any], out: Path) -> Path:
         place = (row["fps"], row["psnr_y"])  # the same weights give the same PSNR: slanted names pass one another
         below = row["family"] == "ours" and "fsrcnn" in row["name"]  # the presets above
         axes.annotate(
-            row["name"], place, xytext=(2, -6 if below else 6), textcoords="offset points", fontsize=8, color=color,
-            rotation=-60 if below else 60, va="top" if below else "baseline",
-        )  # fmt: skip
+            row["name"],
+            place,
+            xytext=(2, -6 if below else 6),
+            textcoords="offset points",
+            fontsize=8,
+            color=color,
+            rotation=-60 if below else 60,
+            va="top" if below else "baseline",
+        )
     axes.set_xscale("log")
     axes.set_xlabel(f"frames per second, whole program, {data['size']} x2")
     axes.set_ylabel("PSNR of luma, dB")

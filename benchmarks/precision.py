@@ -61,10 +61,12 @@ def take_turns(runners: dict[str, Callable[[], None]], rounds: int) -> dict[str,
 def row_of(model: ModelSpec, precision: str, spent: dict[str, list[tuple[float, float]]]) -> dict[str, Any]:
     """Medians, and how many times as fast as the slower precision this one is."""
     row: dict[str, Any] = {
-        "model": model.name, "scale": model.scale, "precision": precision,
+        "model": model.name,
+        "scale": model.scale,
+        "precision": precision,
         "ms": round(statistics.median(wall for wall, _ in spent[precision]), 2),
         "core_ms": round(statistics.median(core for _, core in spent[precision]), 2),
-    }  # fmt: skip
+    }
     against, mark = MARKS.get(precision, ("", 0))
     if against in spent:
         pairs = zip(spent[against], spent[precision], strict=True)

@@ -28,9 +28,13 @@ from stream_sr.sources import open_source
 
 TICKS = Fraction(1, 1_000_000)
 LOW_DELAY = {
-    "fflags": "nobuffer", "flags": "low_delay", "analyzeduration": "0", "probesize": "32", "max_delay": "0",
+    "fflags": "nobuffer",
+    "flags": "low_delay",
+    "analyzeduration": "0",
+    "probesize": "32",
+    "max_delay": "0",
     "reorder_queue_size": "0",
-}  # fmt: skip
+}
 OPENCV_OPTIONS = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
 
 
@@ -49,9 +53,15 @@ class PyAVSource:
         self._stopping = threading.Event()
         self._reader = PictureReader(codec="h264")
         self.info = StreamInfo(
-            context.width, context.height, TICKS, self._stream.average_rate, color=color_of(context, codec="h264"),
-            live=True, codec="h264", name=url,
-        )  # fmt: skip
+            context.width,
+            context.height,
+            TICKS,
+            self._stream.average_rate,
+            color=color_of(context, codec="h264"),
+            live=True,
+            codec="h264",
+            name=url,
+        )
 
     def frames(self, pool: FramePool | None = None) -> Iterator[Frame]:
         """See `media.Source`."""
@@ -61,9 +71,14 @@ class PyAVSource:
             for picture in packet.decode():
                 planes, slot = self._reader.read(picture, pool)
                 yield Frame(
-                    planes=planes, pts=captured_ns // 1000 + number, time_base=TICKS, number=number,
-                    captured_ns=captured_ns, color=self.info.color, slot=slot,
-                )  # fmt: skip
+                    planes=planes,
+                    pts=captured_ns // 1000 + number,
+                    time_base=TICKS,
+                    number=number,
+                    captured_ns=captured_ns,
+                    color=self.info.color,
+                    slot=slot,
+                )
                 number += 1
             if self._stopping.is_set():
                 return
@@ -97,9 +112,15 @@ class OpenCVSource:
         width, height = (int(self._capture.get(key)) for key in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
         self._stopping = threading.Event()
         self.info = StreamInfo(
-            width, height, TICKS, Fraction(self._capture.get(cv2.CAP_PROP_FPS)).limit_denominator(1001) or None,
-            color=ColorInfo(matrix=Matrix.SMPTE170M, range=Range.LIMITED), live=True, codec="h264", name=url,
-        )  # fmt: skip
+            width,
+            height,
+            TICKS,
+            Fraction(self._capture.get(cv2.CAP_PROP_FPS)).limit_denominator(1001) or None,
+            color=ColorInfo(matrix=Matrix.SMPTE170M, range=Range.LIMITED),
+            live=True,
+            codec="h264",
+            name=url,
+        )
 
     def frames(self, pool: FramePool | None = None) -> Iterator[Frame]:
         """See `media.Source`."""
@@ -118,9 +139,14 @@ class OpenCVSource:
                 np.copyto(plane, packed[begin : begin + plane.size].reshape(plane.shape))
                 begin += plane.size
             yield Frame(
-                planes=read_only(planes), pts=captured_ns // 1000 + number, time_base=TICKS, number=number,
-                captured_ns=captured_ns, color=self.info.color, slot=slot,
-            )  # fmt: skip
+                planes=read_only(planes),
+                pts=captured_ns // 1000 + number,
+                time_base=TICKS,
+                number=number,
+                captured_ns=captured_ns,
+                color=self.info.color,
+                slot=slot,
+            )
             number += 1
 
     def stop(self) -> None:

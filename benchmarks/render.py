@@ -170,10 +170,14 @@ def overload(data: Mapping[str, Any]) -> str:
         memory = row["memory_mib"]
         dropped = ", ".join(f"{reason} {count}" for reason, count in row["dropped"].items()) or "none"
         cells = [
-            f"{row['max_latency_ms']:g}", _milliseconds(row["stages_ms"]["infer"]), _milliseconds(row["latency_ms"]),
-            f"{row['frames_in']}", f"{row['frames_out']}", dropped,
+            f"{row['max_latency_ms']:g}",
+            _milliseconds(row["stages_ms"]["infer"]),
+            _milliseconds(row["latency_ms"]),
+            f"{row['frames_in']}",
+            f"{row['frames_out']}",
+            dropped,
             f"{memory['second_quarter']:.0f}, later {memory['last_quarter']:.0f} MiB",
-        ]  # fmt: skip
+        ]
         lines.append(f"| {' | '.join(cells)} |")
     row = data["rows"][0]
     note = f"{row['model']} x{row['scale']} on {row['source']['width']}x{row['source']['height']}, live, "

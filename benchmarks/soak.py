@@ -66,9 +66,7 @@ class Camera:
         self.process = self._start(size)
 
     def _start(self, size: str) -> subprocess.Popen[bytes]:
-        words = [
-            "run", f"synthetic:photos,{size}", f"rtsp://@:{self.port}/cam", "--backend", "bicubic", "--scale", "1"
-        ]  # fmt: skip
+        words = ["run", f"synthetic:photos,{size}", f"rtsp://@:{self.port}/cam", "--backend", "bicubic", "--scale", "1"]
         process = subprocess.Popen(
             [sys.executable, "-m", "stream_sr", *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
@@ -109,8 +107,9 @@ def resources(pid: int) -> Sample:
     return Sample(
         time.monotonic(),
         int((proc / "statm").read_text().split()[1]) * 4096 / 2**20,
-        len(list((proc / "fd").iterdir())), threads(proc),
-    )  # fmt: skip
+        len(list((proc / "fd").iterdir())),
+        threads(proc),
+    )
 
 
 def threads(proc: Path) -> Counter[str]:
@@ -235,9 +234,12 @@ def wait_until_served(url: str) -> None:
 
 
 def figures(
-    options: argparse.Namespace, began: float, samples: list[Sample],
-    faults: list[tuple[float, float, str]], ages: list[list[tuple[float, float]]],
-) -> dict[str, Any]:  # fmt: skip
+    options: argparse.Namespace,
+    began: float,
+    samples: list[Sample],
+    faults: list[tuple[float, float, str]],
+    ages: list[list[tuple[float, float]]],
+) -> dict[str, Any]:
     """First against last window."""
     seconds = samples[-1].at - began
     window = min(WINDOW_SECONDS, seconds / 2)
@@ -267,17 +269,25 @@ def figures(
         "latency": all(a is not None and b is not None and b <= a * 1.2 for a, b in latency),
     }
     return {
-        "minutes": options.minutes, "cameras": options.cameras, "size": options.size, "model": options.model,
-        "window_seconds": round(window), "faults": {k: sum(f[2] == k for f in faults) for k in {f[2] for f in faults}},
-        "pictures_seen": [len(camera) for camera in ages], "memory_mib": memory, "descriptors": files,
-        "threads": held, "latency_p99_ms": latency, "checks": checks,
+        "minutes": options.minutes,
+        "cameras": options.cameras,
+        "size": options.size,
+        "model": options.model,
+        "window_seconds": round(window),
+        "faults": {k: sum(f[2] == k for f in faults) for k in {f[2] for f in faults}},
+        "pictures_seen": [len(camera) for camera in ages],
+        "memory_mib": memory,
+        "descriptors": files,
+        "threads": held,
+        "latency_p99_ms": latency,
+        "checks": checks,
         "memory_mib_by_minute": [median(attrgetter("mib"), minute) for minute in minutes],
         "threads_by_minute": {
             kind: [median(partial(threads_of, kind), minute) for minute in minutes] for kind in kinds
         },
         "machine": machine.describe(),
         "command": machine.command_line(["python", "benchmarks/soak.py", *sys.argv[1:]]),
-    }  # fmt: skip
+    }
 
 
 def main() -> int:

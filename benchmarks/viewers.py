@@ -43,8 +43,14 @@ ALONE_SHARE = 0.1
 
 def join(port: int, **options: Any) -> ClientConnection:
     host = f"127.0.0.1:{port}"
-    return connect(f"ws://{host}/stream", origin=Origin(f"http://{host}"), compression=None, max_size=None,
-                   close_timeout=1, **options)  # fmt: skip
+    return connect(
+        f"ws://{host}/stream",
+        origin=Origin(f"http://{host}"),
+        compression=None,
+        max_size=None,
+        close_timeout=1,
+        **options,
+    )
 
 
 def stay(port: int, stop: threading.Event, seen: list[tuple[float, int, float]]) -> None:
@@ -127,12 +133,20 @@ def measure(options: argparse.Namespace, report: Path) -> dict[str, Any]:
     dropped = figures["outputs"][f"web:127.0.0.1:{port}"]["dropped"]  # before the page: the machine was too slow
     dropped += sum(figures["lost_in_source"].values())
     return {
-        "age_ms": ages, "pictures": len(numbers), "missed": numbers[-1] - numbers[0] + 1 - len(numbers) - dropped,
-        "visits": sum(visits), "page": page, "outputs": figures["outputs"], "dropped": figures["dropped"],
-        "memory_mib": {"second_quarter": round(statistics.median(memory[quarter : 2 * quarter]), 1),
-                       "last_quarter": round(statistics.median(memory[-quarter:]), 1), "peak": round(max(memory), 1)},
+        "age_ms": ages,
+        "pictures": len(numbers),
+        "missed": numbers[-1] - numbers[0] + 1 - len(numbers) - dropped,
+        "visits": sum(visits),
+        "page": page,
+        "outputs": figures["outputs"],
+        "dropped": figures["dropped"],
+        "memory_mib": {
+            "second_quarter": round(statistics.median(memory[quarter : 2 * quarter]), 1),
+            "last_quarter": round(statistics.median(memory[-quarter:]), 1),
+            "peak": round(max(memory), 1),
+        },
         "descriptors": {"second_quarter": statistics.median(files[quarter : 2 * quarter]), "most": max(files)},
-    }  # fmt: skip
+    }
 
 
 def failures(result: dict[str, Any]) -> list[str]:
@@ -159,9 +173,12 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         result = measure(options, Path(folder) / "report.json")
     result |= {
-        "seconds": options.seconds, "viewers": options.viewers, "size": options.size, "machine": machine.describe(),
+        "seconds": options.seconds,
+        "viewers": options.viewers,
+        "size": options.size,
+        "machine": machine.describe(),
         "command": machine.command_line(["python", "benchmarks/viewers.py", *sys.argv[1:]]),
-    }  # fmt: skip
+    }
     options.out.write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps({key: result[key] for key in ("age_ms", "missed", "visits", "page", "memory_mib", "descriptors")}))
     problems = failures(result)

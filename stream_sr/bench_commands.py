@@ -28,11 +28,15 @@ def bench_command(parsed: argparse.Namespace) -> int:
     if parsed.sizes is not None and parsed.source is not None:
         raise ConfigError("--size is of the pictures that bench makes itself; SOURCE brings its own")
     sweep = Sweep(
-        kind=kind, configs=sweep_configs(parsed), source=parsed.source, sink=parsed.sink,
+        kind=kind,
+        configs=sweep_configs(parsed),
+        source=parsed.source,
+        sink=parsed.sink,
         sizes=[Option("size", "", size).read(text, "--size") for text in split(parsed.sizes)] or [DEFAULT_SIZE],
-        rounds=_read("rounds", parsed.rounds, whole(1, 1000)), command=command_line(),
+        rounds=_read("rounds", parsed.rounds, whole(1, 1000)),
+        command=command_line(),
         seconds=_read("seconds", parsed.seconds, number(0.05, 86_400)),
-    )  # fmt: skip
+    )
     if parsed.plot is not None:
         check_plot(parsed.plot)
     with Interrupts() as interrupts, tempfile.TemporaryDirectory() as folder, quiet(parsed.verbose), bar() as begin:
@@ -79,8 +83,9 @@ def sweep_configs(parsed: argparse.Namespace) -> list[Config]:
     options = {option.key: option for option in RUN_OPTIONS if given.get(option.key) is not None}
     lists = [
         [(key, option.read(word, f"--{option.name}")) for word in split(given[key])]
-        for key, option in options.items() if key in SWEPT
-    ]  # fmt: skip
+        for key, option in options.items()
+        if key in SWEPT
+    ]
     fixed = {key: one.read(given[key], f"--{one.name}") for key, one in options.items() if key not in SWEPT}
     fixed["overwrite"] = given.get("overwrite")
     several = max(map(len, lists), default=1) > 1

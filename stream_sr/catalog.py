@@ -26,13 +26,19 @@ def models_table(models: Sequence[ModelSpec]) -> list[dict[str, Any]]:
     speed, here = remembered.recall(SPEED), _here()
     return [
         {
-            "name": model.name, "scale": model.scale, "tune": model.tune, "class": size_class(model.parameters),
-            "fps": speed.get(f"{model.sha256()} {here}") if speed else None, "parameters": model.parameters,
-            "macs_per_pixel": model.macs_per_pixel, "psnr_y": dict(model.psnr_y), "default": model.default,
+            "name": model.name,
+            "scale": model.scale,
+            "tune": model.tune,
+            "class": size_class(model.parameters),
+            "fps": speed.get(f"{model.sha256()} {here}") if speed else None,
+            "parameters": model.parameters,
+            "macs_per_pixel": model.macs_per_pixel,
+            "psnr_y": dict(model.psnr_y),
+            "default": model.default,
             "int8": _int8(model),
         }
         for model in models
-    ]  # fmt: skip
+    ]
 
 
 def _int8(model: ModelSpec) -> dict[str, Any] | None:

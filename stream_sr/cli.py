@@ -174,17 +174,21 @@ def _parser() -> argparse.ArgumentParser:
     _add(sub, *ENGINE_OPTIONS)
 
     sub = command(
-        "bench", bench_commands.bench_command, "measure the engine, the whole filter, or a live picture",
+        "bench",
+        bench_commands.bench_command,
+        "measure the engine, the whole filter, or a live picture",
         "--model, --scale, --backend, --precision and --size take lists: --model tiny,fast --size 640x360,1280x720\n\n"
         "Two results of --json are compared by `stream-sr bench compare A.json B.json`.\n\n" + source,
-    )  # fmt: skip
+    )
     sub.add_argument("source", metavar="SOURCE", nargs="?", help="without it the engine alone, or --mode")
     sub.add_argument("sink", metavar="SINK", nargs="?", default="null:", help="null: (the default) or a file")
     sub.add_argument(
-        "--mode", type=reading("mode", choices=MODES), metavar="|".join(MODES),
+        "--mode",
+        type=reading("mode", choices=MODES),
+        metavar="|".join(MODES),
         help="pipeline: a file as fast as it goes; live: by the clock, with latency and drops; without SOURCE on a "
         "test picture (default: what suits SOURCE)",
-    )  # fmt: skip
+    )
     sub.add_argument("--size", dest="sizes", metavar="WxH", help="of the input, without SOURCE (default 640x360)")
     sub.add_argument("--rounds", metavar="N", help="in turns, after a warm-up (default: engine 5, else 3)")
     sub.add_argument("--seconds", help="of a round (default: engine 1, live 5, else to the end of SOURCE)")
@@ -197,9 +201,10 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("first", type=Path, metavar="A.json", help="the measurement to judge by")
     sub.add_argument("second", type=Path, metavar="B.json", help="the one to judge")
     sub.add_argument(
-        "--fail-over", metavar="PERCENT",
+        "--fail-over",
+        metavar="PERCENT",
         help="exit with 7 where B is slower by more (fps; of live results later, p99), or lacks what A has",
-    )  # fmt: skip
+    )
     sub.add_argument("--force", action="store_true", help="judge even between different machines or settings")
     _add_json(sub)
 
@@ -250,10 +255,12 @@ def _parser() -> argparse.ArgumentParser:
         help="train every combination, such as width=8,16 depth=2,4 kernel=3,5",
     )
     sub.add_argument(
-        "--validate", action="append", metavar="NAME",
+        "--validate",
+        action="append",
+        metavar="NAME",
         help="picture in --data, without its ending, that chooses the best weights and is not learnt from; "
         "may be repeated (default: those that the recipe names, and its shares of the folders that it names)",
-    )  # fmt: skip
+    )
     sub.add_argument(
         "--iterations", type=reading("iterations", whole(1, 10**9)), metavar="N", help="instead of the recipe's"
     )
@@ -269,27 +276,39 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_scale_and_tune(sub, TUNES[1], "camera: blur, noise, H.264, JPEG (default camera)")
     sub.add_argument(
-        "--length", type=reading("length", whole(1, 100)), default=6, metavar="N",
+        "--length",
+        type=reading("length", whole(1, 100)),
+        default=6,
+        metavar="N",
         help="pictures of a clip (default 6; recurrent networks want 12)",
-    )  # fmt: skip
+    )
     sub.add_argument(
-        "--motion", choices=("pan", "scene", "both"), default="pan",
+        "--motion",
+        choices=("pan", "scene", "both"),
+        default="pan",
         help="how a picture moves: pan, by whole pixels; scene, a turning camera and things before it; both, two clips "
         "(default pan; recurrent networks want both)",
-    )  # fmt: skip
+    )
     sub.add_argument(
-        "--validate", action="append", default=[], metavar="NAME",
+        "--validate",
+        action="append",
+        default=[],
+        metavar="NAME",
         help="picture or video, without its ending, that chooses the best weights; may be repeated "
         "(default: the ten pictures of the packaged recipes)",
-    )  # fmt: skip
+    )
 
     sub = command("export", commands.export_command, "turn a checkpoint into a model folder; needs the extra [train]")
     sub.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="checkpoint.pt, as `stream-sr train` left it")
     sub.add_argument("folder", type=Path, metavar="DIR", help="becomes model.onnx and model.toml")
     sub.add_argument(
-        "--average", type=Path, action="append", default=[], metavar="CHECKPOINT",
+        "--average",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="CHECKPOINT",
         help="average its weights with those of another run of the same network; may be repeated",
-    )  # fmt: skip
+    )
     sub.add_argument("--name", help="of the model (default: the recipe's)")
     sub.add_argument("--default", action="store_true", help="make it the model that is used when none is named")
     sub.add_argument("--overwrite", action="store_true", help="replace the model that is there")
@@ -306,9 +325,12 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("paths", type=Path, nargs="+", metavar="PATH", help="a folder of pictures, or films")
     sub.add_argument(
         "--crf",
-        dest="crfs", action="append", default=[], metavar="N",
+        dest="crfs",
+        action="append",
+        default=[],
+        metavar="N",
         help="films: reduced, then through H.264 of this quality; may be repeated (the usual: 18 23 28 33)",
-    )  # fmt: skip
+    )
     sub.add_argument("--frames", metavar="N", help="films: only the first N pictures")
     sub.add_argument("--sheet", type=Path, metavar="FILE.png", help="crops of input, bicubic, ours and truth")
     _add(sub, *ENGINE_OPTIONS)
@@ -344,9 +366,11 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
 
 def _add(parser: argparse.ArgumentParser, *options: Option) -> None:
     for group, title in (
-        (ENGINE_OPTIONS, "engine"), (SOURCE_OPTIONS, "input"), (OUTPUT_OPTIONS, "output"),
+        (ENGINE_OPTIONS, "engine"),
+        (SOURCE_OPTIONS, "input"),
+        (OUTPUT_OPTIONS, "output"),
         (DISPLAY_OPTIONS, "page and window"),
-    ):  # fmt: skip
+    ):
         chosen = [option for option in options if option in group]
         if chosen:
             box = parser.add_argument_group(title)

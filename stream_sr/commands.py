@@ -216,11 +216,13 @@ def engine_command(parsed: argparse.Namespace) -> int:
         entries = [entry for entry in cache.engine_entries() if entry.path in wanted]
     rows = [
         {
-            "file": entry.path.name, "bytes": entry.size_bytes, "key": asdict(entry.key) if entry.key else None,
+            "file": entry.path.name,
+            "bytes": entry.size_bytes,
+            "key": asdict(entry.key) if entry.key else None,
             "measured": dict(entry.measured),
         }
         for entry in entries
-    ]  # fmt: skip
+    ]
     done = {"build": "built", "list": "", "prune": "removed"}[parsed.action]
     print_result(parsed.json, {"action": parsed.action, "engines": rows}, lambda _: format_engines(entries, done))
     return 0
@@ -269,10 +271,13 @@ def train_command(parsed: argparse.Namespace) -> int:
     from stream_sr.train.recipe import load_recipe
 
     recipe = load_recipe(
-        parsed.recipe, scale=parsed.scale, tune=parsed.tune, iterations=parsed.iterations,
+        parsed.recipe,
+        scale=parsed.scale,
+        tune=parsed.tune,
+        iterations=parsed.iterations,
         validation_images=tuple(parsed.validate) if parsed.validate else None,
         shares={} if parsed.validate else None,  # they are of the folders of the recipe's own pictures
-    )  # fmt: skip
+    )
     if parsed.validate and any(map(holds_clips, parsed.data)):
         raise ConfigError("--validate is for pictures; clips were told apart by `stream-sr clips --validate`")
     tune = f"-{recipe.tune}" if recipe.tune != TUNES[0] else ""
@@ -296,10 +301,17 @@ def train_command(parsed: argparse.Namespace) -> int:
     with Interrupts() as interrupts:
         interrupts.attach(Stopper())
         checkpoint = train(
-            recipe, folders=parsed.data, out=out, resume=parsed.resume, start_from=parsed.start_from,
-            teacher=parsed.teacher, unlabelled=parsed.unlabelled,
-            threads=parsed.threads, stop=lambda: interrupts.count > 0, report=report,
-        )  # fmt: skip
+            recipe,
+            folders=parsed.data,
+            out=out,
+            resume=parsed.resume,
+            start_from=parsed.start_from,
+            teacher=parsed.teacher,
+            unlabelled=parsed.unlabelled,
+            threads=parsed.threads,
+            stop=lambda: interrupts.count > 0,
+            report=report,
+        )
     if bar is not None:
         bar.close()
     say(checkpoint)
@@ -320,9 +332,14 @@ def _sweep(parsed: argparse.Namespace, recipe: Recipe, out: Path, report: Callab
     with Interrupts() as interrupts:
         interrupts.attach(Stopper())
         rows = sweep(
-            recipe, axes, folders=parsed.data, out=out, threads=parsed.threads, stop=lambda: interrupts.count > 0,
+            recipe,
+            axes,
+            folders=parsed.data,
+            out=out,
+            threads=parsed.threads,
+            stop=lambda: interrupts.count > 0,
             report=report,
-        )  # fmt: skip
+        )
     say_lines(format_sweep(rows))
     if rows:
         say(plot_sweep(rows, out / "sweep.png"))
@@ -345,16 +362,24 @@ def clips_command(parsed: argparse.Namespace) -> int:
         raise ConfigError(f"--validate {', '.join(unknown)}: no such picture or film; give names without their ending")
     check_folder(parsed.out)
     count = make_clips(
-        parsed.out, pictures=parsed.data, scale=parsed.scale, length=parsed.length, tune=parsed.tune,
-        videos=[(path.stem, partial(read_luma, path)) for path in parsed.video], motion=parsed.motion,
-        validation=validation, roundtrip=h264_roundtrip, report=logging.getLogger("stream_sr").debug,
-    )  # fmt: skip
+        parsed.out,
+        pictures=parsed.data,
+        scale=parsed.scale,
+        length=parsed.length,
+        tune=parsed.tune,
+        videos=[(path.stem, partial(read_luma, path)) for path in parsed.video],
+        motion=parsed.motion,
+        validation=validation,
+        roundtrip=h264_roundtrip,
+        report=logging.getLogger("stream_sr").debug,
+    )
     say(f"{parsed.out}: {count} clips")
     if not any((parsed.out / VALIDATION).iterdir()):
         logging.getLogger("stream_sr").warning(
             "none of them chooses the best weights, as `stream-sr train` wants; name some pictures with --validate "
-            "(there are %s)", ", ".join(sorted(names)[:5]) + (", ..." if len(names) > 5 else ""),
-        )  # fmt: skip
+            "(there are %s)",
+            ", ".join(sorted(names)[:5]) + (", ..." if len(names) > 5 else ""),
+        )
     return 0
 
 
@@ -415,11 +440,18 @@ def evaluate_command(parsed: argparse.Namespace) -> int:
         frames = Option("frames", "", whole(2, 1_000_000)).read(parsed.frames, "--frames") if parsed.frames else None
         rows = [
             evaluate_clip(
-                model, film, options, scale=scale or None, crf=crf, frames=frames, command=command_line(),
+                model,
+                film,
+                options,
+                scale=scale or None,
+                crf=crf,
+                frames=frames,
+                command=command_line(),
                 show=examples.append,
             )
-            for film in films for crf in crfs or [None]
-        ]  # fmt: skip
+            for film in films
+            for crf in crfs or [None]
+        ]
         result = {"clips": rows}
         text = format_clips(rows)
     else:

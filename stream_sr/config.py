@@ -157,12 +157,16 @@ SOURCE_OPTIONS = (
     Option("rtsp-transport", "of an RTSP input (default tcp)", choices=("tcp", "udp")),
     Option("decoder", "video decoder of a file or of FFmpeg's demuxer (default auto)", choices=("auto", "cuda", "cpu")),
     Option("read-timeout", "a live input silent for so long is lost (default 5)", number(0.1, 3600), "SECONDS"),
-    Option("reconnect", "try for so long to get a live input, or a server, back (default: for ever; 0: not at all)",
-           number(0, 1e9), "SECONDS"),
+    Option(
+        "reconnect",
+        "try for so long to get a live input, or a server, back (default: for ever; 0: not at all)",
+        number(0, 1e9),
+        "SECONDS",
+    ),
     Option("capture-size", "picture size asked of a webcam", size, "WxH"),
     Option("capture-fps", "frame rate asked of a webcam", number(0.1, 1000), "FPS"),
     Option("fourcc", "pixel format asked of a webcam, such as MJPG", parse=word, metavar="CODE"),
-)  # fmt: skip
+)
 OUTPUT_OPTIONS = (
     Option("size", "fit the output into this size, keeping the shape of the picture", size, "WxH"),
     Option("max-latency", "drop live frames older than this before the engine works on them (default 500)",
@@ -183,10 +187,14 @@ OUTPUT_OPTIONS = (
 )  # fmt: skip
 DISPLAY_OPTIONS = (
     Option("web-read-only", "the page shows everything and changes nothing", switch),
-    Option("web-name", "name under which the page may be opened, besides IP addresses and this machine's own",
-           parse=word, metavar="HOST"),
+    Option(
+        "web-name",
+        "name under which the page may be opened, besides IP addresses and this machine's own",
+        parse=word,
+        metavar="HOST",
+    ),
     Option("record-dir", "let the page or window start and stop recordings, into this folder", Path, "DIR"),
-)  # fmt: skip
+)
 RUN_OPTIONS = ENGINE_OPTIONS + SOURCE_OPTIONS + OUTPUT_OPTIONS + DISPLAY_OPTIONS
 
 
@@ -261,18 +269,29 @@ class Config:
 
     def sink_options(self, source: str) -> SinkOptions:
         return SinkOptions(
-            overwrite=self.overwrite, audio=self.audio, source=source, reconnect=self.reconnect,
-            viewer_user=self.viewer_user, viewer_password=self.viewer_password, max_viewers=self.max_viewers,
-            record_dir=self.record_dir, web_read_only=self.web_read_only,
+            overwrite=self.overwrite,
+            audio=self.audio,
+            source=source,
+            reconnect=self.reconnect,
+            viewer_user=self.viewer_user,
+            viewer_password=self.viewer_password,
+            max_viewers=self.max_viewers,
+            record_dir=self.record_dir,
+            web_read_only=self.web_read_only,
             web_names=(self.web_name,) if self.web_name else (),
-        )  # fmt: skip
+        )
 
     def engine_options(self, *, depth: int, live: bool = False) -> EngineOptions:
         """``live`` runs take the faster precision where the eye sees no difference, others only where PSNR does not."""
         return EngineOptions(
-            backend=self.backend, precision=self.precision, device=self.device, threads=self.threads, depth=depth,
-            cameras=self.cameras, fidelity=LIVE_FIDELITY if live else QUALITY_FIDELITY,
-        )  # fmt: skip
+            backend=self.backend,
+            precision=self.precision,
+            device=self.device,
+            threads=self.threads,
+            depth=depth,
+            cameras=self.cameras,
+            fidelity=LIVE_FIDELITY if live else QUALITY_FIDELITY,
+        )
 
 
 # a stronger layer that names one of these takes the other away from the weaker ones

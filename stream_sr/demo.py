@@ -80,8 +80,16 @@ def demo(out: Path, seconds: float, config: Config, *, started: Callable[[Any], 
         runs.append(pipeline)
         started(pipeline)
 
-    with child("camera", "run", f"synthetic:photos,{SIZE}", f"rtsp://@:{camera_port}/camera",
-               "--backend", "bicubic", "--scale", "1"):  # fmt: skip
+    with child(
+        "camera",
+        "run",
+        f"synthetic:photos,{SIZE}",
+        f"rtsp://@:{camera_port}/camera",
+        "--backend",
+        "bicubic",
+        "--scale",
+        "1",
+    ):
         wait_for_port(camera_port, PATIENCE_SECONDS)
         with child("viewer", "view", served_url, str(out / "viewer.json"), module="stream_sr.demo") as viewer:
             log.info("or in a player: ffplay -flags low_delay %s", served_url)
@@ -149,7 +157,7 @@ def format_report(report: dict[str, Any], files: list[Path]) -> str:
         ("glass to glass", _percentiles(report["glass_to_glass_ms"]) + ", read from the picture at the viewer"),
         *((f"  {name}", _percentiles(stage)) for name, stage in report["stages_ms"].items()),
         *(("wrote", str(file)) for file in files),
-    ]  # fmt: skip
+    ]
     return "\n".join(f"{name:<16}{text}" for name, text in rows)
 
 
@@ -176,9 +184,13 @@ def child(name: str, *arguments: str, module: str = "stream_sr") -> Iterator[sub
     quiet = subprocess.DEVNULL
     with tempfile.TemporaryFile() as words:
         process = subprocess.Popen(
-            [sys.executable, "-m", module, *arguments], stdin=quiet, stdout=quiet, stderr=words, env=environment,
+            [sys.executable, "-m", module, *arguments],
+            stdin=quiet,
+            stdout=quiet,
+            stderr=words,
+            env=environment,
             start_new_session=True,
-        )  # fmt: skip
+        )
         try:
             yield process
         finally:

@@ -271,9 +271,12 @@ def _cache() -> Iterable[Finding]:
     where = next(path for path in (folder, *folder.parents) if path.exists())
     if not (where.is_dir() and os.access(where, os.W_OK | os.X_OK)):
         yield Finding(
-            "cache", "compiled engines", BROKEN, f"{folder} cannot be written; engines are compiled at each start",
+            "cache",
+            "compiled engines",
+            BROKEN,
+            f"{folder} cannot be written; engines are compiled at each start",
             "export STREAM_SR_CACHE=FOLDER",
-        )  # fmt: skip
+        )
     elif damaged:
         yield Finding("cache", "compiled engines", BROKEN, f"{damaged} damaged in {folder}", "stream-sr engine prune")
     else:
@@ -330,8 +333,11 @@ def _python(code: str, *arguments: str) -> subprocess.Popen[str]:
     """Start this Python on ``code``, with the working directory out of its import path."""
     return subprocess.Popen(
         [sys.executable, "-P", "-c", code, *arguments],
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def _finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:

@@ -102,8 +102,9 @@ class Frame:
         pairs = zip(self.planes, other.planes, strict=True)
         return all(
             np.array_equal(mine[row : row + BAND], theirs[row : row + BAND])
-            for mine, theirs in pairs for row in range(0, len(mine), BAND)
-        )  # fmt: skip
+            for mine, theirs in pairs
+            for row in range(0, len(mine), BAND)
+        )
 
     def __repr__(self) -> str:
         return f"Frame({self.number}, {self.width}x{self.height}, pts={self.pts}*{self.time_base})"

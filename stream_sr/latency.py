@@ -146,13 +146,16 @@ def format_latency(report: dict[str, Any]) -> str:
     lines = [
         f"{source['width']}x{source['height']} > {output['width']}x{output['height']}  {report['fps']:.1f} fps  "
         f"{report['model']} x{report['scale']} on {report['backend']} {report['precision']}, {report['device']}",
-        f"dropped: {', '.join(f'{why} {count}' for why, count in report['dropped'].items()) or 'none'}", "",
+        f"dropped: {', '.join(f'{why} {count}' for why, count in report['dropped'].items()) or 'none'}",
+        "",
         f"{'':<26}{'p50':>8}{'p95':>8}{'p99':>8}  ms",
-    ]  # fmt: skip
+    ]
     names = {
-        "camera": "camera to capture", "filter": "capture to result", "out": "result to viewer",
+        "camera": "camera to capture",
+        "filter": "capture to result",
+        "out": "result to viewer",
         "glass to glass": "glass to glass",
-    }  # fmt: skip
+    }
     lines += [_line(names[name], block) for name, block in report["chain_ms"].items()]
     lines += ["", *(_line(f"  {name}", block) for name, block in report["stages_ms"].items())]
     return "\n".join(lines)

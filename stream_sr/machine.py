@@ -206,8 +206,9 @@ def _cuda_device(library: ctypes.CDLL, number: int) -> CudaDevice:
     library.cuDeviceTotalMem_v2(ctypes.byref(memory), device)
     for side, attribute in zip(sides, COMPUTE_CAPABILITY, strict=True):
         library.cuDeviceGetAttribute(ctypes.byref(side), attribute, device)
-    return CudaDevice(name.value.decode() or "unknown", ".".join(str(side.value) for side in sides),
-                      round(memory.value / 2**30, 1))  # fmt: skip
+    return CudaDevice(
+        name.value.decode() or "unknown", ".".join(str(side.value) for side in sides), round(memory.value / 2**30, 1)
+    )
 
 
 def _cuda_error(library: ctypes.CDLL, code: int) -> str:

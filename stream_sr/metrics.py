@@ -204,10 +204,16 @@ def _of_pipelines(pipelines: list[tuple[str, Pipeline]]) -> Iterable[Metric]:
         for direction, count in pipeline.stats.steps(0).items():
             if direction != "steps":
                 steps.add_metric(_labels(name, direction), count)
-        engine.add_metric(_labels(name), {
-            "model": printable(spec.model), "scale": str(spec.scale), "backend": spec.backend,
-            "precision": spec.precision, "device": spec.device,
-        })  # fmt: skip
+        engine.add_metric(
+            _labels(name),
+            {
+                "model": printable(spec.model),
+                "scale": str(spec.scale),
+                "backend": spec.backend,
+                "precision": spec.precision,
+                "device": spec.device,
+            },
+        )
     yield from counters.values()
     yield from (steps, model, signal, busy, viewers, recording, depth, latency, stages, engine)
 

@@ -137,10 +137,17 @@ def read_model(path: Path) -> ModelSpec:
         if tune not in TUNES:
             raise ModelError(f"{path}: tune is {tune!r}, not one of {', '.join(TUNES)}; export the model again")
         return ModelSpec(
-            tune=tune, name=raw["name"], scale=raw["scale"], onnx=onnx, network=raw["network"],
-            parameters=raw["parameters"], macs_per_pixel=raw["macs_per_pixel"],
-            psnr_y=raw.get("psnr_y", {}), default=raw.get("default", False), int8=_quantized(path, raw.get("int8")),
-        )  # fmt: skip
+            tune=tune,
+            name=raw["name"],
+            scale=raw["scale"],
+            onnx=onnx,
+            network=raw["network"],
+            parameters=raw["parameters"],
+            macs_per_pixel=raw["macs_per_pixel"],
+            psnr_y=raw.get("psnr_y", {}),
+            default=raw.get("default", False),
+            int8=_quantized(path, raw.get("int8")),
+        )
     except FileNotFoundError as error:
         raise ModelError(
             f"{path.parent} is no model folder: it has no {path.name}; `stream-sr export` makes one"
@@ -153,9 +160,12 @@ def _quantized(path: Path, table: Mapping[str, Any] | None) -> Quantized | None:
     if table is None:
         return None
     return Quantized(
-        path.with_name(INT8_FILE), table["onnx_sha256"], float(table["loss"]), float(table["fidelity"]),
+        path.with_name(INT8_FILE),
+        table["onnx_sha256"],
+        float(table["loss"]),
+        float(table["fidelity"]),
         table.get("psnr_y", {}),
-    )  # fmt: skip
+    )
 
 
 def default_model(*, folder: Path | None = None) -> ModelSpec:

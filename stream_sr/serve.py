@@ -115,9 +115,13 @@ class Keeper:
         """One run; why it ended, None when its source came to its end."""
         try:
             hooks = Hooks(
-                started=self._attach, ticked=self.camera.tick, show_status=False, open_sink=_open_sink,
-                cancelled=self._stopping, supervised=True,
-            )  # fmt: skip
+                started=self._attach,
+                ticked=self.camera.tick,
+                show_status=False,
+                open_sink=_open_sink,
+                cancelled=self._stopping,
+                supervised=True,
+            )
             return run(self.plan.source, self.plan.sinks, self.plan.config, hooks).error
         except StreamSRError as error:
             return error
@@ -233,9 +237,7 @@ class Supervisor:
 
     def _take_up(self) -> None:
         """Read the file again, check it as a whole, and stop what it changes. Unchanged cameras are not touched."""
-        running = {
-            keeper.plan for keeper in self._keepers.values() if keeper.camera.state not in ("failed", "ended")
-        }  # fmt: skip
+        running = {keeper.plan for keeper in self._keepers.values() if keeper.camera.state not in ("failed", "ended")}
         try:
             fleet = check_fleet(self._file, running)
         except ConfigError as error:
@@ -249,9 +251,10 @@ class Supervisor:
             log.warning("%s: another metrics-port or metrics-host is taken up by a restart only", self._file)
         wanted = {plan.name: plan for plan in fleet.cameras}
         changed = [
-            name for name, keeper in self._keepers.items()
+            name
+            for name, keeper in self._keepers.items()
             if wanted.get(name) != keeper.plan or keeper.camera.state in ("failed", "ended")
-        ]  # fmt: skip
+        ]
         new = [name for name in wanted if name not in self._keepers]
         for name in changed:
             keeper = self._keepers.pop(name)
@@ -261,13 +264,15 @@ class Supervisor:
         self.fleet = fleet
         gone = [name for name in changed if name not in wanted]
         log.info(
-            "reloaded %s: %s", self._file,
+            "reloaded %s: %s",
+            self._file,
             ", ".join(
                 f"{word} {', '.join(names)}"
                 for word, names in (("new", new), ("changed", [n for n in changed if n in wanted]), ("gone", gone))
                 if names
-            ) or "nothing has changed",
-        )  # fmt: skip
+            )
+            or "nothing has changed",
+        )
 
     def _end(self) -> None:
         """Stop every camera and wait for it; raise what hangs."""

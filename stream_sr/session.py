@@ -72,11 +72,14 @@ def choose_model(config: Config, info: StreamInfo | None = None) -> tuple[ModelS
     prefer = _preferred(info)
     models = list_models()
     measured = {(model.name, model.scale) for model in models if model.psnr_y}
-    scales = sorted({
-        model.scale for model in models
-        if (model.name == name or (name == AUTO and (model.name, model.scale) in measured))
-        and (model.tune == config.tune if config.tune else model.scale > 1 or model.tune == prefer)
-    })  # fmt: skip
+    scales = sorted(
+        {
+            model.scale
+            for model in models
+            if (model.name == name or (name == AUTO and (model.name, model.scale) in measured))
+            and (model.tune == config.tune if config.tune else model.scale > 1 or model.tune == prefer)
+        }
+    )
     scale = _reaching(scales, config, info) if config.size and scales else config.scale
     if name == AUTO:
         model = model_ladder(2 if scale is None else scale, config.tune, prefer=prefer)[-1]
@@ -329,9 +332,7 @@ def _recorder(config: Config, displays: Sequence[Display], stack: ExitStack) -> 
     return recorder
 
 
-def check_outputs(
-    source: str, sinks: Sequence[str], config: Config, outputs: Sequence[FrameSink | PacketSink]
-) -> None:  # fmt: skip
+def check_outputs(source: str, sinks: Sequence[str], config: Config, outputs: Sequence[FrameSink | PacketSink]) -> None:
     """Raise ConfigError for encoder options that cannot be, and for options that would do nothing for these outputs.
 
     ``outputs`` are those of the addresses ``sinks``, opened or not.
@@ -399,9 +400,17 @@ def _announce(plan: Plan) -> None:
     fps = f" at {float(info.fps):.4g} fps" if info.fps else ""
     log.info(
         "%s: %dx%d%s -> %dx%d, %s on %s (%s, %s)",
-        info.name, info.width, info.height, fps, output.width, output.height,
-        f"{spec.model} x{spec.scale}", spec.backend, spec.precision, spec.device,
-    )  # fmt: skip
+        info.name,
+        info.width,
+        info.height,
+        fps,
+        output.width,
+        output.height,
+        f"{spec.model} x{spec.scale}",
+        spec.backend,
+        spec.precision,
+        spec.device,
+    )
     for note in spec.notes:
         log.info("%s", note)
 
@@ -439,9 +448,14 @@ def make_report(plan: Plan, stats: Stats, error: BaseException | None) -> dict[s
 def engine_block(spec: EngineSpec) -> dict[str, Any]:
     """What a report says of an engine."""
     return {
-        "model": spec.model, "scale": spec.scale, "backend": spec.backend, "precision": spec.precision,
-        "device": spec.device, "head": spec.head, "notes": list(spec.notes),
-    }  # fmt: skip
+        "model": spec.model,
+        "scale": spec.scale,
+        "backend": spec.backend,
+        "precision": spec.precision,
+        "device": spec.device,
+        "head": spec.head,
+        "notes": list(spec.notes),
+    }
 
 
 def _size(info: StreamInfo) -> dict[str, Any]:

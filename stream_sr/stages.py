@@ -130,9 +130,7 @@ class _Flight:
 
 def _once_more(made: Frame, frame: Frame) -> Frame:
     """The result ``made`` at the moment of ``frame``: the engine may have given it colours and a shape of its own."""
-    return replace(
-        frame.with_planes(made.planes, made.slot), color=made.color, sample_aspect=made.sample_aspect
-    )  # fmt: skip
+    return replace(frame.with_planes(made.planes, made.slot), color=made.color, sample_aspect=made.sample_aspect)
 
 
 def _exchange(old: Frame | None, new: Frame) -> Frame:

@@ -203,11 +203,13 @@ class Stats:
                 "steps": [
                     {
                         "seconds": round((step.at_ns - self._first_ns) / 1e9, 3) if self._first_ns else 0.0,
-                        "from": step.before, "to": step.after, "why": step.why,
+                        "from": step.before,
+                        "to": step.after,
+                        "why": step.why,
                     }
                     for step in steps
                 ]
-            }  # fmt: skip
+            }
 
     def source(self, counters: Mapping[str, int]) -> None:
         """What the source says it has lost or met; replaces what it said before."""

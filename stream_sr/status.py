@@ -31,9 +31,13 @@ Model = Callable[[Stats], str]  # what is said of the model, empty where it does
 
 
 def open_status(
-    source: StreamInfo, output: StreamInfo, *, frames: int | None, stream: TextIO | None = None,
+    source: StreamInfo,
+    output: StreamInfo,
+    *,
+    frames: int | None,
+    stream: TextIO | None = None,
     model: Model = lambda _: "",
-) -> Status:  # fmt: skip
+) -> Status:
     """The right form for this run: a bar where the end is known, a line on a terminal, else log lines."""
     stream = stream or sys.stderr
     sizes = f"{source.width}x{source.height} > {output.width}x{output.height}"

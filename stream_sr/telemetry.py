@@ -94,9 +94,13 @@ def _named(outputs: Mapping[str, Any]) -> dict[str, Any]:
 def engine_figures(spec: EngineSpec) -> dict[str, Any]:
     """What is told of an engine while it runs; of its notes the latest."""
     return {
-        "model": spec.model, "scale": spec.scale, "backend": spec.backend, "precision": spec.precision,
-        "device": spec.device, "notes": list(spec.notes[-LATEST_NOTES:]),
-    }  # fmt: skip
+        "model": spec.model,
+        "scale": spec.scale,
+        "backend": spec.backend,
+        "precision": spec.precision,
+        "device": spec.device,
+        "notes": list(spec.notes[-LATEST_NOTES:]),
+    }
 
 
 def auto_figures(spec: EngineSpec, stats: Stats, latest: int = STEPS_KEPT) -> dict[str, Any]:

@@ -43,7 +43,7 @@ class Upscaler:
     ) -> None:
         self._config = Config(
             model=model, scale=scale, tune=tune, backend=backend, precision=precision, threads=threads
-        )  # fmt: skip
+        )
         self._model, self.scale = choose_model(self._config)
         self._engine: Engine | None = None
         self._opened_for: tuple[int, int, int] = (0, 0, 0)

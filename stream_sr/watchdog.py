@@ -48,9 +48,12 @@ def start(words: Collection[str]) -> None:
     program = [sys.executable, "-I", "-S", __file__, str(os.getpid()), *(str(int(number)) for number in stops)]
     try:
         os.posix_spawn(
-            sys.executable, program, os.environ, setsigmask=[*stops, signal.SIGHUP, signal.SIGQUIT, signal.SIGTSTP],
+            sys.executable,
+            program,
+            os.environ,
+            setsigmask=[*stops, signal.SIGHUP, signal.SIGQUIT, signal.SIGTSTP],
             file_actions=[(os.POSIX_SPAWN_DUP2, reading, 0), (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)],
-        )  # fmt: skip
+        )
     except OSError:
         os.close(writing)
     else:

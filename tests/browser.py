@@ -68,9 +68,16 @@ def pair(number: int, clock_ns: int = 0) -> Frame:
         u = np.broadcast_to(np.linspace(90, 160, columns), (rows, columns)).astype(np.uint8)
         v = np.broadcast_to(np.linspace(170, 100, rows)[:, None], (rows, columns)).astype(np.uint8)
         frames.append(
-            Frame(read_only((y, u, v)), pts=number * 67, time_base=BASE, duration=67, number=number, color=BT601,
-                  captured_ns=clock_ns)
-        )  # fmt: skip
+            Frame(
+                read_only((y, u, v)),
+                pts=number * 67,
+                time_base=BASE,
+                duration=67,
+                number=number,
+                color=BT601,
+                captured_ns=clock_ns,
+            )
+        )
     return replace(frames[1], source=frames[0])
 
 
@@ -84,9 +91,16 @@ class Feed:
     """Writes frames into a sink by the clock, on a thread of its own, until it is closed."""
 
     def __init__(
-        self, port: int = 0, *, make: Callable[[int, int], Frame] = pair, info: StreamInfo = INFO,
-        controls: Controls | None = None, first: int = 0, fps: float = 15.0, **options: Any,
-    ) -> None:  # fmt: skip
+        self,
+        port: int = 0,
+        *,
+        make: Callable[[int, int], Frame] = pair,
+        info: StreamInfo = INFO,
+        controls: Controls | None = None,
+        first: int = 0,
+        fps: float = 15.0,
+        **options: Any,
+    ) -> None:
         self.sink = WebSink(f"web:{port}", SinkOptions(**options))
         if controls is not None:
             self.sink.take_controls(controls)

@@ -46,9 +46,13 @@ class CountingSource:
                 plane.fill(picture(self.made))
             number, self.made = self.made, self.made + 1
             yield Frame(
-                planes=read_only(planes), pts=40 * number, time_base=BASE, number=number,
-                captured_ns=clock.now_ns(), slot=slot,
-            )  # fmt: skip
+                planes=read_only(planes),
+                pts=40 * number,
+                time_base=BASE,
+                number=number,
+                captured_ns=clock.now_ns(),
+                slot=slot,
+            )
 
     def stop(self) -> None:
         self._stop.set()
@@ -107,9 +111,14 @@ class ListSink:
     paced = False
 
     def __init__(
-        self, name: str = "list", *, fail_at: int | None = None, close_at: int | None = None,
-        gate: threading.Event | None = None, pairs: bool = False,
-    ) -> None:  # fmt: skip
+        self,
+        name: str = "list",
+        *,
+        fail_at: int | None = None,
+        close_at: int | None = None,
+        gate: threading.Event | None = None,
+        pairs: bool = False,
+    ) -> None:
         self.name, self.pairs = name, pairs
         self.seen: list[tuple[int, int]] = []
         self.opened: StreamInfo | None = None

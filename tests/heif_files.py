@@ -101,11 +101,16 @@ def write_heic(
             places += struct.pack(">HHHHII", primary, 1, 0, 1, 0, len(idat))
         iloc = full(b"iloc", 1, b"\x44\0", struct.pack(">H", len(items) + bool(columns)), places)
         return full(
-            b"meta", 0, full(b"hdlr", 0, bytes(4), b"pict", bytes(13)), full(b"pitm", 0, struct.pack(">H", primary)),
-            iloc, full(b"iinf", 0, struct.pack(">H", len(infos)), *infos),
+            b"meta",
+            0,
+            full(b"hdlr", 0, bytes(4), b"pict", bytes(13)),
+            full(b"pitm", 0, struct.pack(">H", primary)),
+            iloc,
+            full(b"iinf", 0, struct.pack(">H", len(infos)), *infos),
             full(b"iref", 0, references) if references else b"",
-            box(b"iprp", box(b"ipco", *properties), full(b"ipma", 0, ipma)), box(b"idat", idat) if idat else b"",
-        )  # fmt: skip
+            box(b"iprp", box(b"ipco", *properties), full(b"ipma", 0, ipma)),
+            box(b"idat", idat) if idat else b"",
+        )
 
     ftyp = box(b"ftyp", b"heic", bytes(4), b"mif1heic")
     begin = len(ftyp) + len(meta(0)) + 8

@@ -67,17 +67,16 @@ def _has_gst() -> bool:
     if subprocess.run([SYSTEM_PYTHON, "-c", code], capture_output=True, check=False).returncode:
         return False
     elements = ("x264enc", "x265enc", "voaacenc", "avdec_h264")
-    return all(
-        subprocess.run(["gst-inspect-1.0", "--exists", name], check=False).returncode == 0 for name in elements
-    )  # fmt: skip
+    return all(subprocess.run(["gst-inspect-1.0", "--exists", name], check=False).returncode == 0 for name in elements)
 
 
 def need_gst() -> None:
     need(
-        _has_gst(), "GstRtspServer with its plugins",
+        _has_gst(),
+        "GstRtspServer with its plugins",
         "gir1.2-gst-rtsp-server-1.0 python3-gi gstreamer1.0-tools gstreamer1.0-plugins-{base,good,bad,ugly} "
         "gstreamer1.0-libav",
-    )  # fmt: skip
+    )
 
 
 def need_ffmpeg() -> None:

@@ -28,12 +28,15 @@ class Program:
         environment: Mapping[str, str] | None = None,
         command: Sequence[str] | None = None,
         stdin: int = subprocess.DEVNULL,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.process = subprocess.Popen(
             [*(command or (sys.executable, "-m", "stream_sr")), *map(str, words)],
-            stdin=stdin, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True,
+            stdin=stdin,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
             env=os.environ | dict(environment or {}),
-        )  # fmt: skip
+        )
         assert self.process.stderr is not None
         self._pipe = self.process.stderr.fileno()
         self._rest = b""

@@ -38,17 +38,37 @@ def test_the_size_is_the_largest_that_the_largest_preset_holds() -> None:
 def test_marks_and_table() -> None:
     auto, render = script("auto"), script("render")
     step = {"seconds": 20.3, "from": "fast", "to": "tiny", "why": ""}
-    quiet = {"model": "fast", "seconds": 300.0, "steps": [], "dropped": 0, "frames": 9000, "p99": 21.0,
-             "within_one_step": True}  # fmt: skip
-    loaded = {"busy": 1, "during": {"p50": 20.0, "p99": 30.1, "frames": 600, "dropped": 0}, "down_after": 0.3,
-              "up_after": None, "steps": [step]}  # fmt: skip
+    quiet = {
+        "model": "fast",
+        "seconds": 300.0,
+        "steps": [],
+        "dropped": 0,
+        "frames": 9000,
+        "p99": 21.0,
+        "within_one_step": True,
+    }
+    loaded = {
+        "busy": 1,
+        "during": {"p50": 20.0, "p99": 30.1, "frames": 600, "dropped": 0},
+        "down_after": 0.3,
+        "up_after": None,
+        "steps": [step],
+    }
     marks = auto.judge(quiet, loaded)
     assert [name for name, met in marks.items() if not met] == ["steps up again"]
     marks = auto.judge(quiet | {"dropped": 1}, loaded | {"up_after": 4.0, "during": loaded["during"] | {"p99": 40.0}})  # type: ignore[operator]
     assert [name for name, met in marks.items() if not met] == ["drops nothing", "p99 under the deadline meanwhile"]
     row = {"model": "fast", "size": "640x360", "fps": 30.0, "dropped": 0, "p50": 11.0, "p99": 20.0, "holds": True}
-    data = {"size": "640x360", "scale": 2, "fps": 30, "fixed": [row], "quiet": quiet, "loaded": loaded, "command": "c",
-            "machine": describe()}  # fmt: skip
+    data = {
+        "size": "640x360",
+        "scale": 2,
+        "fps": 30,
+        "fixed": [row],
+        "quiet": quiet,
+        "loaded": loaded,
+        "command": "c",
+        "machine": describe(),
+    }
     text = render.auto(data)
     assert "| fast | 640x360 | 30.0 | 0 | 11.0 / 20.0 | yes |" in text
     assert "fast after 300 s alone, 0 steps, 0 of 9000 dropped, p99 21.0" in text

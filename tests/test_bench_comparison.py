@@ -27,8 +27,9 @@ def result(*rows: dict[str, Any], kind: str = "engine") -> dict[str, Any]:
 def test_ratios_and_what_is_worse() -> None:
     found = compare(result(row("a", 100), row("b", 50), row("c", 1)), result(row("b", 45), row("a", 120), row("d", 1)))
     assert [(one["name"].split()[0], one["ratio"], one["worse_percent"]) for one in found["rows"]] == [
-        ("a", 1.2, -20.0), ("b", 0.9, 10.0),
-    ]  # fmt: skip
+        ("a", 1.2, -20.0),
+        ("b", 0.9, 10.0),
+    ]
     assert missed(found, 9.9) == ["b x2 640x360 openvino bf16", "c x2 640x360 openvino bf16"]
     assert missed(found, 10.1) == ["c x2 640x360 openvino bf16"]
     text = format_comparison(found)

@@ -37,9 +37,7 @@ class Scripted:
 def test_they_take_turns_and_the_median_counts() -> None:
     diary: list[str] = []
     told: list[str] = []
-    rows = measure(
-        [Scripted("a", [10, 30, 20], diary), Scripted("b", [5, 5, 5], diary)], 3, progress=told.append
-    )  # fmt: skip
+    rows = measure([Scripted("a", [10, 30, 20], diary), Scripted("b", [5, 5, 5], diary)], 3, progress=told.append)
     assert diary == ["a warm", "b warm", "a", "b", "a", "b", "a", "b"]
     assert told == ["a", "b"] * 4
     assert (rows[0]["fps"], rows[0]["fps_rounds"], rows[0]["frames"]) == (20, [10, 30, 20], 30)
@@ -52,7 +50,7 @@ def test_a_stop_keeps_what_there_is() -> None:
     diary: list[str] = []
     rows = measure(
         [Scripted("a", [10, 20, 30], diary), Scripted("b", [5, 5, 5], diary)], 3, stop=lambda: len(diary) >= 3
-    )  # fmt: skip
+    )
     assert [row["model"] for row in rows] == ["a"]
     assert rows[0]["fps"] == 10
     assert "variation_percent" not in rows[0]
@@ -73,10 +71,12 @@ def test_one_that_fails_leaves_the_others_alone() -> None:
 
 
 def test_only_figures_of_every_round_have_a_median() -> None:
-    row = summarise([
-        Turn(1, 1, 1, {"gpu_percent": 10.0, "joules_per_frame": {"cpu": 1.0, "gpu": 2.0}}),
-        Turn(1, 1, 1, {"joules_per_frame": {"cpu": 3.0}}),
-    ])  # fmt: skip
+    row = summarise(
+        [
+            Turn(1, 1, 1, {"gpu_percent": 10.0, "joules_per_frame": {"cpu": 1.0, "gpu": 2.0}}),
+            Turn(1, 1, 1, {"joules_per_frame": {"cpu": 3.0}}),
+        ]
+    )
     assert "gpu_percent" not in row
     assert row["joules_per_frame"] == {"cpu": 2.0}
 

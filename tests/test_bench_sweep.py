@@ -19,11 +19,15 @@ BICUBIC = Config(backend="bicubic")
 @pytest.mark.parametrize(
     ("asked", "source", "kind"),
     [
-        (None, None, "engine"), (None, "film.mp4", "pipeline"), (None, "synthetic:640x360@30", "live"),
-        (None, "rtsp://camera/stream", "live"), ("pipeline", None, "pipeline"), ("live", None, "live"),
+        (None, None, "engine"),
+        (None, "film.mp4", "pipeline"),
+        (None, "synthetic:640x360@30", "live"),
+        (None, "rtsp://camera/stream", "live"),
+        ("pipeline", None, "pipeline"),
+        ("live", None, "live"),
         ("pipeline", "synthetic:640x360@30", "pipeline"),
     ],
-)  # fmt: skip
+)
 def test_the_kind_suits_the_source(asked: str | None, source: str | None, kind: str) -> None:
     assert choose_kind(asked, source, "null:") == kind
 
@@ -31,11 +35,13 @@ def test_the_kind_suits_the_source(asked: str | None, source: str | None, kind: 
 @pytest.mark.parametrize(
     ("asked", "source", "sink", "part"),
     [
-        ("engine", "film.mp4", "null:", "takes no SOURCE"), ("live", "film.mp4", "null:", "has no clock"),
+        ("engine", "film.mp4", "null:", "takes no SOURCE"),
+        ("live", "film.mp4", "null:", "has no clock"),
         ("pipeline", "rtsp://user:word@camera/stream", "null:", "--mode live measures that"),
-        (None, "-", "null:", "read once"), (None, "film.mp4", "-", "standard output"),
+        (None, "-", "null:", "read once"),
+        (None, "film.mp4", "-", "standard output"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_measured_is_refused(asked: str | None, source: str, sink: str, part: str) -> None:
     with pytest.raises(ConfigError, match=part) as caught:
         choose_kind(asked, source, sink)
@@ -49,12 +55,17 @@ def parsed(**words: str) -> argparse.Namespace:
 def test_lists_become_every_combination() -> None:
     configs = sweep_configs(parsed(model="tiny,fast", precision="fp32,bf16", threads="2"))
     assert [(one.model, one.precision, one.threads) for one in configs] == [
-        ("tiny", "fp32", 2), ("tiny", "bf16", 2), ("fast", "fp32", 2), ("fast", "bf16", 2),
-    ]  # fmt: skip
+        ("tiny", "fp32", 2),
+        ("tiny", "bf16", 2),
+        ("fast", "fp32", 2),
+        ("fast", "bf16", 2),
+    ]
     mixed = sweep_configs(parsed(model="tiny,fast", backend="openvino,bicubic"))
     assert [(one.model, one.backend) for one in mixed] == [
-        ("tiny", "openvino"), (None, "bicubic"), ("fast", "openvino"),
-    ]  # fmt: skip
+        ("tiny", "openvino"),
+        (None, "bicubic"),
+        ("fast", "openvino"),
+    ]
     assert split(None) == []
     for words in ({"model": "tiny,"}, {"precision": "fp32,fp8"}, {"model": "tiny", "backend": "bicubic"}):
         with pytest.raises(ConfigError):
@@ -75,9 +86,7 @@ def test_engines_of_several_sizes(tmp_path: Path) -> None:
     assert all(row["latency_ms"]["p50"] > 0 for row in result["rows"])
     assert result["settings"] == {"rounds": "2", "seconds": "0.02"}
     with pytest.raises(ConfigError, match="--crf"):
-        run_sweep(
-            Sweep(kind="engine", configs=[Config(crf=20, asked=frozenset({"crf"}))], rounds=1), tmp_path
-        )  # fmt: skip
+        run_sweep(Sweep(kind="engine", configs=[Config(crf=20, asked=frozenset({"crf"}))], rounds=1), tmp_path)
 
 
 def test_a_clip_is_made_and_the_same_each_time(tmp_path: Path) -> None:

@@ -12,9 +12,15 @@ from stream_sr.backends import cache
 from stream_sr.model import BuildKey, ModelSpec
 
 KEY = BuildKey(
-    onnx_sha256="ab" * 32, backend="openvino", backend_version="1", device="a CPU", compute_capability="BF16",
-    driver="", precision="fp32", profile="64x48",
-)  # fmt: skip
+    onnx_sha256="ab" * 32,
+    backend="openvino",
+    backend_version="1",
+    device="a CPU",
+    compute_capability="BF16",
+    driver="",
+    precision="fp32",
+    profile="64x48",
+)
 BLOB = bytes(range(256)) * 40 + b"\n{}\n"
 
 

@@ -28,9 +28,13 @@ Set5 = 1.0
 seed = 1
 """
 RESULT: dict[str, Any] = {
-    "psnr_y": 37.006, "ssim_y": 0.95581, "bicubic": {"psnr_y": 33.64, "ssim_y": 0.9294}, "backend": "openvino",
-    "precision": "fp32", "machine": describe(),
-}  # fmt: skip
+    "psnr_y": 37.006,
+    "ssim_y": 0.95581,
+    "bicubic": {"psnr_y": 33.64, "ssim_y": 0.9294},
+    "backend": "openvino",
+    "precision": "fp32",
+    "machine": describe(),
+}
 
 
 @pytest.fixture

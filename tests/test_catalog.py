@@ -73,9 +73,15 @@ def test_an_engine_in_eight_bits_is_named_after_its_model_and_tune() -> None:
     model = find_model("fast", 2, tune="camera")
     (digest,) = model.digests() - {model.sha256()}
     key = BuildKey(
-        onnx_sha256=digest, backend="openvino", backend_version="1", device="a CPU", compute_capability="", driver="",
-        precision="int8", profile="64x48",
-    )  # fmt: skip
+        onnx_sha256=digest,
+        backend="openvino",
+        backend_version="1",
+        device="a CPU",
+        compute_capability="",
+        driver="",
+        precision="int8",
+        profile="64x48",
+    )
     assert format_engines([Entry(Path("a.engine"), key, 1, {})]).startswith("fast x2, camera  openvino int8")
     smaller = replace(key, onnx_sha256=find_model("fast", 2).sha256())
     lines = format_engines(

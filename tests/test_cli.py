@@ -275,8 +275,10 @@ class TestMistakes:
         )
         result = subprocess.run(
             [sys.executable, "-c", script, "run", str(tmp_path / "in.mp4"), str(tmp_path / "out.mp4"), "--crf", "0"],
-            capture_output=True, timeout=60, check=False,
-        )  # fmt: skip
+            capture_output=True,
+            timeout=60,
+            check=False,
+        )
         assert_one_line(result, 5, "out.mp4")
         assert 0 < len(read(tmp_path / "out.mp4")[0]) < 25  # less than a second went in, and it plays
 

@@ -44,9 +44,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         Image.fromarray(noise(side, side + 20)).save(pictures / f"{name}.png")
     out = tmp_path_factory.mktemp("clips")
     count = make_clips(
-        out, pictures=[pictures], videos=[("film", film)], scale=2, length=4, tune="camera",
-        roundtrip=h264_roundtrip, validation=["held"],
-    )  # fmt: skip
+        out,
+        pictures=[pictures],
+        videos=[("film", film)],
+        scale=2,
+        length=4,
+        tune="camera",
+        roundtrip=h264_roundtrip,
+        validation=["held"],
+    )
     assert count == 4  # two stills and twice four of sixteen pictures; the third still is too small
     return out
 
@@ -92,9 +98,15 @@ def test_a_recurrent_run_starts_from_a_plain_one_and_goes_on(folder: Path, tmp_p
 
     train(RECIPE, folders=[folder], out=tmp_path / "plain", threads=1)
     recipe = replace(
-        RECIPE, network=RECIPE.network | {"kind": "RecurrentSR"}, frames=3, settled=2, still=0.3, noise=3.0,
-        expand=False, bf16=False,
-    )  # fmt: skip
+        RECIPE,
+        network=RECIPE.network | {"kind": "RecurrentSR"},
+        frames=3,
+        settled=2,
+        still=0.3,
+        noise=3.0,
+        expand=False,
+        bf16=False,
+    )
     start = tmp_path / "plain" / CHECKPOINT
     train(recipe, folders=[folder], out=tmp_path / "whole", start_from=start, threads=1)
     halt = iter([False, True])
@@ -174,9 +186,16 @@ def test_stills_become_scenes_too(folder: Path, tmp_path: Path) -> None:
     ):
         out = tmp_path / motion
         make_clips(
-            out, pictures=[stills], videos=[], scale=2, length=3, tune="clean", roundtrip=h264_roundtrip,
-            motion=motion, validation=["2"],
-        )  # fmt: skip
+            out,
+            pictures=[stills],
+            videos=[],
+            scale=2,
+            length=3,
+            tune="clean",
+            roundtrip=h264_roundtrip,
+            motion=motion,
+            validation=["2"],
+        )
         assert sorted(clip.name for clip in read_clips(out)) == names
         assert len(read_clips(out / VALIDATION)) == len(names) // 2
 

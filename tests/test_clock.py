@@ -14,9 +14,7 @@ BASE = Fraction(1, 90_000)
 def packet(seconds: float, index: int = 0, kind: str = "video", length: float = 0.04) -> Any:
     ticks = round(seconds * 90_000)
     stream = SimpleNamespace(index=index, type=kind)
-    return SimpleNamespace(
-        pts=ticks, dts=ticks, duration=round(length * 90_000), time_base=BASE, stream=stream,
-    )  # fmt: skip
+    return SimpleNamespace(pts=ticks, dts=ticks, duration=round(length * 90_000), time_base=BASE, stream=stream)
 
 
 def joined(*packets: Any) -> list[float]:
@@ -57,7 +55,11 @@ def test_a_sparse_subtitle_is_no_jump() -> None:
 def test_tracks_move_together_in_whatever_order_they_follow() -> None:
     """The audio's last packets of the old clock come behind the video's first of the new one."""
     times = joined(
-        packet(100), packet(100, 1, "audio"), packet(7), packet(100.04, 1, "audio"), packet(7.04),
+        packet(100),
+        packet(100, 1, "audio"),
+        packet(7),
+        packet(100.04, 1, "audio"),
+        packet(7.04),
         packet(7.02, 1, "audio"),
-    )  # fmt: skip
+    )
     assert times == [100, 100, 100.04, 100.04, 100.08, 100.06]

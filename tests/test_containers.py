@@ -129,8 +129,9 @@ def test_a_pause_of_the_edit_list_is_kept(tmp_path: Path, ending: str) -> None:
 def test_parts_with_clocks_of_their_own_follow_each_other(tmp_path: Path, later: int) -> None:
     """A recording of two parts: the second one's clock goes back, or far ahead; a short gap is kept."""
     for name, offset in (("first.ts", 20_000), ("second.ts", 20_000 + later if later else 100)):
-        write_video(tmp_path / name, count=25, audio_seconds=1.0, time_base=TICKS, offset=offset,
-                    container_options=COPY_TIMES)  # fmt: skip
+        write_video(
+            tmp_path / name, count=25, audio_seconds=1.0, time_base=TICKS, offset=offset, container_options=COPY_TIMES
+        )
     joined, target = tmp_path / "both.ts", tmp_path / "out.mp4"
     joined.write_bytes((tmp_path / "first.ts").read_bytes() + (tmp_path / "second.ts").read_bytes())
     upscale(joined, target)
@@ -302,8 +303,11 @@ def test_text_subtitles_become_timed_text(tmp_path: Path, codec: str, ending: st
     upscale(tmp_path / "in.mkv", tmp_path / f"out.{ending}")
     assert kinds(tmp_path / f"out.{ending}") == ["video h264", "subtitle mov_text"]
     assert shown(tmp_path / f"out.{ending}") == [
-        (200, 500, "one"), (500, 800, "one/two"), (800, 1200, "two"), (1400, 1600, "three"),
-    ]  # fmt: skip
+        (200, 500, "one"),
+        (500, 800, "one/two"),
+        (800, 1200, "two"),
+        (1400, 1600, "three"),
+    ]
 
 
 @pytest.mark.parametrize("codec", ["subrip", "ass", "webvtt"])
@@ -335,10 +339,15 @@ def pgs(path: Path) -> None:
     window = struct.pack(">BBHHHH", 1, 0, 10, 10, 8, 2)
     palette = bytes([0, 0, 1, 235, 128, 128, 255])
     path.write_bytes(
-        segment(0.2, 0x16, there) + segment(0.2, 0x17, window) + segment(0.2, 0x14, palette)
-        + segment(0.2, 0x15, picture) + segment(0.2, 0x80, b"")
-        + segment(1.0, 0x16, gone) + segment(1.0, 0x17, window) + segment(1.0, 0x80, b"")
-    )  # fmt: skip
+        segment(0.2, 0x16, there)
+        + segment(0.2, 0x17, window)
+        + segment(0.2, 0x14, palette)
+        + segment(0.2, 0x15, picture)
+        + segment(0.2, 0x80, b"")
+        + segment(1.0, 0x16, gone)
+        + segment(1.0, 0x17, window)
+        + segment(1.0, 0x80, b"")
+    )
 
 
 def test_bitmap_subtitles_stay_in_matroska_and_are_left_out_of_mp4(
@@ -417,10 +426,12 @@ def write_film(path: Path, *, title: str = "Film") -> None:
             added[3].metadata["language"] = "fra"
             added[3].disposition = Disposition.forced
         target.metadata.update({"title": title, "date": "2020", "comment": "A comment"})
-        target.set_chapters([
-            {"id": i, "start": a, "end": b, "time_base": Fraction(1, 1000), "metadata": {"title": text}}
-            for i, (a, b, text) in enumerate(CHAPTERS, 1)
-        ])  # fmt: skip
+        target.set_chapters(
+            [
+                {"id": i, "start": a, "end": b, "time_base": Fraction(1, 1000), "metadata": {"title": text}}
+                for i, (a, b, text) in enumerate(CHAPTERS, 1)
+            ]
+        )
         packets: Any = source.demux()
         for packet in packets:
             places = {video.index: [0], sound.index: [1, 2], text.index: [3]}[packet.stream.index]
@@ -436,10 +447,13 @@ def write_film(path: Path, *, title: str = "Film") -> None:
 def chapters_of(path: Path) -> list[tuple[int, int, str]]:
     with av.open(str(path)) as container:
         return [
-            (round(1000 * c["start"] * (c["time_base"] or 0)), round(1000 * c["end"] * (c["time_base"] or 0)),
-             c["metadata"]["title"])
+            (
+                round(1000 * c["start"] * (c["time_base"] or 0)),
+                round(1000 * c["end"] * (c["time_base"] or 0)),
+                c["metadata"]["title"],
+            )
             for c in container.chapters()
-        ]  # fmt: skip
+        ]
 
 
 def lower(tags: dict[str, str]) -> dict[str, str]:
@@ -472,10 +486,12 @@ def test_chapters_without_a_title_are_kept(tmp_path: Path) -> None:
     write_video(tmp_path / "plain.mkv", count=50)
     with av.open(str(tmp_path / "plain.mkv")) as source, av.open(str(tmp_path / "in.mkv"), "w") as target:
         video: Any = target.add_stream_from_template(source.streams.video[0])
-        target.set_chapters([
-            {"id": i, "start": 500 * i, "end": 500 * i + 500, "time_base": Fraction(1, 1000), "metadata": title}
-            for i, title in enumerate([{}, {"title": "Two"}, {}])
-        ])  # fmt: skip
+        target.set_chapters(
+            [
+                {"id": i, "start": 500 * i, "end": 500 * i + 500, "time_base": Fraction(1, 1000), "metadata": title}
+                for i, title in enumerate([{}, {"title": "Two"}, {}])
+            ]
+        )
         packets: Any = source.demux()
         for packet in packets:
             if packet.size:

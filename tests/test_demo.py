@@ -19,8 +19,10 @@ pytest.importorskip("skimage", reason="the demo's photographs come with scikit-i
 def test_the_demo_leaves_film_picture_and_report(tmp_path: Path) -> None:
     result = subprocess.run(
         [sys.executable, "-m", "stream_sr", "demo", "--seconds", "4", "--out", str(tmp_path)],
-        capture_output=True, timeout=120, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        timeout=120,
+        check=False,
+    )
     text = result.stdout.decode()
     assert result.returncode == 0, result.stderr.decode()
     report = json.loads((tmp_path / "report.json").read_text())

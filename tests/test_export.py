@@ -50,8 +50,14 @@ def test_the_graph_is_plain(tmp_path: Path) -> None:
     assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
     model = onnx.load(str(tmp_path / "a.onnx"))
     assert {node.op_type for node in model.graph.node} == {
-        "Cast", "Mul", "Conv", "PRelu", "ConvTranspose", "Clip", "Round",
-    }  # fmt: skip
+        "Cast",
+        "Mul",
+        "Conv",
+        "PRelu",
+        "ConvTranspose",
+        "Clip",
+        "Round",
+    }
     names = {one.name for one in model.graph.initializer}
     assert set(network.state_dict()) <= names
     (luma,) = model.graph.input
@@ -76,10 +82,15 @@ def test_counts() -> None:
 
 def test_a_written_model_reads_back(tmp_path: Path) -> None:
     spec = write_model(
-        tmp_path / "new", name='a "quoted" ü', scale=2, network=SMALL, module=small(),
+        tmp_path / "new",
+        name='a "quoted" ü',
+        scale=2,
+        network=SMALL,
+        module=small(),
         training={"shrinks": [1.0, 0.5], "note": None, "shares": {"a b": 0.5}, "none": {}},
-        psnr_y={"Set5": 36.5}, default=True,
-    )  # fmt: skip
+        psnr_y={"Set5": 36.5},
+        default=True,
+    )
     training = tomllib.loads(spec.onnx.with_name("model.toml").read_text())["training"]
     assert training == {"shrinks": [1.0, 0.5], "shares": {"a b": 0.5}, "none": {}}
     assert (spec.name, spec.scale, spec.default) == ('a "quoted" ü', 2, True)

@@ -87,7 +87,8 @@ BAD: dict[str, tuple[bytes | Callable[[Path], Any], str]] = {
     "a loop of links": (a_loop, "cannot be read"),
     "a folder that does not exist": (second(sink="/no/such/folder/a.mkv"), "does not exist"),
     "no folder for recordings": (
-        second(sink="web:0", options='record-dir = "/no/such/folder"'), "/no/such/folder is no folder",
+        second(sink="web:0", options='record-dir = "/no/such/folder"'),
+        "/no/such/folder is no folder",
     ),
     "a synthetic source that is none": (second(source="synthetic:5x5"), "the size must be"),
     "a camera without a host": (second(source="rtsp://"), "the host is missing"),
@@ -98,17 +99,19 @@ BAD: dict[str, tuple[bytes | Callable[[Path], Any], str]] = {
     "an encoder without a preset": (second(sink="a.mkv", options='encoder-preset = "x"'), "is unknown"),
     "a precision that the backend lacks": (second(options='backend = "openvino"\nprecision = "fp16"'), "no precision"),
     "one port for two pages": (
-        second(sink="web:8080") + SECOND.format("third", "synthetic:", "web:127.0.0.1:8080", "").encode(), "port 8080",
+        second(sink="web:8080") + SECOND.format("third", "synthetic:", "web:127.0.0.1:8080", "").encode(),
+        "port 8080",
     ),
     "one port for a page and a stream": (
-        second(sink="web:8080") + SECOND.format("third", "synthetic:", "rtsp://@0.0.0.0:8080/x", "").encode(), "8080",
+        second(sink="web:8080") + SECOND.format("third", "synthetic:", "rtsp://@0.0.0.0:8080/x", "").encode(),
+        "8080",
     ),
     "one path twice": (
         second(sink="rtsp://@:8554/x") + SECOND.format("third", "synthetic:", "rtsp://@127.0.0.1:8554/x", "").encode(),
         "port 8554",
     ),
     "the port of the metrics": (b"metrics-port = 8080" + second(sink="web:8080"), "taken by metrics-port"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("what", BAD)
@@ -204,10 +207,14 @@ def test_a_bad_file_at_the_start_is_one_line_and_exit_code_2(tmp_path: Path, opt
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("STREAM_SR_GOP", "9" * 5000), ("STREAM_SR_MODEL", "m" * 300), ("STREAM_SR_MODEL", "\x1b[2J"),
-        ("STREAM_SR_BITRATE", "1e999999"), ("STREAM_SR_VIEWER_USER", "\udcff"), ("STREAM_SR_RECORD_DIR", "d" * 5000),
+        ("STREAM_SR_GOP", "9" * 5000),
+        ("STREAM_SR_MODEL", "m" * 300),
+        ("STREAM_SR_MODEL", "\x1b[2J"),
+        ("STREAM_SR_BITRATE", "1e999999"),
+        ("STREAM_SR_VIEWER_USER", "\udcff"),
+        ("STREAM_SR_RECORD_DIR", "d" * 5000),
     ],
-)  # fmt: skip
+)
 def test_a_bad_variable_is_one_line_and_exit_code_2(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, value: str
 ) -> None:

@@ -27,9 +27,7 @@ def stream_of(count: int) -> tuple[EncodedStream, list[bytes]]:
     for number in range(count):
         frame = Frame(read_only(test_picture(number, 64, 48)), pts=5000 + 3600 * number, time_base=BASE, duration=3600)
         for packet in encoder.encode(frame, key=number == 3):
-            parts.append(
-                fmp4.fragment(packet.data, sequence=number, time=packet.pts, duration=3600, key=packet.key)
-            )  # fmt: skip
+            parts.append(fmp4.fragment(packet.data, sequence=number, time=packet.pts, duration=3600, key=packet.key))
     return encoder.stream, parts
 
 

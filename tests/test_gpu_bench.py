@@ -37,8 +37,12 @@ def gpu(tmp_path: Path, *words: str, **variables: str) -> subprocess.CompletedPr
     environment = os.environ | {"PYTHONPATH": f"{blocker}{os.pathsep}{SCRIPT.parent.parent}"} | variables
     return subprocess.run(
         [sys.executable, str(SCRIPT), "--out", str(tmp_path), *words],
-        capture_output=True, text=True, env=environment, timeout=300, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=300,
+        check=False,
+    )
 
 
 @pytest.mark.skipif(bool(machine.cuda().devices), reason="about machines without a GPU")
@@ -112,8 +116,12 @@ def test_what_ends_the_process_is_recorded_and_passed_by(tmp_path: Path) -> None
     path = os.pathsep.join([str(tmp_path / "broken"), str(SCRIPT.parent.parent)])
     done = subprocess.run(
         [sys.executable, str(SCRIPT), "--rehearse", "--only", "limits", "--out", str(tmp_path)],
-        capture_output=True, text=True, env=os.environ | {"PYTHONPATH": path}, timeout=120, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": path},
+        timeout=120,
+        check=False,
+    )
     assert "the process ended with code 9" in done.stdout
     assert done.returncode == 0
 
@@ -129,8 +137,12 @@ def test_a_section_that_cannot_even_begin_is_given_up_at_once(tmp_path: Path) ->
     path = os.pathsep.join([str(tmp_path / "broken"), str(SCRIPT.parent.parent)])
     done = subprocess.run(
         [sys.executable, str(SCRIPT), "--rehearse", "--resume", "--only", "limits", "--out", str(tmp_path)],
-        capture_output=True, text=True, env=os.environ | {"PYTHONPATH": path}, timeout=120, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": path},
+        timeout=120,
+        check=False,
+    )
     assert done.stdout.count("limits: the process ended with code 9 at 'start'") == 1
     assert json.loads((tmp_path / "gpu-rehearsal.json").read_text())["limits"]["limits"] == before["limits"]["limits"]
 

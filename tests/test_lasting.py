@@ -101,8 +101,9 @@ def test_a_full_disk_ends_a_part_and_another_is_begun_when_there_is_room(
     assert "the stream goes on" in errors[0].message
     told = [record.message for record in caplog.records if record.levelno == logging.INFO]
     assert [message for message in told if "recording" in message] == [
-        f"recording into {tmp_path / 'door.mkv'}", f"recording again, into {tmp_path / 'door-2.mkv'}"
-    ]  # fmt: skip
+        f"recording into {tmp_path / 'door.mkv'}",
+        f"recording again, into {tmp_path / 'door-2.mkv'}",
+    ]
     assert run.sink.counters()["failures"] == 3
 
 
@@ -249,7 +250,7 @@ def small_disk(folder: Path, kib: int) -> Iterator[Path]:
     folder.mkdir()
     found = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", f"size={kib}k", "none", str(folder)], capture_output=True, text=True
-    )  # fmt: skip
+    )
     if found.returncode:
         pytest.skip(f"no file system can be mounted here: {found.stderr.strip()}")
     try:

@@ -241,9 +241,13 @@ def test_everything_that_starts_threads_keeps_to_the_quota(tmp_path: Path) -> No
             command = ["sh", "-c", f'echo $$ > {procs}; exec "$@"', "sh", *command]
         environment = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=100, check=False,
+            command,
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=False,
             env=environment | {"STREAM_SR_CACHE": str(tmp_path / "cache")},
-        )  # fmt: skip
+        )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found.pop("cores") == 1

@@ -76,8 +76,11 @@ def test_a_tune_is_preferred_or_demanded(folder: Path) -> None:
     ):
         find_model("small", 3, "camera", folder=folder)
     assert [(one.name, one.tune, one.scale) for one in list_models(folder)] == [
-        ("big", "clean", 2), ("small", "clean", 2), ("small", "clean", 3), ("small", "camera", 2),
-    ]  # fmt: skip
+        ("big", "clean", 2),
+        ("small", "clean", 2),
+        ("small", "clean", 3),
+        ("small", "camera", 2),
+    ]
 
 
 def test_a_preset_that_is_not_trained_names_its_training(folder: Path) -> None:

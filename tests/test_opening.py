@@ -144,18 +144,25 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="/proc tells when FFm
 
 
 @linux
-@pytest.mark.parametrize("server", [
-    silent_http, pytest.param(full_http, marks=pytest.mark.slow), pytest.param(trickling_http, marks=pytest.mark.slow),
-    silent_udp, fifo,
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "server",
+    [
+        silent_http,
+        pytest.param(full_http, marks=pytest.mark.slow),
+        pytest.param(trickling_http, marks=pytest.mark.slow),
+        silent_udp,
+        fifo,
+    ],
+)
 def test_ctrl_c_while_ffmpeg_opens(tmp_path: Path, server: Server) -> None:
     """In a real process, long before the timeout: the exit waits for no thread and runs into none."""
     with server(tmp_path) as (address, wait):
         words = ["run", address, "null:", "--backend", "bicubic"]
         process = subprocess.Popen(
             [sys.executable, "-m", "stream_sr", *words, *(["--read-timeout", "60"] if "://" in address else [])],
-            stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
+            stderr=subprocess.PIPE,
+            text=True,
+        )
         try:
             wait(process.pid)
             process.send_signal(signal.SIGINT)
@@ -182,8 +189,9 @@ def test_ctrl_c_while_a_host_name_is_looked_up(tmp_path: Path) -> None:
             mount = f'mount --bind {tmp_path}/resolv.conf /etc/resolv.conf && exec "$@"'
             process = subprocess.Popen(
                 ["unshare", "-m", "sh", "-c", mount, "sh", *words, "--read-timeout", "60"],
-                stderr=subprocess.PIPE, text=True,
-            )  # fmt: skip
+                stderr=subprocess.PIPE,
+                text=True,
+            )
             try:
                 while host.encode() not in server.recv(512):
                     pass  # the other address family of the host before

@@ -50,8 +50,11 @@ def test_a_matrix_that_is_no_quarter_turn_is_none(cells: tuple[int, int, int, in
 
 def test_words() -> None:
     assert [str(orientation) for orientation in (Orientation(1), Orientation(2), Orientation(6), Orientation(7))] == [
-        "upright", "mirrored", "turned by 90 degrees", "mirrored and turned by 90 degrees",
-    ]  # fmt: skip
+        "upright",
+        "mirrored",
+        "turned by 90 degrees",
+        "mirrored and turned by 90 degrees",
+    ]
 
 
 @pytest.mark.parametrize("ending", ["mp4", "mov", "mkv"])

@@ -35,8 +35,9 @@ TAKE = (
 
 @pytest.fixture(scope="module")
 def gst() -> Iterator[str]:
-    with peers.gst_server(aac=f"( {H264} {AAC} )", opus=f"( {HEVC} {OPUS} )", ulaw=f"( {H264} {ULAW} )",
-                          record=TAKE) as url:  # fmt: skip
+    with peers.gst_server(
+        aac=f"( {H264} {AAC} )", opus=f"( {HEVC} {OPUS} )", ulaw=f"( {H264} {ULAW} )", record=TAKE
+    ) as url:
         yield url
 
 

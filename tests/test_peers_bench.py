@@ -92,9 +92,16 @@ def test_every_peer_runs_or_says_why_not() -> None:
 
 def row(name: str, family: str, fps: float, **more: Any) -> dict[str, Any]:
     return {
-        "name": name, "family": family, "fps": fps, "psnr_y": 30.0, "startup_seconds": 0.5, "peak_mib": 100.0,
-        "cpu_ms_per_frame": 20.0, "model": "fsrcnn" if family != "resize" else "", "form": "",
-    } | more  # fmt: skip
+        "name": name,
+        "family": family,
+        "fps": fps,
+        "psnr_y": 30.0,
+        "startup_seconds": 0.5,
+        "peak_mib": 100.0,
+        "cpu_ms_per_frame": 20.0,
+        "model": "fsrcnn" if family != "resize" else "",
+        "form": "",
+    } | more
 
 
 def test_marks_take_the_fastest_form_and_the_table_has_everybody(tmp_path: Path) -> None:

@@ -102,9 +102,11 @@ def test_lanes_go_to_those_who_take_them() -> None:
 def test_frames_carry_the_colour_guessed_from_the_inputs_size() -> None:
     seen = set()
     plan = Plan(
-        CountingSource(3), DoublingEngine(), [ListSink()],
+        CountingSource(3),
+        DoublingEngine(),
+        [ListSink()],
         seen=lambda before, after: seen.update({before.color, after.color}),
-    )  # fmt: skip
+    )
     Pipeline(plan).run()
     assert seen == {plan.output.color}
     assert plan.output.color.matrix == Matrix.SMPTE170M

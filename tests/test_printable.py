@@ -73,9 +73,7 @@ def test_displays_and_metrics_get_it_escaped() -> None:
 
 def test_doctor_keeps_its_own_colours_only() -> None:
     finding = {"area": doctor.AREAS[0], "name": EVIL, "state": doctor.MISSING, "detail": EVIL, "mend": EVIL}
-    report = {
-        "findings": [finding], "auto": {"backend": "x", "reason": EVIL}, "missing": 1, "broken": 0, "optional": 0,
-    }  # fmt: skip
+    report = {"findings": [finding], "auto": {"backend": "x", "reason": EVIL}, "missing": 1, "broken": 0, "optional": 0}
     text = doctor.format_findings(report, color=True)
     assert len(re.findall(r"\x1b\[\d+m", text)) == 2
     assert not FORBIDDEN.search(re.sub(r"\x1b\[\d+m", "", text))
@@ -83,9 +81,13 @@ def test_doctor_keeps_its_own_colours_only() -> None:
 
 def run(*words: str | bytes, environment: Mapping[str, str] | None = None) -> tuple[int, bytes, bytes]:
     done = subprocess.run(
-        [sys.executable, "-m", "stream_sr", *words], capture_output=True, check=False, timeout=60,
-        stdin=subprocess.DEVNULL, env=os.environ | dict(environment or {}),
-    )  # fmt: skip
+        [sys.executable, "-m", "stream_sr", *words],
+        capture_output=True,
+        check=False,
+        timeout=60,
+        stdin=subprocess.DEVNULL,
+        env=os.environ | dict(environment or {}),
+    )
     return done.returncode, done.stdout, done.stderr
 
 

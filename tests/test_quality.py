@@ -22,9 +22,13 @@ def test_ssim_is_that_of_scikit_image(border: int) -> None:
     a, b = _pair()
     cut = slice(border, -border or None)
     theirs = structural_similarity(
-        a[cut, cut].astype(np.float64), b[cut, cut].astype(np.float64),
-        gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=255,
-    )  # fmt: skip
+        a[cut, cut].astype(np.float64),
+        b[cut, cut].astype(np.float64),
+        gaussian_weights=True,
+        sigma=1.5,
+        use_sample_covariance=False,
+        data_range=255,
+    )
     assert ssim(a, b, border=border) == pytest.approx(theirs, abs=1e-9)
 
 

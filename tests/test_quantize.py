@@ -85,10 +85,11 @@ def test_the_graph_computes_in_bytes(model: ModelSpec) -> None:
     assert not {"ConvolutionBackpropData", "Multiply", "Subtract"} & set(kinds)
     assert kinds.count("DepthToSpace") == 1
     quantized = {
-        node.get_friendly_name() for node in graph.model.get_ordered_ops()
+        node.get_friendly_name()
+        for node in graph.model.get_ordered_ops()
         if node.get_type_name() == "Convolution"
         and {value.get_node().get_type_name() for value in node.input_values()} == {"FakeQuantize"}
-    }  # fmt: skip
+    }
     assert len(quantized) == 3  # feature, body, head; the anchor is the fourth
     assert kinds.count("Convolution") == 4
 
@@ -135,9 +136,10 @@ def test_the_engine_runs_in_eight_bits(model: ModelSpec) -> None:
     results = {}
     for precision in ("fp32", "int8", "auto"):
         engine = open_engine(
-            model, StreamInfo(64, 48, TIME_BASE),
+            model,
+            StreamInfo(64, 48, TIME_BASE),
             EngineOptions(backend="openvino", precision=precision, threads=1, keep=False),
-        )  # fmt: skip
+        )
         results[precision] = (engine.spec.precision, upscale_luma(engine, picture))
         engine.close()
     assert [precision for precision, _ in results.values()] == ["fp32", "int8", "int8"]

@@ -36,9 +36,15 @@ class Connection:
     """A live source of ``count`` frames that then fails with ``error`` (None: goes on until it is stopped)."""
 
     def __init__(
-        self, count: int, error: Exception | None = None, *, size: tuple[int, int] = (64, 48),
-        base: Fraction = Fraction(1, 90000), first: int = 0, track: Track | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        count: int,
+        error: Exception | None = None,
+        *,
+        size: tuple[int, int] = (64, 48),
+        base: Fraction = Fraction(1, 90000),
+        first: int = 0,
+        track: Track | None = None,
+    ) -> None:
         self.info = StreamInfo(*size, base, Fraction(30), live=True, name="double")
         self.lane = Lane((track,)) if track is not None else None
         self._count, self._error, self._first = count, error, first
@@ -58,9 +64,14 @@ class Connection:
                 packet.time_base = self.info.time_base
                 self.lane.put(0, packet, 5)
             yield Frame(
-                read_only(planes), self._first + number * step, self.info.time_base, number=number,
-                captured_ns=MonotonicClock().now_ns(), color=self.info.color, slot=slot,
-            )  # fmt: skip
+                read_only(planes),
+                self._first + number * step,
+                self.info.time_base,
+                number=number,
+                captured_ns=MonotonicClock().now_ns(),
+                color=self.info.color,
+                slot=slot,
+            )
         if self._error is not None:
             raise self._error
         self.stopped.wait()
@@ -106,8 +117,9 @@ LOST = SourceLost("gone")
 def test_it_comes_back_in_one_growing_line_of_times() -> None:
     connections = Connection(3, LOST, first=900), Connection(3, base=Fraction(1, 1000), first=77)
     pool = FramePool(64, 48, 6, poison=True)
-    with closing(ReconnectingSource(scripted(connections[0], LOST, SourceOpenError("no"), connections[1]),
-                                    backoff=QUICK)) as source:  # fmt: skip
+    with closing(
+        ReconnectingSource(scripted(connections[0], LOST, SourceOpenError("no"), connections[1]), backoff=QUICK)
+    ) as source:
         frames = read(source, 6, pool)
         counters = source.counters()
     assert [frame.pts for frame in frames[:3]] == [900, 3900, 6900]
@@ -170,15 +182,17 @@ def test_while_it_is_away_there_is_a_picture() -> None:
 def test_a_picture_that_cannot_be_decoded_and_a_plain_end_are_losses_too() -> None:
     ended = Connection(1)
     ended.stopped.set()
-    with closing(ReconnectingSource(scripted(Connection(1, DecodeError("bits")), ended, Connection(1)),
-                                    backoff=QUICK)) as source:  # fmt: skip
+    with closing(
+        ReconnectingSource(scripted(Connection(1, DecodeError("bits")), ended, Connection(1)), backoff=QUICK)
+    ) as source:
         read(source, 3)
         assert source.counters()["reconnects"] == 2
 
 
 def test_a_camera_without_a_first_picture_is_tried_again() -> None:
-    with closing(ReconnectingSource(scripted(Connection(1, LOST), Connection(0, LOST), Connection(1)),
-                                    backoff=QUICK)) as source:  # fmt: skip
+    with closing(
+        ReconnectingSource(scripted(Connection(1, LOST), Connection(0, LOST), Connection(1)), backoff=QUICK)
+    ) as source:
         read(source, 2)
         assert source.counters()["reconnects"] == 1
 
@@ -241,8 +255,9 @@ def test_sound_moves_along_with_the_pictures() -> None:
 
 def test_sound_of_another_form_is_left_out() -> None:
     other = replace(AUDIO, codec="opus")
-    with closing(ReconnectingSource(scripted(Connection(2, LOST, track=AUDIO), Connection(2, track=other)),
-                                    backoff=QUICK)) as source:  # fmt: skip
+    with closing(
+        ReconnectingSource(scripted(Connection(2, LOST, track=AUDIO), Connection(2, track=other)), backoff=QUICK)
+    ) as source:
         assert source.lane is not None
         read(source, 4)
         assert len(list(source.lane.take())) == 2

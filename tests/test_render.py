@@ -25,18 +25,28 @@ def render() -> ModuleType:
 
 def row(model: str, scale: int, name: str, backend: str, psnr: float) -> dict[str, Any]:
     return {
-        "model": model, "scale": scale, "set": name, "backend": backend, "precision": "fp32", "psnr_y": psnr,
-        "ssim_y": 0.95, "bicubic": {"psnr_y": 33.645, "ssim_y": 0.9294}, "onnx_sha256": "",
-    }  # fmt: skip
+        "model": model,
+        "scale": scale,
+        "set": name,
+        "backend": backend,
+        "precision": "fp32",
+        "psnr_y": psnr,
+        "ssim_y": 0.95,
+        "bicubic": {"psnr_y": 33.645, "ssim_y": 0.9294},
+        "onnx_sha256": "",
+    }
 
 
 @pytest.fixture
 def results(tmp_path: Path) -> Path:
     rows = [
-        row("fsrcnn", 2, "Set5", "openvino", 37.004), row("fsrcnn", 2, "Set14", "openvino", 32.636),
-        row("fsrcnn", 2, "Set5", "torch", 37.012), row("fsrcnn", 2, "Set14", "torch", 32.636),
-        row("fsrcnn", 3, "Set5", "openvino", 33.16), row("fsrcnn", 3, "Set5", "torch", 33.16),
-    ]  # fmt: skip
+        row("fsrcnn", 2, "Set5", "openvino", 37.004),
+        row("fsrcnn", 2, "Set14", "openvino", 32.636),
+        row("fsrcnn", 2, "Set5", "torch", 37.012),
+        row("fsrcnn", 2, "Set14", "torch", 32.636),
+        row("fsrcnn", 3, "Set5", "openvino", 33.16),
+        row("fsrcnn", 3, "Set5", "torch", 33.16),
+    ]
     quality = {"command": "python benchmarks/evaluate.py --data DIR", "machine": describe(), "rows": rows}
     (tmp_path / "quality.json").write_text(json.dumps(quality))
     return tmp_path
@@ -134,18 +144,32 @@ def test_live(render: ModuleType) -> None:
 def test_overload_and_soak(render: ModuleType) -> None:
     latency = {"p50": 140, "p99": 260, "count": 9}
     row = {
-        "max_latency_ms": 500.0, "stages_ms": {"infer": latency}, "latency_ms": latency,
-        "frames_in": 9000, "frames_out": 3600, "dropped": {"slow engine": 5400}, "model": "fsrcnn", "scale": 2,
-        "memory_mib": {"second_quarter": 300.0, "last_quarter": 301.0}, "source": {"width": 1280, "height": 720},
-    }  # fmt: skip
+        "max_latency_ms": 500.0,
+        "stages_ms": {"infer": latency},
+        "latency_ms": latency,
+        "frames_in": 9000,
+        "frames_out": 3600,
+        "dropped": {"slow engine": 5400},
+        "model": "fsrcnn",
+        "scale": 2,
+        "memory_mib": {"second_quarter": 300.0, "last_quarter": 301.0},
+        "source": {"width": 1280, "height": 720},
+    }
     origin = {"machine": describe(), "command": "python"}
     text = render.overload({"rows": [row], "seconds": 300.0} | origin)
     assert "| 500 | 140.0 / 260.0 | 140.0 / 260.0 | 9000 | 3600 | slow engine 5400 | 300, later 301 MiB |" in text
     data = {
-        "memory_mib": [200.1, 201.0], "descriptors": [14.0, 14.0], "threads": [24, 24], "cameras": 2, "minutes": 30.0,
-        "latency_p99_ms": [[20.1, 21.0], [19.0, 18.0]], "faults": {"silent": 3, "killed": 2}, "window_seconds": 300,
-        "size": "320x180@15", "model": "fast",
-    }  # fmt: skip
+        "memory_mib": [200.1, 201.0],
+        "descriptors": [14.0, 14.0],
+        "threads": [24, 24],
+        "cameras": 2,
+        "minutes": 30.0,
+        "latency_p99_ms": [[20.1, 21.0], [19.0, 18.0]],
+        "faults": {"silent": 3, "killed": 2},
+        "window_seconds": 300,
+        "size": "320x180@15",
+        "model": "fast",
+    }
     text = render.soak(data | origin)
     assert "| memory, MiB | 200.1 | 201 |" in text
     assert "| p99 of camera 2, ms | 19 | 18 |" in text
@@ -199,12 +223,14 @@ def test_each_result_of_a_gpu_has_its_table(render: ModuleType, tmp_path: Path) 
     times = {stage: {"p50": 0.25} for stage in ("upload", "compute", "download")}
     rows = {
         "torch-cuda fast x2 640x360 fp16": {
-            "stages_ms": times, "end_to_end_ms": {"p50": 0.9, "p99": 1.1}, "overlapped_fps": 3500.4,
+            "stages_ms": times,
+            "end_to_end_ms": {"p50": 0.9, "p99": 1.1},
+            "overlapped_fps": 3500.4,
             "overlapped_fps_pageable": 2000.0,
         },
         "torch-cuda fast x2 640x360 fp32": {"stages_ms": times},
         "tensorrt fast x2 640x360 fp16": {"skipped": "not measured"},
-    }  # fmt: skip
+    }
     for name in ("A", "B"):
         machine = describe() | {"gpus": [{"name": f"GPU {name}"}]}
         data = {"command": "python benchmarks/gpu.py", "machine": machine, "rows": rows}

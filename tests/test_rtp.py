@@ -188,8 +188,10 @@ def test_the_extension_and_padding_are_taken_off() -> None:
 
 HEADER = st.builds(
     lambda marker, sequence, stamp: struct.pack("!BBHII", 0x80, 96 | marker << 7, sequence, stamp, 7),
-    st.booleans(), st.integers(0, 40), st.integers(0, 3),
-)  # fmt: skip
+    st.booleans(),
+    st.integers(0, 40),
+    st.integers(0, 3),
+)
 PAYLOAD = st.builds(
     lambda kind, rest: bytes([kind]) + rest,
     st.sampled_from([0x41, 0x65, 0x67, 0x78, 0x7C, 0x7C, 0x7C, 0x1D, 0x06]),

@@ -92,9 +92,13 @@ def sets_of(packets: list[Packet]) -> bytes:
 
 @contextmanager
 def serving(
-    packets: list[Packet], *, extradata: bytes | None = None, fps: int | None = 30, lane: Lane | None = None,
+    packets: list[Packet],
+    *,
+    extradata: bytes | None = None,
+    fps: int | None = 30,
+    lane: Lane | None = None,
     **options: Any,
-) -> Iterator[RtspServerSink]:  # fmt: skip
+) -> Iterator[RtspServerSink]:
     info = StreamInfo(WIDTH, HEIGHT, BASE, fps=Fraction(fps) if fps else None, live=True)
     with closing(RtspServerSink("rtsp://@:0/live/cam", SinkOptions(**options))) as sink:
         sink.open(EncodedStream("h264", sets_of(packets) if extradata is None else extradata, info, lane))
@@ -540,9 +544,7 @@ def playing(
 
 
 def framed(packetiser: rtp.Packetiser, packets: list[Packet]) -> bytes:
-    return b"".join(
-        rtp.interleave(4, one) for p in packets for one in packetiser.packetise(p.data, 3000 * p.number)
-    )  # fmt: skip
+    return b"".join(rtp.interleave(4, one) for p in packets for one in packetiser.packetise(p.data, 3000 * p.number))
 
 
 @pytest.mark.parametrize("sprop", [True, False])

@@ -38,9 +38,13 @@ def frame_of(number: int, pool: FramePool | None = None) -> Frame:
     if number >= CUT:
         planes[0][:] = planes[0][::-1, ::-1]
     return Frame(
-        read_only(planes), pts=number, time_base=Fraction(1, 25), number=number, slot=slot,
+        read_only(planes),
+        pts=number,
+        time_base=Fraction(1, 25),
+        number=number,
+        slot=slot,
         discontinuity=number in BREAKS,
-    )  # fmt: skip
+    )
 
 
 def expected(number: int, *, recurrent: bool) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
@@ -53,9 +57,14 @@ def expected(number: int, *, recurrent: bool) -> np.ndarray[tuple[int], np.dtype
 
 
 def run(
-    driver: RecordingDriver, *, frames: int, depth: int, pinned: bool = True, recurrent: bool = False,
+    driver: RecordingDriver,
+    *,
+    frames: int,
+    depth: int,
+    pinned: bool = True,
+    recurrent: bool = False,
     graphs: bool | None = None,
-) -> OverlappedEngine:  # fmt: skip
+) -> OverlappedEngine:
     """Frames through stages.upscale, as the pipeline does it, with poisoned pools; results are held for a while."""
     program = AddingProgram(driver, WIDTH, HEIGHT, recurrent=recurrent)
     engine = OverlappedEngine(SPEC, depth, driver, program, graphs=graphs)

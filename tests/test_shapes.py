@@ -196,9 +196,13 @@ def through_a_png(size: Size, folder: Path) -> None:
 
 
 OUTPUTS: dict[str, Callable[[Size, Path], None]] = {
-    "mp4": through_a_file(".mp4"), "mkv": through_a_file(".mkv"), "recording": through_a_recording,
-    "live encoder": through_the_live_encoder, "page": through_the_page, "PNG": through_a_png,
-}  # fmt: skip
+    "mp4": through_a_file(".mp4"),
+    "mkv": through_a_file(".mkv"),
+    "recording": through_a_recording,
+    "live encoder": through_the_live_encoder,
+    "page": through_the_page,
+    "PNG": through_a_png,
+}
 RESIDUES = list(itertools.product(range(32, 40), range(24, 32)))
 
 
@@ -254,11 +258,13 @@ def test_over_rtsp(size: Size, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("size", "options"),
     [
-        ((640, 362), ["--scale", "3"]), ((853, 479), ["--scale", "2"]), ((322, 182), ["--size", "500x282"]),
+        ((640, 362), ["--scale", "3"]),
+        ((853, 479), ["--scale", "2"]),
+        ((322, 182), ["--size", "500x282"]),
         ((321, 179), ["--scale", "1"]),
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_a_run_writes_what_the_engine_made(size: tuple[int, int], options: list[str], tmp_path: Path) -> None:
     """Lossless mp4 and mkv of a whole run against its y4m, which goes through no library."""
     source, plain = tmp_path / "in.y4m", tmp_path / "out.y4m"

@@ -803,9 +803,8 @@ class RecordingServer:
     """
 
     def __init__(
-        self, *, status: str = "200 OK", stall: bool = False, mute: bool = False, challenge: str = "",
-        port: int = 0,
-    ) -> None:  # fmt: skip
+        self, *, status: str = "200 OK", stall: bool = False, mute: bool = False, challenge: str = "", port: int = 0
+    ) -> None:
         self._challenge = challenge
         self.authorizations: list[str] = []
         self._status, self._stall, self._mute = status, stall, mute

@@ -44,9 +44,14 @@ def test_a_short_run_with_faults_comes_to_its_end(tmp_path: Path) -> None:
 
 
 def verdict(
-    soak: ModuleType, *, memory: float = 200, files: int = 40, age: float = 20, until: float = 1801,
+    soak: ModuleType,
+    *,
+    memory: float = 200,
+    files: int = 40,
+    age: float = 20,
+    until: float = 1801,
     faults: Sequence[tuple[float, float, str]] = (),
-) -> set[str]:  # fmt: skip
+) -> set[str]:
     """What half an hour misses that begins with 200 MiB, 40 descriptors and 20 ms, and goes on with these.
 
     The age lasts ``until`` that second.

@@ -41,9 +41,13 @@ def test_upscale_keeps_order_and_gives_memory_back(depth: int) -> None:
     inputs, outputs = FramePool(WIDTH, HEIGHT, depth + 2, poison=True), FramePool(32, 16, depth + 1, poison=True)
     engine, pairs = DoublingEngine(depth=depth), []
     stage = upscale(
-        frames(20, inputs), engine, clock=ManualClock(), stats=Stats(), lease=outputs.lease,
+        frames(20, inputs),
+        engine,
+        clock=ManualClock(),
+        stats=Stats(),
+        lease=outputs.lease,
         seen=lambda before, after: pairs.append((before.number, after.number)),
-    )  # fmt: skip
+    )
     numbers = []
     for result in stage:
         assert (result.width, result.height) == (32, 16)
@@ -58,9 +62,12 @@ def test_upscale_keeps_order_and_gives_memory_back(depth: int) -> None:
 def test_upscale_gives_memory_back_when_the_engine_fails(depth: int) -> None:
     inputs, outputs = FramePool(WIDTH, HEIGHT, depth + 2), FramePool(32, 16, depth + 1)
     stage = upscale(
-        frames(20, inputs), DoublingEngine(depth=depth, fail_at=9), clock=ManualClock(), stats=Stats(),
+        frames(20, inputs),
+        DoublingEngine(depth=depth, fail_at=9),
+        clock=ManualClock(),
+        stats=Stats(),
         lease=outputs.lease,
-    )  # fmt: skip
+    )
     with pytest.raises(EngineRunError):
         for result in stage:
             result.release()
@@ -96,9 +103,14 @@ def test_a_picture_that_stands_still_is_computed_once(depth: int, pairs: bool) -
     outputs = FramePool(32, 16, depth + 2, poison=True)
     engine, stats, seen = DoublingEngine(depth=depth, steady=True), Stats(), []
     stage = upscale(
-        standing(inputs), engine, clock=ManualClock(), stats=stats, lease=outputs.lease, pairs=pairs,
+        standing(inputs),
+        engine,
+        clock=ManualClock(),
+        stats=stats,
+        lease=outputs.lease,
+        pairs=pairs,
         seen=lambda before, after: seen.append((before.number, int(after.planes[0][0, 0]))),
-    )  # fmt: skip
+    )
     waiting: Frame | None = None  # a consumer that is one frame behind
     for number, result in enumerate(stage):
         assert (result.number, result.pts) == (number, 40 * number)
@@ -145,9 +157,13 @@ def test_a_repeated_picture_gives_memory_back_when_something_fails(depth: int) -
             raise ValueError("seen fails")
 
     stage = upscale(
-        standing(inputs), DoublingEngine(depth=depth, steady=True), clock=ManualClock(), stats=Stats(),
-        lease=outputs.lease, seen=failing,
-    )  # fmt: skip
+        standing(inputs),
+        DoublingEngine(depth=depth, steady=True),
+        clock=ManualClock(),
+        stats=Stats(),
+        lease=outputs.lease,
+        seen=failing,
+    )
     with pytest.raises(ValueError, match="seen fails"):
         for result in stage:
             result.release()

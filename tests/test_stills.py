@@ -205,9 +205,11 @@ def drawn(*, transparent: bool) -> list[Image.Image]:
 def save(path: Path, kind: str, *, transparent: bool = False, **options: Any) -> None:
     images = [image if transparent else image.convert("RGB") for image in drawn(transparent=transparent)]
     settings: dict[str, dict[str, Any]] = {
-        "GIF": {"disposal": 2, "loop": 0}, "PNG": {"disposal": 1, "blend": 0}, "WEBP": {"lossless": True},
+        "GIF": {"disposal": 2, "loop": 0},
+        "PNG": {"disposal": 1, "blend": 0},
+        "WEBP": {"lossless": True},
         "AVIF": {"quality": 95},
-    }  # fmt: skip
+    }
     images[0].save(
         path, kind, save_all=True, append_images=images[1:], duration=DELAYS, **{**settings[kind], **options}
     )
@@ -286,12 +288,16 @@ def test_animated_pictures_are_videos_whatever_their_name(
 @pytest.mark.parametrize(
     ("kind", "options"),
     [
-        ("GIF", {"disposal": 0}), ("GIF", {"disposal": 1}), ("GIF", {"disposal": 3}),
-        ("PNG", {"disposal": 0, "blend": 1}), ("PNG", {"disposal": 0, "blend": 0}),
-        ("PNG", {"disposal": 2, "blend": 1}), ("PNG", {"disposal": 1, "blend": 1}),
+        ("GIF", {"disposal": 0}),
+        ("GIF", {"disposal": 1}),
+        ("GIF", {"disposal": 3}),
+        ("PNG", {"disposal": 0, "blend": 1}),
+        ("PNG", {"disposal": 0, "blend": 0}),
+        ("PNG", {"disposal": 2, "blend": 1}),
+        ("PNG", {"disposal": 1, "blend": 1}),
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_every_disposal_is_composed_as_the_format_says(kind: str, options: dict[str, int], tmp_path: Path) -> None:
     """GIF against Pillow; PNG against its specification, because Pillow misreads the disposal "previous"."""
     path = tmp_path / "x.png"
@@ -315,9 +321,15 @@ def test_stills_stay_stills(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 1
     for name, options in (
-        ("x.png", {}), ("x.webp", {}), ("y.webp", {"lossless": True, "exif": exif}), ("x.jpg", {}), ("x.bmp", {}),
-        ("x.tif", {}), ("x.avif", {}), ("one.png", {"save_all": True, "duration": 100}),
-    ):  # fmt: skip
+        ("x.png", {}),
+        ("x.webp", {}),
+        ("y.webp", {"lossless": True, "exif": exif}),
+        ("x.jpg", {}),
+        ("x.bmp", {}),
+        ("x.tif", {}),
+        ("x.avif", {}),
+        ("one.png", {"save_all": True, "duration": 100}),
+    ):
         image.save(tmp_path / name, **options)
         assert kind_of(str(tmp_path / name)) == "pictures"
         (frame,) = frames_of(tmp_path / name)

@@ -131,11 +131,15 @@ def test_without_a_driver_there_are_no_gpus(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize(
     ("name", "shown"),
     [
-        ("/home/me/secret project/out.mp4", "out.mp4"), ("out.mp4", "out.mp4"), ("synthetic photographs",) * 2,
-        ("rtsp://camera/stream",) * 2, ("images:/home/me/%d.png", "images:%d.png"), ("web:[::1]:8080",) * 2,
+        ("/home/me/secret project/out.mp4", "out.mp4"),
+        ("out.mp4", "out.mp4"),
+        ("synthetic photographs",) * 2,
+        ("rtsp://camera/stream",) * 2,
+        ("images:/home/me/%d.png", "images:%d.png"),
+        ("web:[::1]:8080",) * 2,
         ("v4l2:/dev/video3", "v4l2:video3"),
     ],
-)  # fmt: skip
+)
 def test_a_page_does_not_tell_where_files_lie(name: str, shown: str) -> None:
     assert without_folder(name) == shown
 

@@ -185,14 +185,22 @@ def test_what_engine_build_makes_without_a_gpu_is_what_runs_look_for_on_one(tmp_
     here, there = tmp_path / "here", tmp_path / "there"
     words = ["engine", "build", "--model", "tiny", "--scale", "2", "--input-size", "64x48", "--json", "-"]
     built = subprocess.run(
-        [sys.executable, "-m", "stream_sr", *words], capture_output=True, text=True, timeout=300, check=True,
+        [sys.executable, "-m", "stream_sr", *words],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=True,
         env=os.environ | {"STREAM_SR_CACHE": str(here)},
-    )  # fmt: skip
+    )
     shutil.copytree(here, there)
     asked = subprocess.run(
-        [sys.executable, "-c", LOOK_UP, "tiny"], capture_output=True, text=True, timeout=100, check=False,
+        [sys.executable, "-c", LOOK_UP, "tiny"],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
         env=os.environ | {"STREAM_SR_CACHE": str(there)},
-    )  # fmt: skip
+    )
     assert asked.returncode == 0, asked.stderr
     paths = [Path(path) for path in json.loads(asked.stdout)]
     assert all(path.is_file() and path.parent == there / "engines" for path in paths)

@@ -27,10 +27,13 @@ CALLS = [
     ("IExecutionContext", "set_tensor_address", 2), ("IExecutionContext", "execute_async_v3", 1),
 ]  # fmt: skip
 RTX_CALLS = [
-    ("ICudaEngine", "create_runtime_config", 0), ("IRuntimeConfig", "set_execution_context_allocation_strategy", 1),
-    ("IRuntimeConfig", "create_runtime_cache", 0), ("IRuntimeConfig", "set_runtime_cache", 1),
-    ("IRuntimeCache", "deserialize", 1), ("IRuntimeCache", "serialize", 0),
-]  # fmt: skip
+    ("ICudaEngine", "create_runtime_config", 0),
+    ("IRuntimeConfig", "set_execution_context_allocation_strategy", 1),
+    ("IRuntimeConfig", "create_runtime_cache", 0),
+    ("IRuntimeConfig", "set_runtime_cache", 1),
+    ("IRuntimeCache", "deserialize", 1),
+    ("IRuntimeCache", "serialize", 0),
+]
 NAMES = (
     "TensorIOMode.INPUT", "ExecutionContextAllocationStrategy.USER_MANAGED",
     "NetworkDefinitionCreationFlag.STRONGLY_TYPED", "BuilderFlag.TF32", "ILogger.ERROR", "ILogger.INTERNAL_ERROR",

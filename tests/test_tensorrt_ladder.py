@@ -188,8 +188,9 @@ def test_what_is_wrong_goes_down_the_ladder_and_is_remembered(name: str, library
     engine = opened(asked)
     assert engine.spec.precision == "fp32"
     assert [note.partition(" is not used: ")[0] for note in engine.spec.notes] == [
-        "TensorRT in fp16", "TensorRT in bf16",
-    ]  # fmt: skip
+        "TensorRT in fp16",
+        "TensorRT in bf16",
+    ]
     assert all("is wrong" in note for note in engine.spec.notes)
     assert len(library.built) == 6
     assert is_ready(asked)

@@ -34,7 +34,8 @@ def endless_model(path: Path, *, at_once: bool) -> Path:
     that it passes the warm-up."""
 
     body = helper.make_graph(
-        [helper.make_node("Identity", ["c"], ["co"]), helper.make_node("Add", ["x", "one"], ["xo"])], "body",
+        [helper.make_node("Identity", ["c"], ["co"]), helper.make_node("Add", ["x", "one"], ["xo"])],
+        "body",
         [
             helper.make_tensor_value_info("i", TensorProto.INT64, []),
             helper.make_tensor_value_info("c", TensorProto.BOOL, []),
@@ -44,7 +45,7 @@ def endless_model(path: Path, *, at_once: bool) -> Path:
             helper.make_tensor_value_info("co", TensorProto.BOOL, []),
             helper.make_tensor_value_info("xo", TensorProto.FLOAT, [1]),
         ],
-    )  # fmt: skip
+    )
     nodes = [
         helper.make_node("Cast", ["luma"], ["f"], to=TensorProto.FLOAT),
         helper.make_node("ReduceMax", ["f"], ["m"], keepdims=0),
@@ -59,16 +60,24 @@ def endless_model(path: Path, *, at_once: bool) -> Path:
         helper.make_node("Cast", ["clipped"], ["upscaled"], to=TensorProto.UINT8),
     ]
     values: dict[str, Any] = {
-        "trips": np.int64(ENDLESS), "shape": np.array([1], np.int64), "axis": np.array([0], np.int64),
-        "one": np.array([1], np.float32), "zero": np.array([0], np.float32), "low": np.float32(0),
-        "dark": np.array([-1 if at_once else 100], np.float32), "high": np.float32(255),
+        "trips": np.int64(ENDLESS),
+        "shape": np.array([1], np.int64),
+        "axis": np.array([0], np.int64),
+        "one": np.array([1], np.float32),
+        "zero": np.array([0], np.float32),
+        "low": np.float32(0),
+        "dark": np.array([-1 if at_once else 100], np.float32),
+        "high": np.float32(255),
         "weight": np.ones((1, 1, 2, 2), np.float32),
-    }  # fmt: skip
+    }
     constants = [onnx.numpy_helper.from_array(np.array(value), name) for name, value in values.items()]
     graph = helper.make_graph(
-        nodes, "endless", [helper.make_tensor_value_info("luma", TensorProto.UINT8, [1, 1, "H", "W"])],
-        [helper.make_tensor_value_info("upscaled", TensorProto.UINT8, [1, 1, "sH", "sW"])], constants,
-    )  # fmt: skip
+        nodes,
+        "endless",
+        [helper.make_tensor_value_info("luma", TensorProto.UINT8, [1, 1, "H", "W"])],
+        [helper.make_tensor_value_info("upscaled", TensorProto.UINT8, [1, 1, "sH", "sW"])],
+        constants,
+    )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     onnx.checker.check_model(model)
     onnx.save(model, str(path))

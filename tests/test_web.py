@@ -71,10 +71,12 @@ def receive(connection: ClientConnection, wanted: int | str) -> Any:
 @pytest.mark.parametrize(
     ("address", "host", "port"),
     [
-        ("web:8080", "127.0.0.1", 8080), ("web:0.0.0.0:80", "0.0.0.0", 80), ("web:[::1]:9000", "::1", 9000),
+        ("web:8080", "127.0.0.1", 8080),
+        ("web:0.0.0.0:80", "0.0.0.0", 80),
+        ("web:[::1]:9000", "::1", 9000),
         ("web:localhost:1", "localhost", 1),
     ],
-)  # fmt: skip
+)
 def test_addresses(address: str, host: str, port: int) -> None:
     sink = WebSink(address, SinkOptions())
     assert (sink.host, sink.port) == (host, port)

@@ -36,9 +36,15 @@ def open_scale(scale: int, info: StreamInfo, options: EngineOptions) -> Engine:
     if not availability().usable:
         raise EngineUnavailable(f"backend bicubic needs PyAV; {INSTALL}")
     spec = EngineSpec(
-        backend="bicubic", model="bicubic", scale=scale, width=info.width, height=info.height,
-        precision="uint8", device="CPU", steady=True,
-    )  # fmt: skip
+        backend="bicubic",
+        model="bicubic",
+        scale=scale,
+        width=info.width,
+        height=info.height,
+        precision="uint8",
+        device="CPU",
+        steady=True,
+    )
     return BicubicEngine(spec, info.color.siting, options.depth)
 
 

@@ -49,9 +49,12 @@ class Entry:
         """For JSON."""
         key = asdict(self.key) if self.key else None
         return {
-            "path": str(self.path), "size_bytes": self.size_bytes, "damaged": key is None, "key": key,
+            "path": str(self.path),
+            "size_bytes": self.size_bytes,
+            "damaged": key is None,
+            "key": key,
             "measured": dict(self.measured),
-        }  # fmt: skip
+        }
 
     def __str__(self) -> str:
         if self.key is None:

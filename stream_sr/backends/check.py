@@ -72,9 +72,13 @@ def _frame(picture: Plane, width: int, height: int, number: int, siting: int) ->
     luma = _tiled(picture, height, width)
     u, v = _tiled(picture[::-1], rows, columns), _tiled(picture[:, ::-1], rows, columns)
     return Frame(
-        read_only((luma, u, v)), pts=number, time_base=Fraction(1), number=number, color=ColorInfo(siting=siting),
+        read_only((luma, u, v)),
+        pts=number,
+        time_base=Fraction(1),
+        number=number,
+        color=ColorInfo(siting=siting),
         discontinuity=number == 0,
-    )  # fmt: skip
+    )
 
 
 def _parts(got: Plane, right: Plane, scale: int) -> list[tuple[Plane, Plane]]:
@@ -111,9 +115,7 @@ def enlarge_chroma(plane: Plane, scale: int, siting: int) -> Plane:
     result = np.empty((height * scale, width * scale), np.float32)
     for phase in range(scale * scale):
         taps = kernel[phase, 0]
-        total = sum(
-            taps[y, x] * padded[y : y + height, x : x + width] for y in range(5) for x in range(5)
-        )  # fmt: skip
+        total = sum(taps[y, x] * padded[y : y + height, x : x + width] for y in range(5) for x in range(5))
         result[phase // scale :: scale, phase % scale :: scale] = total
     return np.clip(result, 0, 255).round().astype(np.uint8)
 

@@ -35,9 +35,15 @@ class GovernedEngine:
     """
 
     def __init__(
-        self, engines: Sequence[Engine], costs_ns: Sequence[float], *, deadline_ns: float, stats: Stats,
-        notes: Sequence[str] = (), now_ns: Callable[[], int] = time.monotonic_ns,
-    ) -> None:  # fmt: skip
+        self,
+        engines: Sequence[Engine],
+        costs_ns: Sequence[float],
+        *,
+        deadline_ns: float,
+        stats: Stats,
+        notes: Sequence[str] = (),
+        now_ns: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
         self._engines, self._stats, self._now_ns = engines, stats, now_ns
         self._names = tuple(engine.spec.model for engine in engines)
         self.depth = min(engine.depth for engine in engines)
@@ -126,9 +132,14 @@ class _Governed:
 
 
 def open_governed(
-    models: Sequence[ModelSpec], info: StreamInfo, options: EngineOptions, *, deadline_ns: float, stats: Stats,
+    models: Sequence[ModelSpec],
+    info: StreamInfo,
+    options: EngineOptions,
+    *,
+    deadline_ns: float,
+    stats: Stats,
     finish: Callable[[Engine], Engine],
-) -> Engine:  # fmt: skip
+) -> Engine:
     """Open ``models``, the smallest first, all of one scale, with bicubic interpolation below them for the worst.
 
     ``finish`` makes of an engine what is to run (fitted, warm). Each is timed here, on this machine. What would be

@@ -71,10 +71,17 @@ def open_model(model: ModelSpec, info: StreamInfo, options: EngineOptions) -> En
         chroma_shape(info.width, info.height), scale, info.color.siting, threads=min(form.threads, options.cameras)
     )
     spec = EngineSpec(
-        backend="openvino", model=model.name, scale=scale, width=info.width, height=info.height,
-        precision=chosen.precision, device=f"CPU: {cpu().name}, {form.threads} threads", head=chosen.head,
-        notes=(*chosen.notes, note) if note else chosen.notes, steady=not graph.recurrent,
-    )  # fmt: skip
+        backend="openvino",
+        model=model.name,
+        scale=scale,
+        width=info.width,
+        height=info.height,
+        precision=chosen.precision,
+        device=f"CPU: {cpu().name}, {form.threads} threads",
+        head=chosen.head,
+        notes=(*chosen.notes, note) if note else chosen.notes,
+        steady=not graph.recurrent,
+    )
     return OpenVINOEngine(spec, luma, chroma, form.depth)
 
 
@@ -117,18 +124,22 @@ def _compile_chroma(shape: tuple[int, int], scale: int, siting: int, *, threads:
     """For the chroma of ``threads`` frames at once, each on one thread: it is little work."""
     return _share(
         (shape, scale, siting, threads),
-        lambda: compile_graph(
-            chroma_graph(shape, scale, siting), precision="fp32", threads=threads, streams=threads
-        ),
-    )  # fmt: skip
+        lambda: compile_graph(chroma_graph(shape, scale, siting), precision="fp32", threads=threads, streams=threads),
+    )
 
 
 def _key(chosen: Chosen, profile: str) -> BuildKey:
     return BuildKey(
-        onnx_sha256=chosen.onnx_sha256, backend="openvino", backend_version=cache_version(), device=cpu().name,
-        compute_capability=" ".join(sorted(core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))), driver="",
-        precision=chosen.precision, profile=profile, head=chosen.head,
-    )  # fmt: skip
+        onnx_sha256=chosen.onnx_sha256,
+        backend="openvino",
+        backend_version=cache_version(),
+        device=cpu().name,
+        compute_capability=" ".join(sorted(core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))),
+        driver="",
+        precision=chosen.precision,
+        profile=profile,
+        head=chosen.head,
+    )
 
 
 # What is compiled once serves every stream of this process that needs the same, for as long as one does. Each has its

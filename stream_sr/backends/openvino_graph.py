@@ -218,8 +218,10 @@ def _lower(node: Any) -> bool:
         return False
     weight = np.asarray(constant.get_data(), np.float32)
     kernel, s = weight.shape[-1], stride[0]
-    exact = [kernel - s - begin - end + more == 0 for begin, end, more in zip(
-        padding, form["pads_end"], form["output_padding"], strict=True)]  # fmt: skip
+    exact = [
+        kernel - s - begin - end + more == 0
+        for begin, end, more in zip(padding, form["pads_end"], form["output_padding"], strict=True)
+    ]
     if weight.shape[-2] != kernel or padding[0] != padding[1] or not all(exact) or form["auto_pad"] != "explicit":
         return False
     dense = deconvolution.lower_deconvolution(weight, s, padding[0])

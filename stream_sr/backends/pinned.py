@@ -62,5 +62,8 @@ class _Block:
 
     def __init__(self, raw: Any) -> None:
         self.__array_interface__ = {
-            "data": (raw.ctypes.data, False), "shape": (raw.nbytes,), "typestr": "|u1", "version": 3,
-        }  # fmt: skip
+            "data": (raw.ctypes.data, False),
+            "shape": (raw.nbytes,),
+            "typestr": "|u1",
+            "version": 3,
+        }

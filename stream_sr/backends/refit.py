@@ -69,8 +69,13 @@ class RefitEngine:
         beside = f" within {width}x{height}" if (inner_width, inner_height) != (width, height) else ""
         log.info(
             "the picture is %dx%d now: enlarged by %d and fitted to %dx%d%s",
-            info.width, info.height, engine.spec.scale, inner_width, inner_height, beside,
-        )  # fmt: skip
+            info.width,
+            info.height,
+            engine.spec.scale,
+            inner_width,
+            inner_height,
+            beside,
+        )
         with self._lock:
             old = [one for one in self._others if one != self._current][: max(0, len(self._others) - KEPT + 1)]
             dropped = [self._others.pop(one) for one in old]
@@ -103,9 +108,7 @@ class RefitEngine:
 class _Refitted:
     """An engine for one other form, and the way from its results to the output."""
 
-    def __init__(
-        self, engine: Engine, form: Form, output: tuple[int, int], aspect: Fraction, color: ColorInfo
-    ) -> None:  # fmt: skip
+    def __init__(self, engine: Engine, form: Form, output: tuple[int, int], aspect: Fraction, color: ColorInfo) -> None:
         self.engine, self._output, self._aspect, self._color = engine, output, aspect, color
         self.area = fit_area((form[0], form[1]), form[2], output, aspect)
         self._scaler = Scaler(engine.spec.output_size, self.area[2:], form[3].siting, colors=(form[3], color))
@@ -123,9 +126,7 @@ class _Refitted:
             *(plane[top // 2 : (top + height) // 2, left // 2 : (left + width) // 2] for plane in planes[1:]),
         )
         self._scaler(frame.planes, (inside[0], inside[1], inside[2]))
-        return replace(
-            frame, planes=read_only(planes), slot=slot, color=self._color, sample_aspect=self._aspect
-        )  # fmt: skip
+        return replace(frame, planes=read_only(planes), slot=slot, color=self._color, sample_aspect=self._aspect)
 
 
 class _Pending:

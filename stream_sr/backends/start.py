@@ -49,9 +49,14 @@ class StartingEngine(SwapEngine):
     """
 
     def __init__(
-        self, ready: Engine, request: dict[str, Any], open_built: Callable[[], Engine], *,
-        command: Sequence[str] = BUILDER, allocate: Allocate | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        ready: Engine,
+        request: dict[str, Any],
+        open_built: Callable[[], Engine],
+        *,
+        command: Sequence[str] = BUILDER,
+        allocate: Allocate | None = None,
+    ) -> None:
         super().__init__(ready, allocate=allocate)
         self.progress = "building an engine"
         self.over = threading.Event()  # set when the builder's thread has nothing left to do
@@ -60,9 +65,13 @@ class StartingEngine(SwapEngine):
         self._complaints: deque[str] = deque(maxlen=20)
         try:
             self._process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
                 start_new_session=True,  # Ctrl-C is for the run, which ends the builder itself
-            )  # fmt: skip
+            )
         except OSError:
             super().close()
             raise
@@ -169,9 +178,11 @@ def open_at_once(
     options = replace(options, backend="tensorrt")
     ready = _ready_engine(model, info, options)
     starting = StartingEngine(
-        finish(ready), builder.request(model, info, options), lambda: finish(open_engine(model, info, options)),
+        finish(ready),
+        builder.request(model, info, options),
+        lambda: finish(open_engine(model, info, options)),
         allocate=tensorrt.allocator(options.device),
-    )  # fmt: skip
+    )
     starting.note(f"until the TensorRT engine is built, {ready.spec.model} on {ready.spec.backend} computes")
     return starting
 

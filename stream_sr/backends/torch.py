@@ -44,10 +44,16 @@ def open_model(model: ModelSpec, info: StreamInfo, options: EngineOptions) -> En
     threads = cpu_threads(options)
     torch.set_num_threads(threads)  # torch has one number for the whole process
     spec = EngineSpec(
-        backend="torch", model=model.name, scale=model.scale, width=info.width, height=info.height,
-        precision="fp32", device=f"CPU, {threads} threads", head="deconvolution",
+        backend="torch",
+        model=model.name,
+        scale=model.scale,
+        width=info.width,
+        height=info.height,
+        precision="fp32",
+        device=f"CPU, {threads} threads",
+        head="deconvolution",
         steady=not model.may_remember,
-    )  # fmt: skip
+    )
     return TorchEngine(spec, load_network(model), chroma_kernel(model.scale, info.color.siting), options.depth)
 
 

@@ -110,9 +110,14 @@ def open_fastest(model: ModelSpec, info: StreamInfo, options: EngineOptions, pre
 
 
 def open_form(
-    model: ModelSpec, info: StreamInfo, options: EngineOptions, precision: str, form: Form,
-    *, graphs: bool | None = None,
-) -> OverlappedEngine:  # fmt: skip
+    model: ModelSpec,
+    info: StreamInfo,
+    options: EngineOptions,
+    precision: str,
+    form: Form,
+    *,
+    graphs: bool | None = None,
+) -> OverlappedEngine:
     """One form, unchecked. Raises ModelError, EngineRunError."""
     from stream_sr.backends.torch_frames import FrameNetwork
 
@@ -121,10 +126,16 @@ def open_form(
     driver = TorchDriver(gpu)
     frames = FrameNetwork(network, info, model.scale, precision, form)
     spec = EngineSpec(
-        backend="torch-cuda", model=model.name, scale=model.scale, width=info.width, height=info.height,
-        precision=precision, device=f"GPU {options.device}: {gpu.name}", head=str(form),
+        backend="torch-cuda",
+        model=model.name,
+        scale=model.scale,
+        width=info.width,
+        height=info.height,
+        precision=precision,
+        device=f"GPU {options.device}: {gpu.name}",
+        head=str(form),
         steady=not model.may_remember,
-    )  # fmt: skip
+    )
     depth = 1 if options.depth == 1 else max(options.depth, THROUGHPUT_DEPTH)
     return OverlappedEngine(spec, depth, driver, TorchProgram(driver, frames), graphs=graphs)
 

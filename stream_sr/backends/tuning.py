@@ -130,10 +130,12 @@ def measure(
     rounds: list[list[float]] = []
     end = clock() + SECONDS * len(forms)
     while len(rounds) < MOST and clock() < end:
-        rounds.append([
-            _turn(runner, form.depth, count, clock)
-            for runner, form, count in zip(runners, forms, frames, strict=True)
-        ])  # fmt: skip
+        rounds.append(
+            [
+                _turn(runner, form.depth, count, clock)
+                for runner, form, count in zip(runners, forms, frames, strict=True)
+            ]
+        )
     return [] if others() or len(rounds) < FEWEST else rounds
 
 

@@ -58,11 +58,14 @@ def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, An
     if not rows:
         raise ConfigError("no model, size, backend and precision is in both measurements; there is nothing to compare")
     return {
-        "kind": before["kind"], "rows": rows, "missing": missing, "added": [row_name(row) for row in theirs.values()],
+        "kind": before["kind"],
+        "rows": rows,
+        "missing": missing,
+        "added": [row_name(row) for row in theirs.values()],
         "machines": _differences(before["machine"], after["machine"], MACHINE),
         "settings": _differences(before["settings"], after["settings"]),
         "libraries": _differences(before["machine"].get("libraries", {}), after["machine"].get("libraries", {})),
-    }  # fmt: skip
+    }
 
 
 def _pair(row: Mapping[str, Any], other: Mapping[str, Any], *, live: bool) -> dict[str, Any]:
@@ -70,11 +73,14 @@ def _pair(row: Mapping[str, Any], other: Mapping[str, Any], *, live: bool) -> di
     speed = other["fps"] / row["fps"] if row["fps"] else 0.0
     worse = late[1] / late[0] - 1 if live else 1 - speed
     return {
-        "name": row_name(row), "fps": [row["fps"], other["fps"]], "ratio": round(speed, 4),
-        f"{LATE}_ms": late, "cpu_ms_per_frame": [row["cpu_ms_per_frame"], other["cpu_ms_per_frame"]],
+        "name": row_name(row),
+        "fps": [row["fps"], other["fps"]],
+        "ratio": round(speed, 4),
+        f"{LATE}_ms": late,
+        "cpu_ms_per_frame": [row["cpu_ms_per_frame"], other["cpu_ms_per_frame"]],
         "variation_percent": max(row.get("variation_percent", 0.0), other.get("variation_percent", 0.0)),
         "worse_percent": round(100 * worse, 2),
-    }  # fmt: skip
+    }
 
 
 def missed(comparison: Mapping[str, Any], percent: float) -> list[str]:

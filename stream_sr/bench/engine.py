@@ -110,9 +110,13 @@ class EngineSubject:
         model, (width, height), options, scale = self._wish
         if self._engine is None:
             return {
-                "model": model.name if model else "bicubic", "scale": model.scale if model else scale, "width": width,
-                "height": height, "backend": options.backend, "precision": options.precision,
-            }  # fmt: skip
+                "model": model.name if model else "bicubic",
+                "scale": model.scale if model else scale,
+                "width": width,
+                "height": height,
+                "backend": options.backend,
+                "precision": options.precision,
+            }
         spec = self._engine.spec
         found = {
             "model": spec.model, "scale": spec.scale, "width": width, "height": height, "backend": spec.backend,

@@ -94,8 +94,10 @@ class RunSubject:
         if report is None:
             return {
                 "model": config.model or ("bicubic" if config.backend == "bicubic" else "default"),
-                "scale": config.scale, "backend": config.backend, "precision": config.precision,
-            }  # fmt: skip
+                "scale": config.scale,
+                "backend": config.backend,
+                "precision": config.precision,
+            }
         kept = ("model", "scale", "backend", "precision", "device", "head", "notes", "output")
         found = {"width": report["source"]["width"], "height": report["source"]["height"]}
         found |= {name: report[name] for name in kept}

@@ -85,9 +85,14 @@ def run_sweep(
         for subject in subjects:
             subject.close()
     return {
-        "kind": sweep.kind, "rows": rows, "settings": settings(sweep, rounds), "stopped": stop(),
-        "warnings": warnings(rows, paced=sweep.kind == "live"), "machine": machine.describe(), "command": sweep.command,
-    }  # fmt: skip
+        "kind": sweep.kind,
+        "rows": rows,
+        "settings": settings(sweep, rounds),
+        "stopped": stop(),
+        "warnings": warnings(rows, paced=sweep.kind == "live"),
+        "machine": machine.describe(),
+        "command": sweep.command,
+    }
 
 
 def make_subjects(
@@ -119,9 +124,15 @@ def _engine(
     config.refuse(idle, "without SOURCE the engine alone runs")
     model, scale = choose_model(config)
     return EngineSubject(
-        model, size, config.engine_options(depth=2), scale=scale or None, seconds=sweep.seconds or SECONDS["engine"],
-        label=label, stop=stop, meter=meter,
-    )  # fmt: skip
+        model,
+        size,
+        config.engine_options(depth=2),
+        scale=scale or None,
+        seconds=sweep.seconds or SECONDS["engine"],
+        label=label,
+        stop=stop,
+        meter=meter,
+    )
 
 
 def settings(sweep: Sweep, rounds: int) -> dict[str, str]:

@@ -22,9 +22,7 @@ RATE = 48_000
 LAYOUTS = {1: "mono", 2: "stereo", 3: "3.0", 4: "4.0", 5: "5.0", 6: "5.1", 8: "7.1"}  # by channels; FFmpeg's encoder
 CHANNEL_BITRATE = 64_000  # bit/s
 DRIFT_SECONDS = Fraction(1, 20)  # a larger difference between clock and samples is a gap or an overlap
-ADTS_RATES = (
-    96_000, 88_200, 64_000, 48_000, 44_100, 32_000, 24_000, 22_050, 16_000, 12_000, 11_025, 8_000, 7_350,
-)  # fmt: skip
+ADTS_RATES = (96_000, 88_200, 64_000, 48_000, 44_100, 32_000, 24_000, 22_050, 16_000, 12_000, 11_025, 8_000, 7_350)
 
 
 class AacTranscoder:
@@ -156,9 +154,11 @@ class Resampler:
         self._graph = av.filter.Graph()
         self._graph.threads = 1
         source = self._graph.add_abuffer(
-            sample_rate=first.sample_rate, format=first.format.name, layout=first.layout.name,
+            sample_rate=first.sample_rate,
+            format=first.format.name,
+            layout=first.layout.name,
             time_base=Fraction(1, first.sample_rate),
-        )  # fmt: skip
+        )
         form = self._graph.add("aformat", f"sample_fmts=fltp:sample_rates={rate}:channel_layouts={layout}")
         sink = self._graph.add("abuffersink")
         source.link_to(form)

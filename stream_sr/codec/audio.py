@@ -70,8 +70,10 @@ def format_of(media: Media) -> AudioFormat | None:
         return None
     try:
         config = bytes.fromhex(media.parameters.get("config", ""))
-        bits = [int(media.parameters.get(name, "3" if name != "sizelength" else "13")) for name in
-                ("sizelength", "indexlength", "constantduration")]  # fmt: skip
+        bits = [
+            int(media.parameters.get(name, "3" if name != "sizelength" else "13"))
+            for name in ("sizelength", "indexlength", "constantduration")
+        ]
     except ValueError:
         return None
     if not 2 <= len(config) <= 64 or not (1 <= bits[0] <= 16 and 0 <= bits[1] <= 8):

@@ -23,9 +23,7 @@ from stream_sr.media import MOST_SIDE, EncodedStream, EncoderOptions, Packet
 
 log = logging.getLogger("stream_sr")
 
-PRESETS = (
-    "ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow", "placebo",
-)  # fmt: skip
+PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow", "placebo")
 SOFTWARE = "libx264"
 CHROMA_LOCATION = {Siting.LEFT: 0, Siting.CENTER: 1, Siting.TOPLEFT: 2}  # chroma_sample_loc_type, H.264 E.2.1
 FILE_CRF, FILE_PRESET, FILE_GOP_SECONDS = 18, "veryfast", 5
@@ -190,8 +188,11 @@ def _even(info: StreamInfo) -> StreamInfo:
     if (width, height) != (info.width, info.height):
         log.warning(
             "H.264 4:2:0 holds even sizes only: %dx%d is cut to %dx%d (the last column or row is lost)",
-            info.width, info.height, width, height,
-        )  # fmt: skip
+            info.width,
+            info.height,
+            width,
+            height,
+        )
     return info.scaled(width, height)
 
 
@@ -255,7 +256,5 @@ def _rate(info: StreamInfo, options: EncoderOptions, live: bool) -> dict[str, st
 
 
 def _words(options: EncoderOptions) -> str:
-    given = {
-        "preset": options.preset, "crf": options.crf, "bitrate": options.bitrate, "gop": options.gop,
-    }  # fmt: skip
+    given = {"preset": options.preset, "crf": options.crf, "bitrate": options.bitrate, "gop": options.gop}
     return ", ".join(f"{name} {value}" for name, value in given.items() if value is not None) or "the defaults"

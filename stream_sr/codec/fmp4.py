@@ -25,8 +25,16 @@ def mime_type(stream: EncodedStream) -> str:
 
 def init_segment(stream: EncodedStream) -> bytes:
     """``ftyp`` and ``moov`` of an endless stream in units of 1/90000 s. Raises SinkOpenError without parameter sets."""
-    mvhd = _full(b"mvhd", 0, 0, struct.pack(">4I", 0, 0, TIMESCALE, 0), struct.pack(">IH10x", 0x10000, 0x100), UNITY,
-                 bytes(24), struct.pack(">I", 2))  # fmt: skip
+    mvhd = _full(
+        b"mvhd",
+        0,
+        0,
+        struct.pack(">4I", 0, 0, TIMESCALE, 0),
+        struct.pack(">IH10x", 0x10000, 0x100),
+        UNITY,
+        bytes(24),
+        struct.pack(">I", 2),
+    )
     trex = _full(b"trex", 0, 0, struct.pack(">5I", 1, 1, 0, 0, 0))
     moov = _box(b"moov", mvhd, _track(stream), _box(b"mvex", trex))
     return _box(b"ftyp", b"iso5", struct.pack(">I", 512), b"iso5iso6mp41") + moov
@@ -63,14 +71,25 @@ def _sets(stream: EncodedStream) -> tuple[bytes, bytes]:
 
 def _track(stream: EncodedStream) -> bytes:
     info = stream.info
-    tkhd = _full(b"tkhd", 0, 3, struct.pack(">5I", 0, 0, 1, 0, 0), bytes(16), UNITY,
-                 struct.pack(">II", info.width << 16, info.height << 16))  # fmt: skip
+    tkhd = _full(
+        b"tkhd",
+        0,
+        3,
+        struct.pack(">5I", 0, 0, 1, 0, 0),
+        bytes(16),
+        UNITY,
+        struct.pack(">II", info.width << 16, info.height << 16),
+    )
     mdhd = _full(b"mdhd", 0, 0, struct.pack(">4IHH", 0, 0, TIMESCALE, 0, 0x55C4, 0))  # language "und"
     hdlr = _full(b"hdlr", 0, 0, struct.pack(">I4s12x", 0, b"vide"), b"video\0")
     dinf = _box(b"dinf", _full(b"dref", 0, 0, struct.pack(">I", 1), _full(b"url ", 0, 1)))
     empty = (_full(kind, 0, 0, bytes(4)) for kind in (b"stts", b"stsc", b"stco"))
-    stbl = _box(b"stbl", _full(b"stsd", 0, 0, struct.pack(">I", 1), _sample_entry(stream)), *empty,
-                _full(b"stsz", 0, 0, bytes(8)))  # fmt: skip
+    stbl = _box(
+        b"stbl",
+        _full(b"stsd", 0, 0, struct.pack(">I", 1), _sample_entry(stream)),
+        *empty,
+        _full(b"stsz", 0, 0, bytes(8)),
+    )
     minf = _box(b"minf", _full(b"vmhd", 0, 1, bytes(8)), dinf, stbl)
     return _box(b"trak", tkhd, _box(b"mdia", mdhd, hdlr, minf))
 
@@ -78,10 +97,20 @@ def _track(stream: EncodedStream) -> bytes:
 def _sample_entry(stream: EncodedStream) -> bytes:
     info, color = stream.info, stream.info.color
     sps, pps = _sets(stream)
-    avcc = _box(b"avcC", b"\x01" + sps[1:4] + b"\xff\xe1", struct.pack(">H", len(sps)), sps, b"\x01",
-                struct.pack(">H", len(pps)), pps)  # fmt: skip
-    colr = _box(b"colr", b"nclx", struct.pack(">HHHB", color.primaries, color.transfer, int(color.matrix),
-                                              0x80 if color.full_range else 0))  # fmt: skip
+    avcc = _box(
+        b"avcC",
+        b"\x01" + sps[1:4] + b"\xff\xe1",
+        struct.pack(">H", len(sps)),
+        sps,
+        b"\x01",
+        struct.pack(">H", len(pps)),
+        pps,
+    )
+    colr = _box(
+        b"colr",
+        b"nclx",
+        struct.pack(">HHHB", color.primaries, color.transfer, int(color.matrix), 0x80 if color.full_range else 0),
+    )
     visual = struct.pack(">6xH16xHHII4xH32xHh", 1, info.width, info.height, 0x480000, 0x480000, 1, 0x18, -1)
     return _box(b"avc1", visual, avcc, colr)
 

@@ -104,13 +104,18 @@ def unsupported_tracks(container: InputContainer, taken: set[int]) -> tuple[str,
 def write_metadata(container: Any, metadata: Metadata) -> None:
     """Give an output container its tags and chapters, before its header is written."""
     container.metadata.update(metadata.tags)
-    container.set_chapters([
-        {
-            "id": number, "start": round(chapter.start * 1000), "end": round(chapter.end * 1000),
-            "time_base": Fraction(1, 1000), "metadata": _title(container, number) | dict(chapter.tags),
-        }
-        for number, chapter in enumerate(metadata.chapters, 1)
-    ])  # fmt: skip
+    container.set_chapters(
+        [
+            {
+                "id": number,
+                "start": round(chapter.start * 1000),
+                "end": round(chapter.end * 1000),
+                "time_base": Fraction(1, 1000),
+                "metadata": _title(container, number) | dict(chapter.tags),
+            }
+            for number, chapter in enumerate(metadata.chapters, 1)
+        ]
+    )
 
 
 def _title(container: Any, number: int) -> dict[str, str]:

@@ -182,8 +182,10 @@ class PairStack:
         for index, plane in enumerate(self._planes):
             part = 2 if index else 1
             lines = plane.T if across else plane
-            end, begin = (side // part for side in ((self.layout.width, self.layout.x) if across else
-                                                    (self.layout.height, self.layout.y)))  # fmt: skip
+            end, begin = (
+                side // part
+                for side in ((self.layout.width, self.layout.x) if across else (self.layout.height, self.layout.y))
+            )
             middle = (end + begin) // 2
             lines[end:middle] = lines[end - 1]
             lines[middle:begin] = lines[begin]

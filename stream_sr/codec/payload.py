@@ -167,6 +167,4 @@ def _aggregated(payload: bytes, start: int) -> list[bytes]:
 def _cuts(length: int, start: int, step: int) -> list[tuple[int, int]]:
     """(start and end marks, position) of each fragment."""
     places = list(range(start, length, step))
-    return [
-        ((0x80 if at == places[0] else 0) | (0x40 if at == places[-1] else 0), at) for at in places
-    ]  # fmt: skip
+    return [((0x80 if at == places[0] else 0) | (0x40 if at == places[-1] else 0), at) for at in places]

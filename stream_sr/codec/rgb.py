@@ -34,10 +34,17 @@ def to_rgb(
     width, height = size or (frame.width, frame.height)
     matrix = swscale_matrix(color.matrix)
     picture = (reformatter or VideoReformatter()).reformat(
-        picture_of(frame.planes), width, height, order, src_colorspace=matrix, dst_colorspace=matrix,
-        src_color_range=color.range, dst_color_range=Range.FULL, interpolation=flags,
+        picture_of(frame.planes),
+        width,
+        height,
+        order,
+        src_colorspace=matrix,
+        dst_colorspace=matrix,
+        src_color_range=color.range,
+        dst_color_range=Range.FULL,
+        interpolation=flags,
         threads=codec_threads(),
-    )  # fmt: skip
+    )
     pixels = expect(picture, width, height, order).to_ndarray().astype(np.uint8, copy=False)
     if pixels.shape != (height, width, 3):
         raise PictureShapeError(f"PyAV made an array of {pixels.shape} of {width}x{height} pixels")

@@ -104,9 +104,13 @@ class Depacketiser:
     """
 
     def __init__(
-        self, payload_type: int | None = None, *, payload: Payload = H264, limit_bytes: int = 16 << 20,
+        self,
+        payload_type: int | None = None,
+        *,
+        payload: Payload = H264,
+        limit_bytes: int = 16 << 20,
         limit_nals: int = 2048,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.payload_type, self.payload = payload_type, payload
         self.limit_bytes, self.limit_nals = limit_bytes, limit_nals
         self.bad_packets = 0  # not RTP, of another payload type, or of a form that its payload format does not know
@@ -263,9 +267,17 @@ def sender_report(ssrc: int, *, unix_seconds: float, timestamp: int, packets: in
     seconds = int(unix_seconds)
     fraction = int((unix_seconds - seconds) * 2**32)
     report = struct.pack(
-        "!BBHIIIIII", 0x80, SENDER_REPORT, 6, ssrc, (seconds + UNIX_TO_NTP) & 0xFFFFFFFF, fraction,
-        timestamp & 0xFFFFFFFF, packets & 0xFFFFFFFF, octets & 0xFFFFFFFF,
-    )  # fmt: skip
+        "!BBHIIIIII",
+        0x80,
+        SENDER_REPORT,
+        6,
+        ssrc,
+        (seconds + UNIX_TO_NTP) & 0xFFFFFFFF,
+        fraction,
+        timestamp & 0xFFFFFFFF,
+        packets & 0xFFFFFFFF,
+        octets & 0xFFFFFFFF,
+    )
     name = b"\x01\x09stream_sr"
     name += bytes(4 - len(name) % 4)
     return report + struct.pack("!BBHI", 0x81, DESCRIPTION, 1 + len(name) // 4, ssrc) + name

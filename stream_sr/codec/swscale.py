@@ -17,9 +17,14 @@ from stream_sr.limits import codec_threads
 # position of a chroma sample in 1/256 of a luma sample, across and down: FFmpeg's scale filter
 ENDS = ("in", "out")
 MATRIX: dict[int, str] = {
-    Matrix.BT709: "bt709", Matrix.FCC: "fcc", Matrix.BT470BG: "bt470", Matrix.SMPTE170M: "smpte170m",
-    Matrix.SMPTE240M: "smpte240m", Matrix.BT2020_NCL: "bt2020", Matrix.BT2020_CL: "bt2020",
-}  # fmt: skip
+    Matrix.BT709: "bt709",
+    Matrix.FCC: "fcc",
+    Matrix.BT470BG: "bt470",
+    Matrix.SMPTE170M: "smpte170m",
+    Matrix.SMPTE240M: "smpte240m",
+    Matrix.BT2020_NCL: "bt2020",
+    Matrix.BT2020_CL: "bt2020",
+}
 CHROMA_POSITION = {Siting.LEFT: (0, 128), Siting.UNKNOWN: (0, 128), Siting.CENTER: (128, 128), Siting.TOPLEFT: (0, 0)}
 
 

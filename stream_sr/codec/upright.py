@@ -62,9 +62,12 @@ def _with_whole_chroma(picture: av.VideoFrame, *, centred: bool) -> av.VideoFram
     if centred and subsampled == (32, 32) and picture.width % 2 == 0 and picture.height % 2 == 0:
         return picture
     whole = VideoReformatter().reformat(
-        picture, format="yuvj444p" if pixels.name.startswith("yuvj") else "yuv444p",
-        src_color_range=picture.color_range, dst_color_range=picture.color_range, interpolation=EXACT,
-    )  # fmt: skip
+        picture,
+        format="yuvj444p" if pixels.name.startswith("yuvj") else "yuv444p",
+        src_color_range=picture.color_range,
+        dst_color_range=picture.color_range,
+        interpolation=EXACT,
+    )
     return _with_colors(whole, picture)
 
 

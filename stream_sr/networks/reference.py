@@ -37,9 +37,13 @@ class Autoencoder(nn.Module):
             raise ValueError(f"the autoencoder restores at the same size, it does not enlarge by {scale}")
         self.scale = scale
         self.encoder = nn.Sequential(
-            nn.Conv2d(1, width, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
-            nn.Conv2d(width, width, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
-        )  # fmt: skip
+            nn.Conv2d(1, width, 3, padding=1),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(width, width, 3, padding=1),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+        )
         self.decoder = nn.Sequential(
             Deconvolution(width, width, 4, 2), nn.ReLU(), Deconvolution(width, width, 4, 2), nn.ReLU()
         )

@@ -115,9 +115,13 @@ class FileSink:
             self._video = _add_video(self._container, stream)
             if stream.lane is not None and self.takes_lane:
                 self._tracks = Tracks(
-                    self.name, self._container, stream.lane, audio=self._options.audio, live=stream.info.live,
+                    self.name,
+                    self._container,
+                    stream.lane,
+                    audio=self._options.audio,
+                    live=stream.info.live,
                     failed=self._disk.has_failed,
-                )  # fmt: skip
+                )
             write_metadata(self._container, metadata)
             left_out = [*metadata.unsupported, *add_attachments(self._container, metadata)]
             self._container.start_encoding()
@@ -249,8 +253,9 @@ class FileSink:
                     f"{self.name}: the input cannot be replaced ({_reason(error)}); the output is {part}"
                 ) from error
         elif self._written:
-            log.warning("%s: the run was not complete: the input is left alone, and what was made is %s",
-                        self.name, part)  # fmt: skip
+            log.warning(
+                "%s: the run was not complete: the input is left alone, and what was made is %s", self.name, part
+            )
         else:
             part.unlink(missing_ok=True)
             log.warning("%s: nothing was written: the input is left alone", self.name)

@@ -214,10 +214,13 @@ class PublishSink:
         assert form is not None
         parts = payloads_of(form, sound.data, self._audio.mtu - 12)
         timestamp, last = round(sound.seconds * form.clock), len(parts) - 1
-        return self._framed(1, [
-            self._audio.packet(part, timestamp + later, marker=index == last)
-            for index, (part, later) in enumerate(parts)
-        ])  # fmt: skip
+        return self._framed(
+            1,
+            [
+                self._audio.packet(part, timestamp + later, marker=index == last)
+                for index, (part, later) in enumerate(parts)
+            ],
+        )
 
     def _framed(self, track: int, packets: list[bytes]) -> bytes:
         self._sent[track][0] += len(packets)
@@ -238,9 +241,12 @@ class PublishSink:
             interleave(
                 2 * track + 1,
                 sender_report(
-                    packetiser.ssrc, unix_seconds=wall, timestamp=round(seconds * clock),
-                    packets=self._sent[track][0], octets=self._sent[track][1],
+                    packetiser.ssrc,
+                    unix_seconds=wall,
+                    timestamp=round(seconds * clock),
+                    packets=self._sent[track][0],
+                    octets=self._sent[track][1],
                 ),
             )
             for track, (packetiser, clock) in enumerate(clocks)
-        )  # fmt: skip
+        )

@@ -66,9 +66,11 @@ class RecordSink:
             recording = self._wanted
             seconds = time.monotonic() - self._began if recording and self._began else 0.0
             return {
-                "on": recording, "file": self._path.name if self._path else "", "seconds": round(seconds, 1),
+                "on": recording,
+                "file": self._path.name if self._path else "",
+                "seconds": round(seconds, 1),
                 "error": self._error,
-            }  # fmt: skip
+            }
 
     def write(self, frame: Frame) -> bool:
         with self._lock:

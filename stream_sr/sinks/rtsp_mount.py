@@ -55,7 +55,7 @@ class Mount:
 
     def __init__(
         self, stream: EncodedStream, path: str, wish: threading.Event, *, sound: AudioFormat | None, door: Door
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.path, self.wish, self.door = path, wish, door
         self.fps = stream.info.fps
         self.sound = sound
@@ -114,10 +114,14 @@ class Mount:
         outlet.timestamp = outlet.stamp(sound.seconds)
         parts = payloads_of(self.sound, sound.data, outlet.packetiser.mtu - 12)
         last = len(parts) - 1
-        self._hand_out(AUDIO, [
-            outlet.packetiser.packet(part, outlet.timestamp + later, marker=index == last)
-            for index, (part, later) in enumerate(parts)
-        ], takers)  # fmt: skip
+        self._hand_out(
+            AUDIO,
+            [
+                outlet.packetiser.packet(part, outlet.timestamp + later, marker=index == last)
+                for index, (part, later) in enumerate(parts)
+            ],
+            takers,
+        )
 
     def _hand_out(self, track: str, packets: Sequence[bytes], takers: Sequence[Viewer]) -> None:
         octets = sum(map(len, packets)) - 12 * len(packets)

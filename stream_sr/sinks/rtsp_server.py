@@ -87,9 +87,7 @@ class RtspServerSink:
         if stream.info.orientation != Orientation.UPRIGHT:
             log.warning(ORIENTATION_LOST, self.name, "RTSP", stream.info.orientation)
         self._sound = LaneSound(self.name, stream.lane, self._audio_mode)
-        self._server = Mount(
-            stream, self.path, self._wish, sound=self._sound.form, door=self._door
-        )  # fmt: skip
+        self._server = Mount(stream, self.path, self._wish, sound=self._sound.form, door=self._door)
         self._loop = self._listener.mount(self._server)
         log.info("serving %s%s", self.url, " to who knows the password" if self._door.user is not None else "")
 

@@ -198,8 +198,14 @@ def _output(name: str, container: Any, track: Track, audio: str, first: bytes) -
         found = _audio(name, container, track, audio, first) if track.kind == "audio" else _subtitle(container, track)
     except FFMPEG_ERRORS as error:
         other = ".mp4" if kind == "matroska" else ".mkv"
-        log.warning("%s: %s cannot hold the %s %s, which is left out; write %s to keep it",
-                    name, kind, track.codec, track.kind, other)  # fmt: skip
+        log.warning(
+            "%s: %s cannot hold the %s %s, which is left out; write %s to keep it",
+            name,
+            kind,
+            track.codec,
+            track.kind,
+            other,
+        )
         log.debug("%s: %s", track.codec, error)
         return None
     found.stream.metadata.update(track_tags(track.template))
@@ -212,8 +218,9 @@ def _audio(name: str, container: Any, track: Track, audio: str, first: bytes) ->
     if (audio == "copy" or track.codec == "aac") and holds(kind, track):
         return _copied_audio(container, track, first)
     if audio == "copy":
-        log.warning("%s: %s cannot hold %s audio, which is transcoded to AAC%s",
-                    name, kind, track.codec, _alternative(track))  # fmt: skip
+        log.warning(
+            "%s: %s cannot hold %s audio, which is transcoded to AAC%s", name, kind, track.codec, _alternative(track)
+        )
     transcoder = AacTranscoder(track, hidden_delay=kind in ("mp4", "mov"))
     return Output(_add(container, transcoder.track), transcoder)
 

@@ -189,8 +189,9 @@ class Window:
         box[:] = box // 3
         for line in lines:
             y += step
-            cv2.putText(image, line, (x, y - step // 4), cv2.FONT_HERSHEY_SIMPLEX, size, (255, 255, 255), thick,
-                        cv2.LINE_AA)  # fmt: skip
+            cv2.putText(
+                image, line, (x, y - step // 4), cv2.FONT_HERSHEY_SIMPLEX, size, (255, 255, 255), thick, cv2.LINE_AA
+            )
 
     def _save(self) -> None:
         """Both sides beside each other, or ours alone while the split is off."""

@@ -132,8 +132,15 @@ class WebSink:
             return True
         stack = self._stack_for(frame, info)
         planes = stack.compose(frame)
-        both = Frame(read_only(planes), pts=time_, time_base=UNITS, duration=duration, number=frame.number,
-                     captured_ns=frame.captured_ns, color=stack.stream.color)  # fmt: skip
+        both = Frame(
+            read_only(planes),
+            pts=time_,
+            time_base=UNITS,
+            duration=duration,
+            number=frame.number,
+            captured_ns=frame.captured_ns,
+            color=stack.stream.color,
+        )
         if server.wants_video:
             self._send_video(server, both)
         if server.wants_jpeg:
@@ -187,9 +194,14 @@ class WebSink:
                 "%s: two pictures of this size are more than H.264 decoders take; they are shown smaller", self.name
             )
         stream = {
-            "type": "stream", "mime": fmp4.mime_type(self._encoder.stream), "width": layout.width,
-            "height": layout.height, "x": layout.x, "y": layout.y, "aspect": float(picture.sample_aspect),
-        }  # fmt: skip
+            "type": "stream",
+            "mime": fmp4.mime_type(self._encoder.stream),
+            "width": layout.width,
+            "height": layout.height,
+            "x": layout.x,
+            "y": layout.y,
+            "aspect": float(picture.sample_aspect),
+        }
         init = HEADER.pack(INIT, 0, 0, 0) + fmp4.init_segment(self._encoder.stream)
         self._post(partial(Server.begin, stream=stream, init=init))
 
@@ -268,10 +280,14 @@ class _JpegEncoder:
         """One picture. Raises SinkWriteError."""
         assert self._context is not None
         picture = self._reformatter.reformat(
-            picture_of(frame.planes), format="yuvj420p", src_colorspace=swscale_matrix(frame.color.matrix),
-            dst_colorspace=Colorspace.ITU601, src_color_range=Range.FULL, dst_color_range=Range.FULL,
+            picture_of(frame.planes),
+            format="yuvj420p",
+            src_colorspace=swscale_matrix(frame.color.matrix),
+            dst_colorspace=Colorspace.ITU601,
+            src_color_range=Range.FULL,
+            dst_color_range=Range.FULL,
             threads=codec_threads(),
-        )  # fmt: skip
+        )
         expect(picture, self._context.width, self._context.height, "yuvj420p")  # PyAV would resize another one
         picture.pts, picture.time_base = frame.pts, UNITS
         try:

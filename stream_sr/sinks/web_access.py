@@ -36,9 +36,13 @@ class Gate:
     """
 
     def __init__(
-        self, port: int, *, names: Collection[str] = (), login: tuple[str, str] | None = None,
+        self,
+        port: int,
+        *,
+        names: Collection[str] = (),
+        login: tuple[str, str] | None = None,
         now: Callable[[], float] = time.monotonic,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.token = secrets.token_urlsafe(24)
         self.cookie = f"stream_sr_{port}"  # cookies know no ports
         own = socket.gethostname().lower()

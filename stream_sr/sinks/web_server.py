@@ -204,11 +204,19 @@ def _only(headers: Headers, name: str) -> str | None:
 
 
 def _response(status: int, kind: str, body: bytes, more: Mapping[str, str] | None = None) -> Response:
-    headers = Headers({
-        "Content-Type": kind, "Content-Length": str(len(body)), "Connection": "close", "Cache-Control": "no-store",
-        "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "X-Frame-Options": "DENY",
-        "Cross-Origin-Resource-Policy": "same-origin", **(more or {}),
-    })  # fmt: skip
+    headers = Headers(
+        {
+            "Content-Type": kind,
+            "Content-Length": str(len(body)),
+            "Connection": "close",
+            "Cache-Control": "no-store",
+            "X-Content-Type-Options": "nosniff",
+            "Referrer-Policy": "no-referrer",
+            "X-Frame-Options": "DENY",
+            "Cross-Origin-Resource-Policy": "same-origin",
+            **(more or {}),
+        }
+    )
     return Response(status, http.HTTPStatus(status).phrase, headers, body)
 
 

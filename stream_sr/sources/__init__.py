@@ -163,8 +163,10 @@ def open_lasting_source(
     once, said = replace(options, duration=None), set[str]()
     return ReconnectingSource(
         lambda cancelled: open_source(address, once, cancelled=cancelled, said=said),
-        duration=options.duration, give_up_seconds=give_up_seconds, cancelled=cancelled,
-    )  # fmt: skip
+        duration=options.duration,
+        give_up_seconds=give_up_seconds,
+        cancelled=cancelled,
+    )
 
 
 def is_live_address(address: str) -> bool:

@@ -266,8 +266,10 @@ class AvSource:
         if not self._changes_of_size and before is not None:
             logger.warning(
                 "%s changes its size from %dx%d to %dx%d; from here on it is fitted into the size of the output",
-                self._name, *before, *now,
-            )  # fmt: skip
+                self._name,
+                *before,
+                *now,
+            )
         self._changes_of_size += 1
         self._counts.add("size_changes")
         self._reader.size = None
@@ -524,9 +526,14 @@ def _track(index: int, stream: Any) -> Track:
     codec = stream.codec_context
     rate, layout = getattr(codec, "sample_rate", None), getattr(codec, "layout", None)
     return Track(
-        index, stream.type, codec.name, detached(stream), rate or 0, layout.nb_channels if layout is not None else 0,
+        index,
+        stream.type,
+        codec.name,
+        detached(stream),
+        rate or 0,
+        layout.nb_channels if layout is not None else 0,
         bytes(codec.extradata or b""),
-    )  # fmt: skip
+    )
 
 
 def _aspect(stream: Any) -> Fraction:

@@ -70,9 +70,13 @@ class CameraSource:
     lane: Lane | None = None
 
     def __init__(
-        self, address: str, options: SourceOptions | None = None, *, open_capture: OpenCapture | None = None,
+        self,
+        address: str,
+        options: SourceOptions | None = None,
+        *,
+        open_capture: OpenCapture | None = None,
         stopping: threading.Event | None = None,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._options = options or SourceOptions()
         self._stopping = stopping or threading.Event()
         self._counts = Counts()

@@ -53,9 +53,13 @@ class PacketReader:
     """
 
     def __init__(
-        self, container: InputContainer, streams: Sequence[Any], stamped: int, ends: Callable[[av.FFmpegError], bool],
+        self,
+        container: InputContainer,
+        streams: Sequence[Any],
+        stamped: int,
+        ends: Callable[[av.FFmpegError], bool],
         in_use: threading.Lock,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._ring = RingBuffer[Any](QUEUED_PACKETS, Full.BLOCK)
         self._closing = threading.Event()
         self._thread = Abandonable(
@@ -84,9 +88,14 @@ def _release(ring: RingBuffer[Any], closing: threading.Event) -> None:
 
 
 def _read(
-    container: InputContainer, streams: Sequence[Any], stamped: int, ends: Callable[[av.FFmpegError], bool],
-    in_use: threading.Lock, ring: RingBuffer[Any], closing: threading.Event,
-) -> None:  # fmt: skip
+    container: InputContainer,
+    streams: Sequence[Any],
+    stamped: int,
+    ends: Callable[[av.FFmpegError], bool],
+    in_use: threading.Lock,
+    ring: RingBuffer[Any],
+    closing: threading.Event,
+) -> None:
     try:
         for item in read_packets(container, streams, stamped):
             if not ring.put(item) or (isinstance(item, av.FFmpegError) and ends(item)):

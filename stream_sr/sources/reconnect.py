@@ -204,10 +204,14 @@ class ReconnectingSource:
         picture.draw(planes, seconds)
         now = self._clock.now_ns()
         return Frame(
-            planes=read_only(planes), pts=now, time_base=Fraction(1, NS), captured_ns=now,
+            planes=read_only(planes),
+            pts=now,
+            time_base=Fraction(1, NS),
+            captured_ns=now,
             color=last.color if last is not None else info.color,
-            sample_aspect=last.sample_aspect if last is not None else info.sample_aspect, slot=slot,
-        )  # fmt: skip
+            sample_aspect=last.sample_aspect if last is not None else info.sample_aspect,
+            slot=slot,
+        )
 
     def _pool_of(self, width: int, height: int) -> FramePool | None:
         """The pool of this size, as large as the one we were given. Called by several threads."""
@@ -378,9 +382,13 @@ class _Timeline:
         broken, self._broken = self._broken, False
         self._last_pts, self._last_captured_ns, self._number = pts, frame.captured_ns, number
         return replace(
-            frame, pts=pts, time_base=base, duration=rescale(frame.duration, frame.time_base, base), number=number,
+            frame,
+            pts=pts,
+            time_base=base,
+            duration=rescale(frame.duration, frame.time_base, base),
+            number=number,
             discontinuity=frame.discontinuity or broken,
-        )  # fmt: skip
+        )
 
     def shift(self, packet: Any) -> None:
         """Move a lane packet by as much as the pictures beside it."""

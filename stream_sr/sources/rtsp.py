@@ -220,9 +220,16 @@ class RtspSource:
         if self._client.audio is not None:
             self._client.audio.pass_on(Moment(self._last_pts * TIME_BASE, wall_ns, captured_ns))
         return Frame(
-            planes=planes, pts=self._last_pts, time_base=TIME_BASE, number=number, captured_ns=captured_ns,
-            wall_ns=wall_ns, color=self.info.color, sample_aspect=self.info.sample_aspect, slot=slot,
-        )  # fmt: skip
+            planes=planes,
+            pts=self._last_pts,
+            time_base=TIME_BASE,
+            number=number,
+            captured_ns=captured_ns,
+            wall_ns=wall_ns,
+            color=self.info.color,
+            sample_aspect=self.info.sample_aspect,
+            slot=slot,
+        )
 
 
 def _target(url: str) -> Target:
@@ -251,9 +258,16 @@ def _describe(opened: Opened, name: str) -> StreamInfo:
         chroma = {0: "grey", 2: "4:2:2", 3: "4:4:4"}
         raise LowDelayUnsupported(f"{'interlaced' if said.interlaced else chroma[said.chroma_format]} pictures")
     return StreamInfo(
-        width=said.width, height=said.height, time_base=TIME_BASE, fps=opened.media.fps or said.fps, color=said.color,
-        sample_aspect=said.sample_aspect, live=True, codec="h264", name=name,
-    )  # fmt: skip
+        width=said.width,
+        height=said.height,
+        time_base=TIME_BASE,
+        fps=opened.media.fps or said.fps,
+        color=said.color,
+        sample_aspect=said.sample_aspect,
+        live=True,
+        codec="h264",
+        name=name,
+    )
 
 
 def _look(opened: Opened, name: str) -> StreamInfo:
@@ -275,11 +289,16 @@ def _look(opened: Opened, name: str) -> StreamInfo:
     aspect = decoder.sample_aspect_ratio
     rate = decoder.framerate
     return StreamInfo(
-        width=picture.width, height=picture.height, time_base=TIME_BASE,
+        width=picture.width,
+        height=picture.height,
+        time_base=TIME_BASE,
         fps=opened.media.fps or (Fraction(rate) if rate and 1 <= rate <= 480 else None),
-        color=color_of(picture, codec=codec), sample_aspect=Fraction(aspect) if aspect else Fraction(1), live=True,
-        codec=codec, name=name,
-    )  # fmt: skip
+        color=color_of(picture, codec=codec),
+        sample_aspect=Fraction(aspect) if aspect else Fraction(1),
+        live=True,
+        codec=codec,
+        name=name,
+    )
 
 
 def _low_delay_decoder(codec: str) -> VideoCodecContext:

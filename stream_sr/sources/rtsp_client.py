@@ -17,15 +17,7 @@ from aiortsp.rtsp.parser import RTSPResponse
 
 from stream_sr.codec import audio
 from stream_sr.codec.payload import BY_ENCODING, H264, Payload
-from stream_sr.codec.rtp import (
-    CLOCK,
-    GOODBYE,
-    AccessUnit,
-    Depacketiser,
-    WallClock,
-    parse_sender_reports,
-    rtcp_types,
-)  # fmt: skip
+from stream_sr.codec.rtp import CLOCK, GOODBYE, AccessUnit, Depacketiser, WallClock, parse_sender_reports, rtcp_types
 from stream_sr.codec.rtsp import Target, join_control
 from stream_sr.codec.sdp import Media, Session, parse_sdp
 from stream_sr.errors import DecodeError, SourceError, SourceLost, SourceOpenError, SourceRefused

@@ -171,9 +171,12 @@ class Transport(TCPTransport):  # type: ignore[misc]
     """aiortsp's transport with its receiver reports, that hands the packets on as bytes."""
 
     def __init__(
-        self, connection: Connection, channels: tuple[int, int], rtp: Callable[[bytes], None],
+        self,
+        connection: Connection,
+        channels: tuple[int, int],
+        rtp: Callable[[bytes], None],
         rtcp: Callable[[bytes], None],
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__(connection, logger=_silent, timeout=0)
         self.rtp_idx, self.rtcp_idx = channels
         self.take_rtp, self.take_rtcp = rtp, rtcp

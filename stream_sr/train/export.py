@@ -66,9 +66,13 @@ def write_model(
     """
     export_onnx(module, folder / "model.onnx")
     top = {
-        "name": name, "scale": scale, "tune": tune, "default": default,
-        "parameters": count_parameters(module), "macs_per_pixel": count_macs(module),
-    }  # fmt: skip
+        "name": name,
+        "scale": scale,
+        "tune": tune,
+        "default": default,
+        "parameters": count_parameters(module),
+        "macs_per_pixel": count_macs(module),
+    }
     tables = {"network": network, "psnr_y": psnr_y or {}, "training": training or {}}
     (folder / INT8_FILE).unlink(missing_ok=True)  # it was made from what is replaced
     _replace(folder / "model.toml", _toml(top, tables).encode())
@@ -110,9 +114,16 @@ def export_checkpoint(
     elif math.isfinite(state["best_psnr"]):  # it is not before the first validation
         training["validation_psnr"] = round(float(state["best_psnr"]), 4)
     model = write_model(
-        folder, name=name or recipe["name"], scale=recipe["scale"], network=network, module=module,
-        training=training, psnr_y=psnr_y, default=default, tune=recipe.get("tune", "clean"),
-    )  # fmt: skip
+        folder,
+        name=name or recipe["name"],
+        scale=recipe["scale"],
+        network=network,
+        module=module,
+        training=training,
+        psnr_y=psnr_y,
+        default=default,
+        tune=recipe.get("tune", "clean"),
+    )
     reference.write(model)
     return model
 
@@ -246,9 +257,12 @@ class _Writer:
         if layer.bias is not None:
             inputs.append(self._keep(f"{name}.bias", layer.bias))
         shape: dict[str, Any] = {
-            "kernel_shape": list(layer.kernel_size), "strides": list(layer.stride), "pads": list(layer.padding) * 2,
-            "dilations": list(layer.dilation), "group": layer.groups,
-        }  # fmt: skip
+            "kernel_shape": list(layer.kernel_size),
+            "strides": list(layer.stride),
+            "pads": list(layer.padding) * 2,
+            "dilations": list(layer.dilation),
+            "group": layer.groups,
+        }
         if isinstance(layer, Deconvolution):
             self._emit(node, "ConvTranspose", inputs, output_padding=list(layer.output_padding), **shape)
         else:

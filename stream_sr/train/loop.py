@@ -113,19 +113,25 @@ def train(
     out.mkdir(parents=True, exist_ok=True)
 
     settings = asdict(recipe) | {
-        "parameters": parameters, "pictures": material.pictures,
-        "device": str(device), "first_iteration": first,
-    }  # fmt: skip
+        "parameters": parameters,
+        "pictures": material.pictures,
+        "device": str(device),
+        "first_iteration": first,
+    }
     report({"event": "start"} | settings)
 
     def save(iteration: int) -> None:
         state = step.state() | {
             "recipe": {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(recipe).items()},
-            "best": best, "best_psnr": best_psnr, "iteration": iteration,
-            "rounded": rounded, "random": json.dumps(patches.random.bit_generator.state),
+            "best": best,
+            "best_psnr": best_psnr,
+            "iteration": iteration,
+            "rounded": rounded,
+            "random": json.dumps(patches.random.bit_generator.state),
             "random_unlabelled": json.dumps(more.random.bit_generator.state) if more else "",
-            "random_step": generator(device).get_state(), "random_device": device.type,
-        }  # fmt: skip
+            "random_step": generator(device).get_state(),
+            "random_device": device.type,
+        }
         partial = checkpoint.with_suffix(".partial")
         torch.save(state, partial)
         partial.replace(checkpoint)
@@ -150,10 +156,16 @@ def train(
                 best_psnr, best = quality, {name: value.clone() for name, value in candidate.state_dict().items()}
             squared = iteration > recipe.l2_from * recipe.iterations
             row = {
-                "event": "validation", "iteration": iteration, "of": recipe.iterations, "learning_rate": rate,
-                "loss": float(torch.stack(losses).mean()), "loss_kind": "l2" if squared else recipe.loss,
-                "psnr": quality, "best_psnr": best_psnr, "seconds": time.monotonic() - began,
-            }  # fmt: skip
+                "event": "validation",
+                "iteration": iteration,
+                "of": recipe.iterations,
+                "learning_rate": rate,
+                "loss": float(torch.stack(losses).mean()),
+                "loss_kind": "l2" if squared else recipe.loss,
+                "psnr": quality,
+                "best_psnr": best_psnr,
+                "seconds": time.monotonic() - began,
+            }
             losses.clear()
             with (out / "log.jsonl").open("a") as log:
                 log.write(json.dumps(row) + "\n")

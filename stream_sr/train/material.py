@@ -60,9 +60,12 @@ def _pictures(recipe: Recipe, folders: Sequence[Path]) -> Material:
         raise ConfigError(f"all {len(images)} pictures validate, and none is left to learn from; give more with --data")
     patches = Patches(
         [path for path in images if path not in held_back],
-        scale=recipe.scale, patch=recipe.patch, shrinks=recipe.shrinks, seed=recipe.seed,
+        scale=recipe.scale,
+        patch=recipe.patch,
+        shrinks=recipe.shrinks,
+        seed=recipe.seed,
         shares=recipe.shares,
-    )  # fmt: skip
+    )
     validation = [[make_pair(load_luma(path), recipe.scale)] for path in held_back]
     return Material(patches, validation, len(images) - len(held_back))
 

@@ -61,10 +61,16 @@ def quantize_model(folder: Path, data: Sequence[Path], *, seed: int = 1) -> Mode
         partial.replace(path)
     else:
         path.unlink(missing_ok=True)
-    _record(toml, {
-        "onnx_sha256": f'"{model.sha256()}"', "loss": f"{loss:.4f}", "fidelity": f"{fidelity:.2f}",
-        "pictures": str(len(learnt)), "judges": str(len(judges)),
-    })  # fmt: skip
+    _record(
+        toml,
+        {
+            "onnx_sha256": f'"{model.sha256()}"',
+            "loss": f"{loss:.4f}",
+            "fidelity": f"{fidelity:.2f}",
+            "pictures": str(len(learnt)),
+            "judges": str(len(judges)),
+        },
+    )
     return read_model(toml)
 
 
@@ -140,15 +146,19 @@ def _quantize(model: Any, planes: Sequence[Plane]) -> Any:
     logging.getLogger("nncf").setLevel(logging.ERROR)
     scaled = {node.output[0] for node in model.graph.node if node.op_type == "Mul"}
     kept = [
-        node.name for node in model.graph.node
+        node.name
+        for node in model.graph.node
         if node.op_type == "Add" or (node.op_type == "ConvTranspose" and node.input[0] in scaled)
-    ]  # fmt: skip
+    ]
     quantized = nncf.quantize(
-        model, nncf.Dataset([{"luma": plane[None, None]} for plane in planes]), subset_size=len(planes),
-        preset=nncf.QuantizationPreset.MIXED, ignored_scope=nncf.IgnoredScope(names=kept),
+        model,
+        nncf.Dataset([{"luma": plane[None, None]} for plane in planes]),
+        subset_size=len(planes),
+        preset=nncf.QuantizationPreset.MIXED,
+        ignored_scope=nncf.IgnoredScope(names=kept),
         # else the first layer's weights have seven bits, for processors without VNNI, where eight bits do not run
         advanced_parameters=nncf.AdvancedQuantizationParameters(overflow_fix=OverflowFix.DISABLE),
-    )  # fmt: skip
+    )
     stored = {one.name: one for one in quantized.graph.initializer}
     for node in quantized.graph.node:
         if node.op_type == "QuantizeLinear" and node.input[0] in scaled:

@@ -103,9 +103,12 @@ def _thing(random: np.random.Generator, size: tuple[int, int], other: Still, len
     centre = tuple(random.uniform(part / 2, side - part / 2) for side, part in zip(size, (height, width), strict=True))
     texture = tuple(_place(random, side, part) for side, part in zip(other.shape, (height, width), strict=True))
     return _Thing(
-        (centre[0], centre[1]), (height, width), int(random.choice([1, 2, 4])), (texture[0], texture[1]),
+        (centre[0], centre[1]),
+        (height, width),
+        int(random.choice([1, 2, 4])),
+        (texture[0], texture[1]),
         _way(random, length, THING),
-    )  # fmt: skip
+    )
 
 
 def _way(random: np.random.Generator, length: int, fastest: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -129,10 +132,7 @@ def _look(
     step = np.exp(grown) / shrink / 2
     cos, sin = np.cos(angle) * step, np.sin(angle) * step
     y, x = middle[0] + down / shrink, middle[1] + right / shrink
-    affine = (
-        cos, -sin, x - cos * width / 2 + sin * height / 2,
-        sin, cos, y - sin * width / 2 - cos * height / 2,
-    )  # fmt: skip
+    affine = (cos, -sin, x - cos * width / 2 + sin * height / 2, sin, cos, y - sin * width / 2 - cos * height / 2)
     large = image.transform((width, height), Image.Transform.AFFINE, affine, Image.Resampling.BICUBIC)
     return np.asarray(large, np.float64).reshape(size[0], 2, size[1], 2).mean((1, 3))
 

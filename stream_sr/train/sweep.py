@@ -60,9 +60,14 @@ def sweep(
         checkpoint = folder / CHECKPOINT
         if not checkpoint.exists() or _iterations(checkpoint) < changed.iterations:
             train(
-                changed, folders=folders, out=folder, resume=checkpoint.exists(), threads=threads, stop=stop,
+                changed,
+                folders=folders,
+                out=folder,
+                resume=checkpoint.exists(),
+                threads=threads,
+                stop=stop,
                 report=report,
-            )  # fmt: skip
+            )
         state = load_checkpoint(checkpoint)
         check_same(state["recipe"], changed, checkpoint)
         if state["iteration"] > changed.iterations:
@@ -92,8 +97,10 @@ def format_sweep(rows: Sequence[Mapping[str, Any]]) -> str:
     for row in rows:
         best = all(row["psnr"] > other["psnr"] for other in rows if other["macs_per_pixel"] < row["macs_per_pixel"])
         cells = [f"{row[name]:.3f}" if name == "psnr" else f"{row[name]:,}" for name in names]
-        lines.append(("* " if best else "  ") + "  ".join(
-            f"{cell:>{max(8, len(name))}}" for name, cell in zip(names, cells, strict=True)))  # fmt: skip
+        lines.append(
+            ("* " if best else "  ")
+            + "  ".join(f"{cell:>{max(8, len(name))}}" for name, cell in zip(names, cells, strict=True))
+        )
     return "\n".join([*lines, "* no run with fewer multiplications per input pixel is better"])
 
 

@@ -28,9 +28,13 @@ NEXT = 0x80000000  # V4L2_CTRL_FLAG_NEXT_CTRL
 
 class Query(ctypes.Structure):
     _fields_ = (
-        ("id", ctypes.c_uint32), ("type", ctypes.c_uint32), ("name", ctypes.c_char * 32),
-        ("numbers", ctypes.c_int32 * 4), ("flags", ctypes.c_uint32), ("reserved", ctypes.c_uint32 * 2),
-    )  # fmt: skip
+        ("id", ctypes.c_uint32),
+        ("type", ctypes.c_uint32),
+        ("name", ctypes.c_char * 32),
+        ("numbers", ctypes.c_int32 * 4),
+        ("flags", ctypes.c_uint32),
+        ("reserved", ctypes.c_uint32 * 2),
+    )
 
 
 def pull_out() -> None:
@@ -107,9 +111,12 @@ def until_it_grows(path: Path) -> None:
 def main() -> int:
     failed = 0
     for check in (
-        pictures_come, a_size_that_it_has_not_is_refused, the_program_records_it, ctrl_c_ends_it,
+        pictures_come,
+        a_size_that_it_has_not_is_refused,
+        the_program_records_it,
+        ctrl_c_ends_it,
         a_camera_that_is_pulled_out_is_said,
-    ):  # fmt: skip
+    ):
         try:
             said, verdict = check(), "ok"
         except Exception as error:

@@ -35,9 +35,7 @@ def engine_key(model: ModelSpec, picture: Picture, precision: str, head: str, de
     if device >= len(found.devices):
         return key
     gpu = found.devices[device]
-    return replace(
-        key, device=gpu.name, compute_capability=gpu.compute_capability, driver=machine.nvidia_driver()
-    )  # fmt: skip
+    return replace(key, device=gpu.name, compute_capability=gpu.compute_capability, driver=machine.nvidia_driver())
 
 
 def portable_key(model: ModelSpec, picture: Picture, precision: str, head: str) -> BuildKey:
@@ -48,9 +46,16 @@ def portable_key(model: ModelSpec, picture: Picture, precision: str, head: str) 
     """
     profile = f"{picture.width}x{picture.height}, chroma {Siting(picture.siting).name.lower()}"
     return BuildKey(
-        onnx_sha256=model.sha256(), backend="tensorrt", backend_version=library.cache_version(REWRITE),
-        device=ANY, compute_capability=ANY, driver=ANY, precision=precision, profile=profile, head=head,
-    )  # fmt: skip
+        onnx_sha256=model.sha256(),
+        backend="tensorrt",
+        backend_version=library.cache_version(REWRITE),
+        device=ANY,
+        compute_capability=ANY,
+        driver=ANY,
+        precision=precision,
+        profile=profile,
+        head=head,
+    )
 
 
 def read_onnx(model: ModelSpec) -> bytes:
@@ -62,9 +67,14 @@ def read_onnx(model: ModelSpec) -> bytes:
 
 
 def build_engine(
-    model: ModelSpec, picture: Picture, precision: str, head: str, *, device: int = 0,
+    model: ModelSpec,
+    picture: Picture,
+    precision: str,
+    head: str,
+    *,
+    device: int = 0,
     progress: Progress = lambda what, share: None,
-) -> bytes:  # fmt: skip
+) -> bytes:
     """Build one engine, for GPU ``device`` where there is one; it is not kept.
 
     Raises ModelError, EngineBuildError with TensorRT's own words, EngineUnavailable for a GPU that cannot be used.

@@ -24,8 +24,10 @@ def request(model: ModelSpec, info: StreamInfo, options: EngineOptions) -> dict[
     """What the process has to know, for JSON."""
     return {
         "model": {"name": model.name, "scale": model.scale, "onnx": str(model.onnx.resolve())},
-        "size": [info.width, info.height], "siting": int(info.color.siting), "options": asdict(options),
-    }  # fmt: skip
+        "size": [info.width, info.height],
+        "siting": int(info.color.siting),
+        "options": asdict(options),
+    }
 
 
 def answer(asked: dict[str, Any]) -> None:

@@ -97,12 +97,16 @@ class FrameNodes:
             self._node("Concat", ["flow.x", "flow.y"], "flow.planes", axis=1),
             self._node("Transpose", ["flow.planes"], "flow.places", perm=[0, 2, 3, 1]),
             self._node(
-                "GridSample", ["previous.float", "flow.places"], "previous.sampled",
-                mode="linear", padding_mode="border", align_corners=1,
+                "GridSample",
+                ["previous.float", "flow.places"],
+                "previous.sampled",
+                mode="linear",
+                padding_mode="border",
+                align_corners=1,
             ),
             self._node("Round", ["previous.sampled"], "previous.moved"),
             *nodes,
-        ]  # fmt: skip
+        ]
 
     def _range(self, begin: int, end: int) -> list[str]:
         """Of channels, for Slice."""
@@ -128,10 +132,13 @@ class FrameNodes:
             self._node("Cast", [FRAME], "frame.float", to=1),
             *self._cut("frame.float", "luma.float", 0, pixels, (1, 1, picture.height, picture.width)),
             *self._cut(
-                "frame.float", "chroma.float", pixels, ports[FRAME][1][0],
+                "frame.float",
+                "chroma.float",
+                pixels,
+                ports[FRAME][1][0],
                 (2, 1, *chroma_shape(picture.width, picture.height)),
             ),
-        ]  # fmt: skip
+        ]
         body, levels = self._without_casts(nodes)
         joined = [
             self._node("Reshape", [levels, self._integers("flat", [-1])], "luma.flat"),

@@ -180,10 +180,18 @@ def _take_best(wish: Wish, precision: str, blobs: Mapping[str, bytes] | None = N
         for n, head in enumerate(HEADS if blobs is None else blobs):
             began = time.monotonic()
             try:
-                blob = blobs[head] if blobs is not None else build_engine(
-                    wish.model, wish.picture, precision, head, device=wish.options.device,
-                    progress=lambda what, share, n=n: wish.progress(what, (n + share) / len(HEADS)),  # type: ignore[misc]
-                )  # fmt: skip
+                blob = (
+                    blobs[head]
+                    if blobs is not None
+                    else build_engine(
+                        wish.model,
+                        wish.picture,
+                        precision,
+                        head,
+                        device=wish.options.device,
+                        progress=lambda what, share, n=n: wish.progress(what, (n + share) / len(HEADS)),  # type: ignore[misc]
+                    )
+                )
                 engine = load_engine(wish, precision, head, blob)
             except EngineBuildError as error:
                 reasons[head] = str(error)
@@ -222,10 +230,16 @@ def load_engine(wish: Wish, precision: str, head: str, blob: bytes, *, graphs: b
     wish.progress(f"loading {wish.model.name} in {precision} with {head}", 0.0)
     driver = PycudaDriver(options.device)
     spec = EngineSpec(
-        backend="tensorrt", model=wish.model.name, scale=picture.scale, width=picture.width, height=picture.height,
-        precision=precision, device=f"GPU {options.device}: {open_device(options.device).name}", head=head,
+        backend="tensorrt",
+        model=wish.model.name,
+        scale=picture.scale,
+        width=picture.width,
+        height=picture.height,
+        precision=precision,
+        device=f"GPU {options.device}: {open_device(options.device).name}",
+        head=head,
         steady=not wish.model.may_remember,
-    )  # fmt: skip
+    )
     try:
         program = TensorRTProgram(driver, blob, picture, cache.companion(wish.key(precision, head), ".runtime"))
     except BaseException:
