@@ -25,19 +25,19 @@ from typing import Any
 
 from record import RESULTS, ROOT, write_result
 
-from stream_sr.backends import open_engine
+from stream_sr.app.session import Hooks, run
 from stream_sr.bench.engine import make_pictures
 from stream_sr.config import Config, size
-from stream_sr.engine import LIVE_FIDELITY, Engine, EngineOptions
 from stream_sr.errors import ConfigError, StreamSRError
-from stream_sr.figure import new_figure, save_figure
-from stream_sr.frame import StreamInfo
-from stream_sr.machine import command_line
-from stream_sr.model import AUTO, model_ladder
-from stream_sr.pipeline import Pipeline
-from stream_sr.session import Hooks, run
-from stream_sr.stats import Histogram, Stats
-from stream_sr.threads import Worker
+from stream_sr.evaluation.plots import new_figure, save_figure
+from stream_sr.inference.engines import open_engine
+from stream_sr.inference.model import AUTO, model_ladder
+from stream_sr.pipeline.engine import LIVE_FIDELITY, Engine, EngineOptions
+from stream_sr.pipeline.pipeline import Pipeline
+from stream_sr.pipeline.stats import Histogram, Stats
+from stream_sr.pipeline.threads import Worker
+from stream_sr.system.machine import command_line
+from stream_sr.video.frame import StreamInfo
 
 FPS = 30
 DEADLINE_MS = 1e3 / FPS

@@ -16,12 +16,12 @@ from typing import Any
 
 from record import RESULTS, digest, write_result
 
-from stream_sr import machine
-from stream_sr.engine import LIVE_FIDELITY, EngineOptions
 from stream_sr.errors import StreamSRError
-from stream_sr.evaluate_clips import Footage, evaluate_footage, load_footage
-from stream_sr.model import ModelSpec, list_models
-from stream_sr.sheets import Example, write_sheet
+from stream_sr.evaluation.contact_sheet import Example, write_sheet
+from stream_sr.evaluation.films import Footage, evaluate_footage, load_footage
+from stream_sr.inference.model import ModelSpec, list_models
+from stream_sr.pipeline.engine import LIVE_FIDELITY, EngineOptions
+from stream_sr.system import machine
 
 FILMS = ("dashcam_540p.mp4", "indoor_person_432p.mp4", "table_blocks_720p.mp4")
 CRFS = (18, 23, 28, 33)

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from stream_sr.errors import StreamSRError
-from stream_sr.model import ModelSpec, list_models
-from stream_sr.train.card import write_card
-from stream_sr.train.plots import read_log, summary
-from stream_sr.train.recipe import Recipe, load_recipe
+from stream_sr.inference.model import ModelSpec, list_models
+from stream_sr.training.card import write_card
+from stream_sr.training.plots import read_log, summary
+from stream_sr.training.recipe import Recipe, load_recipe
 
 FILMS = " ".join(
     f"--video data/video/{name}"

@@ -16,12 +16,12 @@ from typing import Any
 
 from record import INT8, RESULTS, digest, write_result
 
-from stream_sr import machine
-from stream_sr.engine import EngineOptions
 from stream_sr.errors import StreamSRError
-from stream_sr.evaluate import evaluate
-from stream_sr.model import ModelSpec, list_models
-from stream_sr.train.card import record_quality
+from stream_sr.evaluation.images import evaluate
+from stream_sr.inference.model import ModelSpec, list_models
+from stream_sr.pipeline.engine import EngineOptions
+from stream_sr.system import machine
+from stream_sr.training.card import record_quality
 
 SETS = ("Set5", "Set14", "B100")
 RESULT = RESULTS / "quality.json"

@@ -15,9 +15,9 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from stream_sr.backends.tensorrt.graph import Graph
 from stream_sr.errors import ModelError
-from stream_sr.model import ModelSpec
+from stream_sr.inference.backends.tensorrt.graph import Graph
+from stream_sr.inference.model import ModelSpec
 
 MAGIC, VERSION = b"FFMPEGDNNNATIVE", (1, 23)
 CONV, DEPTH_TO_SPACE, MAXIMUM, SUM = 1, 2, 4, 5  # layers

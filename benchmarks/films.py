@@ -18,18 +18,18 @@ import numpy as np
 from ladder import time_turns
 from record import digest
 
-from stream_sr import machine
-from stream_sr.backends import open_engine
 from stream_sr.bench.engine import TIME_BASE
 from stream_sr.config import size
-from stream_sr.engine import LIVE_FIDELITY, Engine, EngineOptions
 from stream_sr.errors import StreamSRError
-from stream_sr.evaluate import upscale_luma
-from stream_sr.evaluate_clips import evaluate_clip, format_clips, load_footage
-from stream_sr.frame import StreamInfo
-from stream_sr.model import ModelSpec, find_model, list_models
-from stream_sr.quality import psnr
-from stream_sr.train.data import to_uint8
+from stream_sr.evaluation.films import evaluate_clip, format_clips, load_footage
+from stream_sr.evaluation.images import upscale_luma
+from stream_sr.inference.engines import open_engine
+from stream_sr.inference.model import ModelSpec, find_model, list_models
+from stream_sr.pipeline.engine import LIVE_FIDELITY, Engine, EngineOptions
+from stream_sr.system import machine
+from stream_sr.video.frame import StreamInfo
+from stream_sr.video.quality import psnr
+from stream_sr.video.resample import to_uint8
 
 FILMS = ("vid4_calendar.mkv", "vid4_city.mkv", "vid4_foliage.mkv", "vid4_walk.mkv")
 NOISE = 1.0  # levels, standard deviation

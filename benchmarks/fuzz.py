@@ -1,4 +1,4 @@
-"""Hostile input for everything that reads the network, for long: the targets of tests/fuzzing.py.
+"""Hostile input for everything that reads the network, for long: the targets of tests/support/fuzzing.py.
 
     python benchmarks/fuzz.py [--seconds 600] [--inputs 100000]
 
@@ -19,10 +19,10 @@ from pathlib import Path
 
 from hypothesis import HealthCheck, given, seed, settings
 
-from stream_sr import machine
+from stream_sr.system import machine
 
 ROOT = Path(__file__).parent
-sys.path.insert(0, str(ROOT.parent / "tests"))
+sys.path.insert(0, str(ROOT.parent / "tests" / "support"))
 
 from fuzzing import inputs, targets  # noqa: E402 - of the tests
 

@@ -39,9 +39,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent))  # a checkout that was not
 import gpu_measure as measure
 import gpu_tables as tables
 
-from stream_sr import machine
 from stream_sr.errors import StreamSRError
-from stream_sr.model import ModelSpec, find_model, list_models
+from stream_sr.inference.model import ModelSpec, find_model, list_models
+from stream_sr.system import machine
 
 RESULTS = Path(__file__).parent / "results"
 SECTIONS = ("limits", "tensorrt", "conformance", "rows", "layers", "peers", "compiled", "autotuned")
@@ -128,7 +128,7 @@ class Bench:
 
     def _tensorrt(self) -> Iterator[tuple[str, Callable[[], Any]]]:
         def try_it() -> Any:
-            from stream_sr.backends.tensorrt import library
+            from stream_sr.inference.backends.tensorrt import library
 
             found = library.can_run(self.parsed.device)
             if not found.usable:
@@ -160,8 +160,8 @@ class Bench:
                     )
 
     def _compare(self, model: ModelSpec, backend: str, precision: str) -> Any:
-        from stream_sr.backends import torch as reference
-        from stream_sr.engine import EngineOptions
+        from stream_sr.inference.backends.torch import cpu as reference
+        from stream_sr.pipeline.engine import EngineOptions
 
         found: dict[str, Any] = {}
         odd = (852, 476) if model.network["kind"] == "Autoencoder" else (853, 479)  # it takes multiples of 4 alone

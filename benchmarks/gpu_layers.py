@@ -21,12 +21,12 @@ sys.path.insert(0, str(Path(__file__).parent.parent))  # a checkout that was not
 import torch
 from torch import Tensor, fx
 
-from stream_sr.backends.schedule import i420_bytes
-from stream_sr.backends.torch import load_network
-from stream_sr.backends.torch_frames import Form, FrameNetwork
 from stream_sr.bench.engine import TIME_BASE
-from stream_sr.frame import StreamInfo
-from stream_sr.model import ModelSpec, find_model
+from stream_sr.inference.backends.cuda.schedule import i420_bytes
+from stream_sr.inference.backends.torch.cpu import load_network
+from stream_sr.inference.backends.torch.frames import Form, FrameNetwork
+from stream_sr.inference.model import ModelSpec, find_model
+from stream_sr.video.frame import StreamInfo
 
 ROOT = Path(__file__).parent
 PAGE = ROOT / "GPU.md"

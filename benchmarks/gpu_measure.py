@@ -15,13 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from stream_sr.backends.schedule import IN_A_ROW, OverlappedEngine, flow_bytes, i420_bytes, in_a_row
-from stream_sr.color import ColorInfo, Siting
-from stream_sr.engine import EngineOptions
-from stream_sr.frame import Frame, StreamInfo, read_only
-from stream_sr.model import LUMA, PREVIOUS, ModelSpec
-from stream_sr.quality import texture
-from stream_sr.ring import FramePool
+from stream_sr.inference.backends.cuda.schedule import IN_A_ROW, OverlappedEngine, flow_bytes, i420_bytes, in_a_row
+from stream_sr.inference.model import LUMA, PREVIOUS, ModelSpec
+from stream_sr.pipeline.engine import EngineOptions
+from stream_sr.video.color import ColorInfo, Siting
+from stream_sr.video.frame import Frame, StreamInfo
+from stream_sr.video.frame_pool import FramePool
+from stream_sr.video.planes import read_only
+from stream_sr.video.quality import texture
 
 REPEATS = 40
 SECONDS = 0.35  # of each loop that is timed by the host's clock
@@ -52,19 +53,19 @@ def open_torch(
     mode: str | None = None,
 ) -> OverlappedEngine:
     """The backend torch-cuda in one form; compiled where torch.compile's mode is given."""
-    from stream_sr.backends import torch_cuda
-    from stream_sr.backends.torch_frames import Form
+    from stream_sr.inference.backends.torch import cuda
+    from stream_sr.inference.backends.torch.frames import Form
 
     options = EngineOptions(backend="torch-cuda", device=device, depth=depth)
     form = Form(lowered=head == LOWERED, compiled=mode is not None, mode=mode or "default")
-    return torch_cuda.open_form(model, info, options, precision, form)
+    return cuda.open_form(model, info, options, precision, form)
 
 
 def open_tensorrt(
     model: ModelSpec, info: StreamInfo, precision: str, head: str, *, device: int, depth: int = 3
 ) -> OverlappedEngine:
     """The backend tensorrt in one form, built in this process."""
-    from stream_sr.backends.tensorrt.ladder import Wish, load_engine, picture_of
+    from stream_sr.inference.backends.tensorrt.ladder import Wish, load_engine, picture_of
 
     options = EngineOptions(backend="tensorrt", device=device, depth=depth, keep=False)
     wish = Wish(model, picture_of(model, info), options)
@@ -75,7 +76,7 @@ _blobs: dict[tuple[Any, ...], bytes] = {}  # the two latest: a row opens the fas
 
 
 def _built(model: ModelSpec, picture: Any, precision: str, head: str, device: int) -> bytes:
-    from stream_sr.backends.tensorrt.build import build_engine
+    from stream_sr.inference.backends.tensorrt.build import build_engine
 
     key = model.sha256(), picture, precision, head, device
     if key not in _blobs:
@@ -281,8 +282,8 @@ def time_torch(model: ModelSpec, info: StreamInfo, precision: str, mode: str | N
     """Whole frames through torch, already on the device: eager, or torch.compile in one mode. No graph of ours."""
     import torch
 
-    from stream_sr.backends.torch import load_network
-    from stream_sr.backends.torch_frames import Form, FrameNetwork
+    from stream_sr.inference.backends.torch.cpu import load_network
+    from stream_sr.inference.backends.torch.frames import Form, FrameNetwork
 
     torch._dynamo.reset()
     frames = FrameNetwork(load_network(model), info, model.scale, precision, Form(lowered=head == LOWERED)).to(device)
@@ -307,8 +308,8 @@ def time_onnxruntime(model: ModelSpec, info: StreamInfo, precision: str, device:
         import onnxruntime
     except ImportError as error:
         raise Skipped(f"onnxruntime is not installed: {error}") from error
-    from stream_sr.backends.tensorrt.frames import FRAME, Picture, tensors
-    from stream_sr.backends.tensorrt.graph import frame_graph
+    from stream_sr.inference.backends.tensorrt.frames import FRAME, Picture, tensors
+    from stream_sr.inference.backends.tensorrt.graph import frame_graph
 
     wanted = "CPUExecutionProvider" if device == "cpu" else "CUDAExecutionProvider"
     if wanted not in onnxruntime.get_available_providers():

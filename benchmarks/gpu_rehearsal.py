@@ -12,8 +12,8 @@ import gpu_measure
 import numpy as np
 import torch
 
-from stream_sr.backends import torch_cuda
-from stream_sr.backends.pinned import Bytes, Pinned
+from stream_sr.inference.backends.cuda.pinned import Bytes, Pinned
+from stream_sr.inference.backends.torch import cuda
 
 
 class ProcessorDriver:
@@ -22,7 +22,7 @@ class ProcessorDriver:
     number = 0
     device = torch.device("cpu")
 
-    def __init__(self, gpu: torch_cuda.Gpu) -> None:
+    def __init__(self, gpu: cuda.Gpu) -> None:
         self._gpu = gpu
 
     def current(self) -> AbstractContextManager[object]:
@@ -88,6 +88,6 @@ def install() -> None:
     """Let the backend torch-cuda run on the processor, in this process."""
     torch.set_num_threads(1)
     gpu_measure.REPEATS, gpu_measure.SECONDS = 2, 0.02
-    gpu = torch_cuda.Gpu(0, "a processor", Pinned(lambda nbytes: np.empty(nbytes, np.uint8)))
-    torch_cuda.open_device = lambda number: gpu  # type: ignore[assignment]
-    torch_cuda.TorchDriver = ProcessorDriver  # type: ignore[misc, assignment]
+    gpu = cuda.Gpu(0, "a processor", Pinned(lambda nbytes: np.empty(nbytes, np.uint8)))
+    cuda.open_device = lambda number: gpu  # type: ignore[assignment]
+    cuda.TorchDriver = ProcessorDriver  # type: ignore[misc, assignment]

@@ -15,14 +15,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-from stream_sr import machine
-from stream_sr.backends import open_engine
 from stream_sr.bench.engine import TIME_BASE, make_pictures
 from stream_sr.config import size
-from stream_sr.engine import Engine, EngineOptions, EngineSpec
 from stream_sr.errors import ConfigError, StreamSRError
-from stream_sr.frame import StreamInfo
-from stream_sr.model import find_model
+from stream_sr.inference.engines import open_engine
+from stream_sr.inference.model import find_model
+from stream_sr.pipeline.engine import Engine, EngineOptions, EngineSpec
+from stream_sr.system import machine
+from stream_sr.video.frame import StreamInfo
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"

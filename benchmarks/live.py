@@ -22,16 +22,16 @@ from typing import Any
 
 from readers import READERS
 
-from stream_sr import machine
+from stream_sr.app.session import make_report, open_fitted_engine, warm_up
+from stream_sr.cli.demo import child, free_port, wait_for_port
+from stream_sr.cli.latency import WARM_UP_SECONDS, Marks, chain
 from stream_sr.codec.encoder import Encoder
 from stream_sr.config import Config
-from stream_sr.demo import child, free_port, wait_for_port
-from stream_sr.latency import WARM_UP_SECONDS, Marks, chain
-from stream_sr.media import SinkOptions
-from stream_sr.pipeline import Pipeline, Plan
-from stream_sr.session import make_report, open_fitted_engine, warm_up
+from stream_sr.pipeline.interfaces import SinkOptions
+from stream_sr.pipeline.pipeline import Pipeline, Plan
+from stream_sr.pipeline.stats import Stats
 from stream_sr.sinks import open_sink
-from stream_sr.stats import Stats
+from stream_sr.system import machine
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -62,7 +62,7 @@ def measure(
         wait_for_port(camera, PATIENCE_SECONDS)
         seen = folder / "viewer.json"
         viewed = ("view", f"rtsp://127.0.0.1:{served}/sr", str(seen), "tcp")
-        viewer = stack.enter_context(child("viewer", *viewed, module="stream_sr.latency"))
+        viewer = stack.enter_context(child("viewer", *viewed, module="stream_sr.cli.latency"))
         asked = {
             "source": f"rtsp://127.0.0.1:{camera}/camera",
             "sink": f"rtsp://@:{served}/sr",

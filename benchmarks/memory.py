@@ -28,7 +28,7 @@ from record import RESULTS, write_result
 from stream_sr.bench.clip import Drawn, write_clip
 from stream_sr.config import size
 from stream_sr.errors import StreamSRError
-from stream_sr.machine import command_line
+from stream_sr.system.machine import command_line
 
 PEAK_MIB = 1500e6 / 2**20
 GROWTH = 0.02

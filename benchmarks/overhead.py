@@ -24,16 +24,16 @@ from typing import Any
 
 from record import RESULTS, write_result
 
+from stream_sr.app.session import Hooks, run
 from stream_sr.bench.clip import make_clip
 from stream_sr.codec.encoder import Encoder
 from stream_sr.config import Config, size
 from stream_sr.errors import ConfigError, StreamSRError
-from stream_sr.machine import command_line
-from stream_sr.pipeline import Pipeline
-from stream_sr.session import Hooks, run
-from stream_sr.sinks.av import FileSink
-from stream_sr.sources.av import AvSource
-from stream_sr.threads import Worker
+from stream_sr.pipeline.pipeline import Pipeline
+from stream_sr.pipeline.threads import Worker
+from stream_sr.sinks.file import FileSink
+from stream_sr.sources.file import AvSource
+from stream_sr.system.machine import command_line
 
 MARK = 0.03
 REQUEST = ("start_async", "wait", "infer")  # what an inference thread calls of OpenVINO

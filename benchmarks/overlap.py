@@ -25,17 +25,17 @@ from typing import Any
 from processes import ProcessFailed, Usage, watch
 from record import RESULTS, write_result
 
-from stream_sr import machine
-from stream_sr.backends import open_engine
 from stream_sr.bench.clip import make_clip
 from stream_sr.codec.encoder import Encoder
-from stream_sr.color import guess_unknown
-from stream_sr.engine import EngineOptions, EngineSpec
 from stream_sr.errors import StreamSRError
-from stream_sr.frame import Frame, StreamInfo
-from stream_sr.media import EncoderOptions
-from stream_sr.model import find_model
+from stream_sr.inference.engines import open_engine
+from stream_sr.inference.model import find_model
+from stream_sr.pipeline.engine import EngineOptions, EngineSpec
+from stream_sr.pipeline.interfaces import EncoderOptions
 from stream_sr.sources import open_source
+from stream_sr.system import machine
+from stream_sr.video.color import guess_unknown
+from stream_sr.video.frame import Frame, StreamInfo
 
 RESULT = RESULTS / "overlap.json"
 CLIP_SECONDS = 10

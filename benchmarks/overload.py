@@ -18,7 +18,7 @@ from typing import Any
 
 from live import RESULTS, measure
 
-from stream_sr import machine
+from stream_sr.system import machine
 
 
 def judge(row: dict[str, Any]) -> dict[str, bool]:

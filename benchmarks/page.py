@@ -28,14 +28,14 @@ import numpy as np
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
-from stream_sr import machine
 from stream_sr.bench.engine import spread
-from stream_sr.demo import free_port, wait_for_port
+from stream_sr.cli.demo import free_port, wait_for_port
+from stream_sr.system import machine
 
 RESULTS = Path(__file__).parent / "results"
 BOUNDARY = b"--frame\r\nContent-Type: image/jpeg\r\n\r\n"
 
-# Reads the barcode (stream_sr/barcode.py) from the middle of each cell of a canvas; ages in ms, by the program's clock.
+# Reads the barcode (stream_sr/video/barcode.py) from the middle of each cell of a canvas; ages in ms, by its clock.
 READER = """
 window.ages = [];
 window.readAge = (ink, width, height, offset) => {

@@ -83,8 +83,8 @@ def torch(model: Path, size: tuple[int, int], device: str = "cpu", *, compiled: 
     """The network in fp32, as it was trained."""
     import torch as library
 
-    from stream_sr.backends.torch import load_network
-    from stream_sr.model import find_model
+    from stream_sr.inference.backends.torch.cpu import load_network
+    from stream_sr.inference.model import find_model
 
     network: Any = load_network(find_model(str(model), None)).to(device)
     if compiled:

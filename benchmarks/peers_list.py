@@ -20,10 +20,10 @@ from ffmpeg_native import write_native
 from peer import CRF, PRESET
 from processes import watch
 
-from stream_sr import machine
-from stream_sr.backends import openvino_precision
-from stream_sr.codec.roundtrip import read_luma
-from stream_sr.model import PRESETS, find_model, list_models
+from stream_sr.evaluation.codec_roundtrip import read_luma
+from stream_sr.inference.backends.openvino import precision
+from stream_sr.inference.model import PRESETS, find_model, list_models
+from stream_sr.system import machine
 
 FSRCNN, TINY = "fsrcnn", "tiny"
 FPS = Fraction(30)  # of the input
@@ -59,7 +59,7 @@ class Peer:
 def peers() -> tuple[list[Peer], list[dict[str, str]]]:
     """Those that can run here, and the others with their reason."""
     able = [ours(name, "auto") for name in (*PRESETS, FSRCNN) if any(m.name == name for m in list_models())]
-    if openvino_precision.cpu().bf16:
+    if precision.cpu().bf16:
         able.append(ours(FSRCNN, "bf16"))
     able += [script("opencv-dnn", "exported"), script("opencv-dnn", "lowered"), script("opencv-resize")]
     left: list[dict[str, str]] = []
@@ -154,7 +154,7 @@ def onnx_file(form: str) -> Path:
     model = find_model(FSRCNN, 2)
     if form == "exported":
         return model.onnx
-    from stream_sr.backends.tensorrt.graph import Graph
+    from stream_sr.inference.backends.tensorrt.graph import Graph
 
     graph = Graph.read(model.onnx.read_bytes())
     graph.lower()

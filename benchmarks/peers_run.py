@@ -21,16 +21,17 @@ from processes import ProcessFailed, Usage, watch
 from record import RESULTS, ROOT, write_result
 
 from stream_sr.bench.clip import Drawn, write_clip
-from stream_sr.codec.roundtrip import read_luma
 from stream_sr.errors import StreamSRError
-from stream_sr.frame import Frame, StreamInfo
-from stream_sr.machine import command_line
-from stream_sr.media import Lane, Source
-from stream_sr.orientation import Orientation
-from stream_sr.quality import psnr
-from stream_sr.ring import FramePool
+from stream_sr.evaluation.codec_roundtrip import read_luma
+from stream_sr.pipeline.interfaces import Source
+from stream_sr.pipeline.packets import Lane
 from stream_sr.sources import open_source
-from stream_sr.train.data import bicubic, to_uint8
+from stream_sr.system.machine import command_line
+from stream_sr.video.frame import Frame, StreamInfo
+from stream_sr.video.frame_pool import FramePool
+from stream_sr.video.orientation import Orientation
+from stream_sr.video.quality import psnr
+from stream_sr.video.resample import bicubic, to_uint8
 
 SCENE = "synthetic:photos,1280x720@30"
 INPUT_CRF = 18

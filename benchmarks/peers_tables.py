@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from stream_sr.figure import new_figure, save_figure
+from stream_sr.evaluation.plots import new_figure, save_figure
 
 MARKS = (("opencv-dnn", 4.0), ("openvino", 3.0), ("onnxruntime", 2.0))  # how many times as fast ours is to be
 FORMS = {"": "", "exported": ", as exported", "lowered": ", lowered"}

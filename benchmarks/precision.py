@@ -17,13 +17,13 @@ from typing import Any
 
 from record import RESULTS, write_result
 
-from stream_sr.backends.openvino_graph import compile_graph
-from stream_sr.backends.openvino_precision import choose, cpu
 from stream_sr.config import size
-from stream_sr.engine import QUALITY_FIDELITY
 from stream_sr.errors import StreamSRError
-from stream_sr.model import LUMA, ModelSpec, find_model
-from stream_sr.quality import texture
+from stream_sr.inference.backends.openvino.graph import compile_graph
+from stream_sr.inference.backends.openvino.precision import choose, cpu
+from stream_sr.inference.model import LUMA, ModelSpec, find_model
+from stream_sr.pipeline.engine import QUALITY_FIDELITY
+from stream_sr.video.quality import texture
 
 FRAMES = 5  # of each turn
 MARKS = {"bf16": ("fp32", 1.6), "int8": ("bf16", 1.5)}  # times as fast as which, at least

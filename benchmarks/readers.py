@@ -19,12 +19,14 @@ import numpy as np
 from av.codec.context import Flags
 
 from stream_sr.codec.decode import PictureReader, color_of
-from stream_sr.color import ColorInfo, Matrix, Range
 from stream_sr.errors import SourceOpenError
-from stream_sr.frame import Frame, StreamInfo, empty_planes, read_only
-from stream_sr.media import Lane, Source
-from stream_sr.ring import FramePool
+from stream_sr.pipeline.interfaces import Source
+from stream_sr.pipeline.packets import Lane
 from stream_sr.sources import open_source
+from stream_sr.video.color import ColorInfo, Matrix, Range
+from stream_sr.video.frame import Frame, StreamInfo
+from stream_sr.video.frame_pool import FramePool
+from stream_sr.video.planes import empty_planes, read_only
 
 TICKS = Fraction(1, 1_000_000)
 LOW_DELAY = {

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from stream_sr import machine
-from stream_sr.model import ModelSpec
+from stream_sr.inference.model import ModelSpec
+from stream_sr.system import machine
 
 ROOT = Path(__file__).parent.parent
 INT8 = "int8"

@@ -18,7 +18,7 @@ from typing import Any
 
 import peers_tables
 
-from stream_sr.machine import format_line
+from stream_sr.system.machine import format_line
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "measured.md")

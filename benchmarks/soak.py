@@ -31,12 +31,13 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from stream_sr import barcode, machine
-from stream_sr.demo import child, free_port, wait_for_port
+from stream_sr.cli.demo import child, free_port, wait_for_port
 from stream_sr.errors import SourceOpenError, StreamSRError
-from stream_sr.media import SourceOptions
+from stream_sr.pipeline.interfaces import SourceOptions
+from stream_sr.pipeline.threads import Worker
 from stream_sr.sources import open_lasting_source, open_source
-from stream_sr.threads import Worker
+from stream_sr.system import machine
+from stream_sr.video import barcode
 
 RESULTS = Path(__file__).parent / "results"
 AFTER_FAULT_SECONDS = 3.0

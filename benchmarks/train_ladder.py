@@ -23,9 +23,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # a checkout that was not installed
 
 from stream_sr.errors import SourceOpenError
-from stream_sr.train.loop import CHECKPOINT
-from stream_sr.train.plots import read_log
-from stream_sr.train.recipe import load_recipe
+from stream_sr.training.loop import CHECKPOINT
+from stream_sr.training.plots import read_log
+from stream_sr.training.recipe import load_recipe
 
 ROOT = Path(__file__).resolve().parent.parent
 PRESETS = ("quality", "balanced", "fast", "tiny")  # the largest teaches the others

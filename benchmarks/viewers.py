@@ -29,10 +29,10 @@ from websockets import Origin
 from websockets.exceptions import WebSocketException
 from websockets.sync.client import ClientConnection, connect
 
-from stream_sr import machine
 from stream_sr.bench.engine import spread
-from stream_sr.demo import child, free_port, wait_for_port
-from stream_sr.sinks.web_viewer import FRAGMENT, HEADER
+from stream_sr.cli.demo import child, free_port, wait_for_port
+from stream_sr.sinks.web.viewer import FRAGMENT, HEADER
+from stream_sr.system import machine
 
 RESULTS = Path(__file__).parent / "results"
 PAGE_BYTES = 4096

@@ -7,12 +7,12 @@ for the whole filter with a `Config`. Everything else may change.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from stream_sr.limits import limit_libraries
+from stream_sr.system.limits import limit_libraries
 
 if TYPE_CHECKING:
+    from stream_sr.app.session import run
     from stream_sr.config import Config
     from stream_sr.errors import StreamSRError
-    from stream_sr.session import run
     from stream_sr.sinks import open_sink
     from stream_sr.sources import open_source
     from stream_sr.upscaler import Upscaler
@@ -27,7 +27,7 @@ _HOME = {
     "Upscaler": "upscaler",
     "open_sink": "sinks",
     "open_source": "sources",
-    "run": "session",
+    "run": "app.session",
 }
 
 

@@ -6,7 +6,7 @@ import signal
 import sys
 from contextlib import suppress
 
-from stream_sr import watchdog
+from stream_sr.cli import watchdog
 
 M_ARENA_MAX = -8  # glibc's malloc.h
 ARENAS = 2
@@ -32,8 +32,8 @@ def main() -> int:
     if sys.stderr is None:  # closed, as daemons and cron have it
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - for as long as the process lives
     watchdog.start(sys.argv[1:])
-    from stream_sr.cli import main as run
-    from stream_sr.threads import finish_process
+    from stream_sr.cli.main import main as run
+    from stream_sr.pipeline.threads import finish_process
 
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:

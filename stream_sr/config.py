@@ -17,10 +17,10 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from stream_sr.engine import LIVE_FIDELITY, QUALITY_FIDELITY, EngineOptions
 from stream_sr.errors import ConfigError
-from stream_sr.media import MOST_SIDE, EncoderOptions, SinkOptions, SourceOptions
-from stream_sr.model import TUNES
+from stream_sr.inference.model import TUNES
+from stream_sr.pipeline.engine import LIVE_FIDELITY, QUALITY_FIDELITY, EngineOptions
+from stream_sr.pipeline.interfaces import MOST_SIDE, EncoderOptions, SinkOptions, SourceOptions
 
 log = logging.getLogger("stream_sr")
 PREFIX = "STREAM_SR_"

@@ -8,13 +8,14 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from stream_sr.backends import open_engine
-from stream_sr.color import ColorInfo
+from stream_sr.app.session import choose_model
 from stream_sr.config import Config
-from stream_sr.engine import Engine
 from stream_sr.errors import ConfigError
-from stream_sr.frame import Frame, Plane, Planes, StreamInfo, chroma_shape, read_only
-from stream_sr.session import choose_model
+from stream_sr.inference.engines import open_engine
+from stream_sr.pipeline.engine import Engine
+from stream_sr.video.color import ColorInfo
+from stream_sr.video.frame import Frame, StreamInfo
+from stream_sr.video.planes import Plane, Planes, chroma_shape, read_only
 
 
 class Upscaler:

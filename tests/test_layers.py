@@ -10,77 +10,27 @@ import stream_sr
 
 ROOT = Path(stream_sr.__file__).parent
 
-# From the bottom up; a module may import from its own group only what the rules below allow, and from lower groups.
-LAYERS: list[set[str]] = [
-    {
-        "errors",
-        "limits",
-        "printable",
-        "frame",
-        "orientation",
-        "color",
-        "metadata",
-        "timing",
-        "ring",
-        "stats",
-        "deconvolution",
-        "quality",
-        "barcode",
-        "scene",
-        "opencv",
-        "motion",
-        "governor",
-    },
-    {"media", "engine", "model", "threads", "stall", "machine", "energy", "figure"},
-    {"networks", "reference"},
-    {"stages", "pipeline"},
-    {"codec"},
-    {"sources", "sinks", "backends", "train"},
-    {
-        "config",
-        "status",
-        "telemetry",
-        "screenshot",
-        "controls",
-        "session",
-        "upscaler",
-        "compare",
-        "demo",
-        "bench",
-        "evaluate",
-        "evaluate_clips",
-        "temporal",
-        "sheets",
-        "doctor",
-        "catalog",
-        "metrics",
-        "fleet",
-        "serve",
-        "latency",
-    },
-    {"arguments", "terminal", "watchdog", "commands", "bench_commands"},
-    {"cli", "__main__"},
+# From the bottom up; a module imports from its own package and from those before it.
+LAYERS = [
+    *("errors", "system", "video", "pipeline", "networks", "codec", "inference", "rtsp", "sources", "sinks"),
+    *("evaluation", "training", "config", "app", "bench", "upscaler", "cli", "__main__"),
 ]
+SEPARATE = {"sources", "sinks"}  # these never import each other
+ADAPTERS = "inference/backends/"  # nor do these, one for each library
 LIBRARIES = {
-    "av": {"codec", "sources", "sinks", "backends", "doctor"},
-    "cv2": {"opencv", "temporal", "sinks/window", "sinks/viewer"},
-    "openvino": {
-        "backends/openvino",
-        "backends/openvino_graph",
-        "backends/openvino_precision",
-        "backends/openvino_quantized",
-    },
-    "nncf": {"train"},
-    "onnxruntime": {"train"},
-    "torch": {"networks", "train", "backends/torch", "backends/torch_cuda", "backends/torch_frames"},
-    "onnx": {"train", "reference", "backends/torch", "backends/tensorrt"},
-    "pycuda": {"backends/tensorrt"},
-    "cuda": {"backends/tensorrt"},
-    "tensorrt": {"backends/tensorrt"},
-    "websockets": {"sinks/web_server", "sinks/web_viewer", "screenshot"},
-    "aiortsp": {"sources/rtsp_client", "sources/rtsp_connection"},
-    "prometheus_client": {"metrics"},
-    "threading.Thread": {"threads"},
+    "av": {"codec", "rtsp", "sources", "sinks", "evaluation/codec_roundtrip", "cli/doctor"},
+    "cv2": {"video/opencv", "evaluation/temporal", "sinks/window", "sinks/window_process"},
+    "openvino": {"inference/backends/openvino"},
+    "nncf": {"training"},
+    "onnxruntime": {"training"},
+    "torch": {"networks", "training", "inference/backends/torch"},
+    "onnx": {"training", "inference/reference", "inference/backends/torch", "inference/backends/tensorrt"},
+    "pycuda": {"inference/backends/tensorrt"},
+    "cuda": {"inference/backends/tensorrt"},
+    "tensorrt": {"inference/backends/tensorrt"},
+    "websockets": {"sinks/web", "cli/screenshot"},
+    "aiortsp": {"rtsp"},
+    "prometheus_client": {"app/metrics"},
 }
 
 
@@ -93,24 +43,13 @@ def modules() -> Iterator[tuple[str, Path]]:
 
 def layer(module: str) -> int:
     top = module.split("/")[0]
-    for number, names in enumerate(LAYERS):
-        if top in names:
-            return number
-    raise AssertionError(f"{module} is in no layer: add it to LAYERS and to ARCHITECTURE.md")
+    assert top in LAYERS, f"{module} is in no layer: add it to LAYERS and to ARCHITECTURE.md"
+    return LAYERS.index(top)
 
 
 def imports(path: Path) -> Iterator[str]:
-    """Dotted names imported at run time (not those under TYPE_CHECKING)."""
-    tree = ast.parse(path.read_text())
-    skipped = {
-        id(node)
-        for guard in ast.walk(tree)
-        if isinstance(guard, ast.If) and "TYPE_CHECKING" in ast.unparse(guard.test)
-        for node in ast.walk(guard)
-    }
-    for node in ast.walk(tree):
-        if id(node) in skipped:
-            continue
+    """Dotted names that are imported: at run time, inside functions, and for types alone."""
+    for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -132,18 +71,26 @@ def own(dotted: str) -> str | None:
     return "/".join(found) or None
 
 
+def adapter(module: str) -> str:
+    """The backend that a module belongs to; empty for others, and for what backends share."""
+    name = module.removeprefix(ADAPTERS).split("/")[0] if module.startswith(ADAPTERS) else ""
+    return "" if name == "cuda" else name
+
+
 def breaches(name: str, path: Path) -> list[str]:
     wrong = []
     for dotted in imports(path):
         target = own(dotted)
         if target is not None:
-            here, there = name.split("/"), target.split("/")
-            same_folder = here[0] == there[0]
+            here, there = name.split("/")[0], target.split("/")[0]
             if layer(target) > layer(name):
                 wrong.append(f"{name} imports {target}, which is above it")
-            adapters = {"sources", "sinks", "backends", "train"}
-            if here[0] in adapters and there[0] in adapters and not same_folder:
-                wrong.append(f"the adapter {name} imports the adapter {target}")
+            if here != there and {here, there} <= SEPARATE:
+                wrong.append(f"{name} imports {target}; sources and sinks are separate")
+            if here in SEPARATE and target.startswith(ADAPTERS):
+                wrong.append(f"{name} imports the backend {target}")
+            if adapter(name) and adapter(target) not in ("", adapter(name)):
+                wrong.append(f"the backend {name} imports the backend {target}")
         else:
             top = dotted.split(".")[0]
             allowed = LIBRARIES.get(top)
@@ -159,16 +106,35 @@ def test_imports_point_downwards(name: str, path: Path) -> None:
 
 def test_a_breach_is_found(tmp_path: Path) -> None:
     bad = tmp_path / "bad.py"
-    bad.write_text("import cv2\nfrom stream_sr.pipeline import Pipeline\nfrom stream_sr.sinks import open_sink\n")
+    lines = ["import cv2", "from stream_sr.pipeline.pipeline import Pipeline", "from stream_sr.sinks import open_sink"]
+    lines += ["if TYPE_CHECKING:", "    from stream_sr.inference.backends.openvino import graph"]
+    bad.write_text("\n".join(lines))
     found = breaches("sources/bad", bad)
-    assert any("cv2" in line for line in found)
-    assert any("the adapter sources/bad imports the adapter sinks" in line for line in found)
-    assert any("stages" not in line and "above" in line for line in breaches("frame", bad))
+    assert [line for line in found if "cv2" in line] == [
+        "sources/bad imports cv2; only evaluation/temporal, sinks/window, sinks/window_process, video/opencv may"
+    ]
+    assert "sources/bad imports sinks/open_sink, which is above it" not in found
+    assert any("sources and sinks are separate" in line for line in found)
+    assert "video/bad imports pipeline/pipeline, which is above it" in breaches("video/bad", bad)
+    assert any("the backend" in line for line in breaches("inference/backends/bicubic", bad))
+
+
+def test_every_package_says_what_it_contains() -> None:
+    for package in ROOT.glob("*/__init__.py"):
+        if package.parent.name != "engines":
+            lines = (ast.get_docstring(ast.parse(package.read_text())) or "").splitlines()
+            assert 3 <= len(lines) <= 7, package
+            assert "May import" in " ".join(lines), package
+            assert "Start" in " ".join(lines), package
+
+
+def test_the_listing_is_short() -> None:
+    assert len([path for path in ROOT.iterdir() if path.name != "engines"]) <= 22
 
 
 def test_threads_start_in_one_place() -> None:
     starters = [name for name, path in modules() if "threading.Thread(" in path.read_text()]
-    assert starters == ["threads"]
+    assert starters == ["pipeline/threads"]
 
 
 def test_no_import_cycles() -> None:

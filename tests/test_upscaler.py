@@ -12,8 +12,8 @@ from media_files import write_video
 
 import stream_sr
 from stream_sr import Upscaler
-from stream_sr.color import ColorInfo, Siting
 from stream_sr.errors import ConfigError, ModelError
+from stream_sr.video.color import ColorInfo, Siting
 
 
 def rgb_picture(height: int, width: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:

@@ -6,16 +6,17 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from stream_sr.backends import open_engine
 from stream_sr.codec.encoder import Encoder
-from stream_sr.engine import EngineOptions
-from stream_sr.frame import Frame, StreamInfo
-from stream_sr.media import EncoderOptions, Lane, SinkOptions, Source, SourceOptions
-from stream_sr.pipeline import Plan, run_sequential
-from stream_sr.ring import FramePool
+from stream_sr.inference.engines import open_engine
+from stream_sr.pipeline.engine import EngineOptions
+from stream_sr.pipeline.interfaces import EncoderOptions, SinkOptions, Source, SourceOptions
+from stream_sr.pipeline.packets import Lane
+from stream_sr.pipeline.pipeline import Plan, run_sequential
 from stream_sr.sinks import open_sink
 from stream_sr.sources.synthetic import SyntheticSource, parse_scene
-from stream_sr.timing import ManualClock
+from stream_sr.video.frame import Frame, StreamInfo
+from stream_sr.video.frame_pool import FramePool
+from stream_sr.video.timing import ManualClock
 
 
 class Drawn:

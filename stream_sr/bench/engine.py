@@ -15,12 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from stream_sr.backends import open_engine
 from stream_sr.bench.rounds import LoadMeter, Turn, measure
-from stream_sr.engine import Engine, EngineOptions, Pending
 from stream_sr.errors import ConfigError
-from stream_sr.frame import Frame, StreamInfo, chroma_shape, read_only
-from stream_sr.model import ModelSpec
+from stream_sr.inference.engines import open_engine
+from stream_sr.inference.model import ModelSpec
+from stream_sr.pipeline.engine import Engine, EngineOptions, Pending
+from stream_sr.video.frame import Frame, StreamInfo
+from stream_sr.video.planes import chroma_shape, read_only
 
 TIME_BASE = Fraction(1, 30)
 WARM_UP_FRAMES = 5

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from stream_sr.bench.rounds import row_name
-from stream_sr.figure import new_figure, save_figure
-from stream_sr.machine import format_line
+from stream_sr.evaluation.plots import new_figure, save_figure
+from stream_sr.system.machine import format_line
 
 
 def plot_result(result: Mapping[str, Any], out: Path) -> Path:

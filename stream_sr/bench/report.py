@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from stream_sr.machine import format_line
+from stream_sr.system.machine import format_line
 
 ROWS = (  # keys of a row and trtexec's names for them; only a GPU backend can tell the last three apart
     ("enqueue_ms", "Enqueue Time"),

@@ -8,13 +8,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from stream_sr.app.session import Hooks, Outcome, run
 from stream_sr.bench.rounds import LoadMeter, Turn
 from stream_sr.config import Config
 from stream_sr.errors import ConfigError
-from stream_sr.media import redact
-from stream_sr.pipeline import Pipeline
-from stream_sr.session import Hooks, Outcome, run
-from stream_sr.stats import Histogram
+from stream_sr.pipeline.pipeline import Pipeline
+from stream_sr.pipeline.stats import Histogram
+from stream_sr.system.printable import redact
 
 WARM_UP_SECONDS = 1.0
 

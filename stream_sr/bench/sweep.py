@@ -7,18 +7,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from stream_sr import machine
+from stream_sr.app.session import choose_model
 from stream_sr.bench.clip import make_clip
 from stream_sr.bench.engine import EngineSubject
 from stream_sr.bench.rounds import LoadMeter, Subject, measure, warnings
 from stream_sr.bench.run import RunSubject
 from stream_sr.config import OUTPUT_OPTIONS, SOURCE_OPTIONS, Config
 from stream_sr.errors import ConfigError
-from stream_sr.media import redact
-from stream_sr.pipeline import Pipeline
-from stream_sr.session import choose_model
+from stream_sr.pipeline.pipeline import Pipeline
 from stream_sr.sinks import is_file
 from stream_sr.sources import is_live_address
+from stream_sr.system import machine
+from stream_sr.system.printable import redact
 
 KINDS = ("engine", "pipeline", "live")
 SWEPT = ("model", "scale", "backend", "precision")  # options that take a list

@@ -13,9 +13,9 @@ import numpy.typing as npt
 from av.bitstream import BitStreamFilterContext
 from av.codec.context import Flags
 
-from stream_sr.codec.audio import PAYLOAD_TYPE, AudioFormat, make_track
+from stream_sr.codec.audio_format import PAYLOAD_TYPE, AudioFormat, make_track
 from stream_sr.codec.decoder import TrackDecoder
-from stream_sr.media import Track
+from stream_sr.pipeline.packets import Track
 
 RATES = (32_000, 44_100, 48_000)  # kept; others become 48 kHz, which every player takes
 RATE = 48_000

@@ -20,12 +20,12 @@ import numpy as np
 from av.video.reformatter import Colorspace, Interpolation, VideoReformatter
 
 from stream_sr.codec.picture import expect, samples
-from stream_sr.color import ColorInfo, Matrix, Range, Siting, guess_unknown
 from stream_sr.errors import DecodeError
-from stream_sr.frame import Planes, empty_planes, read_only
+from stream_sr.video.color import ColorInfo, Matrix, Range, Siting, guess_unknown
+from stream_sr.video.planes import Planes, empty_planes, read_only
 
 if TYPE_CHECKING:
-    from stream_sr.ring import FramePool, Slot
+    from stream_sr.video.frame_pool import FramePool, Slot
 
 PLANAR = {"yuv420p", "yuvj420p", "yuva420p"}
 SEMIPLANAR = {"nv12": (0, 1), "nv21": (1, 0)}  # where U and V are in a pair

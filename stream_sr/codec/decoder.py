@@ -7,7 +7,7 @@ from typing import Any
 
 import av
 
-from stream_sr.limits import codec_threads
+from stream_sr.system.limits import codec_threads
 
 
 def detached(stream: Any) -> Any:

@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 import av
 
 from stream_sr.codec.picture import expect
-from stream_sr.limits import codec_threads
+from stream_sr.system.limits import codec_threads
 
 T = TypeVar("T")
 

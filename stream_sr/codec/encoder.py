@@ -11,15 +11,16 @@ from av.error import FFmpegError
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import PictureType
 
-from stream_sr import machine
 from stream_sr.codec.nvenc import CODECS, nvenc_context, why_not
 from stream_sr.codec.nvenc import PRESETS as NVENC_PRESETS
 from stream_sr.codec.picture import expect, fill, picture_in_place
-from stream_sr.color import Siting
 from stream_sr.errors import ConfigError, SinkOpenError, SinkWriteError
-from stream_sr.frame import Frame, StreamInfo
-from stream_sr.limits import codec_threads
-from stream_sr.media import MOST_SIDE, EncodedStream, EncoderOptions, Packet
+from stream_sr.pipeline.interfaces import MOST_SIDE, EncoderOptions
+from stream_sr.pipeline.packets import EncodedStream, Packet
+from stream_sr.system import machine
+from stream_sr.system.limits import codec_threads
+from stream_sr.video.color import Siting
+from stream_sr.video.frame import Frame, StreamInfo
 
 log = logging.getLogger("stream_sr")
 

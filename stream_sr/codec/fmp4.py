@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from stream_sr.codec import h264
 from stream_sr.errors import SinkOpenError
-from stream_sr.media import EncodedStream
+from stream_sr.pipeline.packets import EncodedStream
 
 TIMESCALE = 90_000
 PARAMETER_SETS = (7, 8, 9)  # SPS, PPS and delimiters: said in the init segment, not in the samples

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 
-from stream_sr.color import ColorInfo, Matrix, Range, Siting
+from stream_sr.video.color import ColorInfo, Matrix, Range, Siting
 
 START_CODE = b"\x00\x00\x00\x01"
 SLICE, IDR, SEI, SPS, PPS, DELIMITER = 1, 5, 6, 7, 8, 9  # NAL unit types, table 7-1

@@ -13,7 +13,7 @@ from av.container import InputContainer
 from av.stream import Disposition
 
 from stream_sr.codec import mp4
-from stream_sr.metadata import Attachment, Chapter, Metadata, Tags
+from stream_sr.video.metadata import Attachment, Chapter, Metadata, Tags
 
 # Facts about the input file that are not true of the output. Matroska's statistics end in a language: BPS-eng.
 STALE = {

@@ -10,8 +10,8 @@ from av.codec.hwaccel import HWAccel, hwdevices_available
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
-from stream_sr import machine
 from stream_sr.errors import SourceOpenError
+from stream_sr.system import machine
 
 log = logging.getLogger("stream_sr")
 

@@ -14,8 +14,8 @@ from av.error import FFmpegError
 from av.video.codeccontext import VideoCodecContext
 
 from stream_sr.errors import ConfigError
-from stream_sr.frame import StreamInfo
-from stream_sr.media import EncoderOptions
+from stream_sr.pipeline.interfaces import EncoderOptions
+from stream_sr.video.frame import StreamInfo
 
 CODECS = {"h264_nvenc": "h264", "hevc_nvenc": "hevc"}
 PRESETS = ("p1", "p2", "p3", "p4", "p5", "p6", "p7")  # from the fastest to the best

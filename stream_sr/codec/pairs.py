@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from stream_sr.codec.swscale import Scaler, fit_area
-from stream_sr.color import ColorInfo, Matrix, Range
-from stream_sr.frame import Frame, Plane, Planes, StreamInfo, empty_planes
-from stream_sr.orientation import Orientation
+from stream_sr.video.color import ColorInfo, Matrix, Range
+from stream_sr.video.frame import Frame, StreamInfo
+from stream_sr.video.orientation import Orientation
+from stream_sr.video.planes import Plane, Planes, empty_planes
 
 LONGEST_SIDE = 4096  # what decoders in hardware take
 MOST_MACROBLOCKS = 36_864  # in a picture, and a second, of H.264 level 5.2 (table A-1)

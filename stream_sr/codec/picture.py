@@ -17,8 +17,9 @@ from av.sidedata.sidedata import Type as SideDataType
 from av.video.plane import VideoPlane
 
 from stream_sr.errors import PictureShapeError
-from stream_sr.frame import Frame, Plane, Planes, StreamInfo
-from stream_sr.orientation import Orientation, from_matrix
+from stream_sr.video.frame import Frame, StreamInfo
+from stream_sr.video.orientation import Orientation, from_matrix
+from stream_sr.video.planes import Plane, Planes
 
 SIDE_DATA_KINDS = 64  # more than FFmpeg 8 has
 

@@ -8,10 +8,10 @@ from av.video.reformatter import Interpolation, VideoReformatter
 
 from stream_sr.codec.decode import FLAGS, swscale_matrix
 from stream_sr.codec.picture import expect, picture_of
-from stream_sr.color import Range, guess_unknown
 from stream_sr.errors import PictureShapeError
-from stream_sr.frame import Frame
-from stream_sr.limits import codec_threads
+from stream_sr.system.limits import codec_threads
+from stream_sr.video.color import Range, guess_unknown
+from stream_sr.video.frame import Frame
 
 QUICK = Interpolation.BICUBIC  # a level off here and there, chroma repeated, a quarter of the time
 

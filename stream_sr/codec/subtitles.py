@@ -12,7 +12,7 @@ import av
 from av.subtitles.subtitle import SubtitleSet
 
 from stream_sr.codec.decoder import TrackDecoder
-from stream_sr.media import Track
+from stream_sr.pipeline.packets import Track
 
 BITMAPS = {"hdmv_pgs_subtitle", "pgssub", "dvd_subtitle", "dvdsub", "dvb_subtitle", "dvbsub", "xsub"}
 TIME_BASE = Fraction(1, 1000)

@@ -9,10 +9,10 @@ import av.filter
 import numpy as np
 
 from stream_sr.codec.picture import expect, picture_planes
-from stream_sr.color import ColorInfo, Matrix, Siting
 from stream_sr.errors import EngineBuildError, EngineRunError
-from stream_sr.frame import Planes
-from stream_sr.limits import codec_threads
+from stream_sr.system.limits import codec_threads
+from stream_sr.video.color import ColorInfo, Matrix, Siting
+from stream_sr.video.planes import Planes
 
 # position of a chroma sample in 1/256 of a luma sample, across and down: FFmpeg's scale filter
 ENDS = ("in", "out")

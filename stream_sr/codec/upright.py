@@ -9,7 +9,7 @@ import av.filter
 from av.video.reformatter import Interpolation, VideoReformatter
 
 from stream_sr.codec.picture import expect
-from stream_sr.orientation import Orientation
+from stream_sr.video.orientation import Orientation
 
 FILTERS: dict[Orientation, tuple[tuple[str, str], ...]] = {
     Orientation.UPRIGHT: (),

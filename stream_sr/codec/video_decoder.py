@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import av
 from av.codec.context import ThreadType
 
-from stream_sr.limits import codec_threads
-from stream_sr.stats import Counts
+from stream_sr.pipeline.stats import Counts
+from stream_sr.system.limits import codec_threads
 
 log = logging.getLogger("stream_sr")
 

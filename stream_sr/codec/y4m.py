@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fractions import Fraction
 
-from stream_sr.color import ColorInfo, Range, Siting
 from stream_sr.errors import DecodeError
-from stream_sr.frame import StreamInfo
+from stream_sr.video.color import ColorInfo, Range, Siting
+from stream_sr.video.frame import StreamInfo
 
 MAGIC = b"YUV4MPEG2"
 FRAME = b"FRAME"

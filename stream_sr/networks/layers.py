@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
-from stream_sr.deconvolution import lowering_index
+from stream_sr.networks.deconvolution import lowering_index
 
 DOUBLINGS = 8  # of the exponent in `operator_norm`
 TINY = 1e-30

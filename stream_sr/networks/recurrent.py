@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
-from stream_sr.motion import ANEW, PARTS
 from stream_sr.networks.layers import Anchor, Deconvolution, bound, start_quietly
+from stream_sr.video.optical_flow import ANEW, PARTS
 
 
 class RecurrentSR(nn.Module):

@@ -1,4 +1,9 @@
-"""Outputs. `open_sink` finds the sink for an address; a sink's module is imported only when it is asked for."""
+"""Outputs: each takes frames or encoded packets. `open_sink` finds the sink for an address, and imports it then.
+
+Contains `file`, `record`, `restarting`, `rtsp_server`, `rtsp_publish`, `window`, `web`, `v4l2`, `y4m`, `null`. A new
+sink fulfils `FrameSink` or `PacketSink` of `pipeline.interfaces`. May import `rtsp`, `codec` and below, never
+`sources`. Start reading here.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +11,8 @@ import re
 from pathlib import PurePath
 
 from stream_sr.errors import ConfigError
-from stream_sr.media import EarlyOpen, FrameSink, PacketSink, SinkOptions, redact
+from stream_sr.pipeline.interfaces import EarlyOpen, FrameSink, PacketSink, SinkOptions
+from stream_sr.system.printable import redact
 
 ADDRESSES = (
     ("FILE.mp4, .m4v, .mov, .mkv, .ts", "a video file, with the audio and subtitles of the input"),
@@ -45,8 +51,8 @@ def check_address(address: str, options: SinkOptions) -> FrameSink | PacketSink:
     of address, the ending of a file, or a name that no file can have."""
     sink = construct(address, options)
     if is_file(address):
-        from stream_sr.sinks.av import CONTAINERS, ending_refused
-        from stream_sr.sinks.lasting import part_name
+        from stream_sr.sinks.file import CONTAINERS, ending_refused
+        from stream_sr.sinks.restarting import part_name
 
         if PurePath(address).suffix.lower() not in CONTAINERS:
             raise ConfigError(ending_refused(address))
@@ -62,7 +68,7 @@ def claim(address: str) -> tuple[str, int, str | None] | None:
         server = RtspServerSink(address)
         return server.host, server.port, server.path
     if is_page(address):
-        from stream_sr.sinks.web import WebSink
+        from stream_sr.sinks.web.sink import WebSink
 
         page = WebSink(address, SinkOptions())
         return page.host, page.port, None
@@ -71,7 +77,7 @@ def claim(address: str) -> tuple[str, int, str | None] | None:
 
 def check_folder_of(address: str) -> None:
     """Raise SinkOpenError unless files can be made where this recording is to lie."""
-    from stream_sr.sinks.lasting import LastingFile
+    from stream_sr.sinks.restarting import LastingFile
 
     LastingFile(address, SinkOptions()).check()
 
@@ -106,7 +112,7 @@ def construct(address: str, options: SinkOptions) -> FrameSink | PacketSink:
 
         return V4l2Sink(address)
     if is_page(address):
-        from stream_sr.sinks.web import WebSink
+        from stream_sr.sinks.web.sink import WebSink
 
         return WebSink(address, options)
     if is_served(address):
@@ -114,12 +120,12 @@ def construct(address: str, options: SinkOptions) -> FrameSink | PacketSink:
 
         return RtspServerSink(address, options)
     if is_published(address):
-        from stream_sr.sinks.publish import PublishSink
+        from stream_sr.sinks.rtsp_publish import PublishSink
 
         return PublishSink(address, options)
     if not is_file(address):
         forms = "; ".join(form for form, _ in ADDRESSES)
         raise ConfigError(f"the output {redact(address)!r} is none that we know; it is one of: {forms}")
-    from stream_sr.sinks.av import FileSink
+    from stream_sr.sinks.file import FileSink
 
     return FileSink(address, options)

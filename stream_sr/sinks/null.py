@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from stream_sr.errors import SinkWriteError
-from stream_sr.frame import Frame, StreamInfo
+from stream_sr.video.frame import Frame, StreamInfo
 
 
 class NullSink:

@@ -12,14 +12,16 @@ import threading
 from fractions import Fraction
 from urllib.parse import urlsplit
 
-from stream_sr.codec.sockets import LOOPBACK, bind_refusal
 from stream_sr.errors import SinkOpenError, SinkWriteError
-from stream_sr.media import ORIENTATION_LOST, EncodedStream, Packet, SinkOptions, redact
-from stream_sr.orientation import Orientation
-from stream_sr.sinks.rtsp_listener import Listener, listen
-from stream_sr.sinks.rtsp_mount import Door, Mount
-from stream_sr.sinks.sound import LaneSound
-from stream_sr.threads import LoopThread
+from stream_sr.pipeline.interfaces import ORIENTATION_LOST, SinkOptions
+from stream_sr.pipeline.packets import EncodedStream, Packet
+from stream_sr.pipeline.threads import LoopThread
+from stream_sr.rtsp.audio_encoder import LaneSound
+from stream_sr.rtsp.mount import Door, Mount
+from stream_sr.rtsp.server import Listener, listen
+from stream_sr.system.printable import redact
+from stream_sr.system.sockets import LOOPBACK, bind_refusal
+from stream_sr.video.orientation import Orientation
 
 PORT = 8554
 PENDING_PACKETS = 120  # handed over by `write`, not yet taken by the loop

@@ -17,7 +17,7 @@ from av.stream import Disposition
 from stream_sr.codec.aac import AacTranscoder, AdtsFilter, adts_config
 from stream_sr.codec.metadata import track_disposition, track_tags
 from stream_sr.codec.subtitles import TextConverter
-from stream_sr.media import Lane, Track
+from stream_sr.pipeline.packets import Lane, Track
 
 log = logging.getLogger("stream_sr")
 

@@ -18,10 +18,11 @@ from av.error import FFmpegError
 
 from stream_sr.codec.picture import fill, shown_size, square_size
 from stream_sr.codec.swscale import Scaler
-from stream_sr.color import ColorInfo, Range
 from stream_sr.errors import SinkOpenError, SinkWriteError
-from stream_sr.frame import Frame, Planes, StreamInfo, empty_planes
-from stream_sr.orientation import Orientation
+from stream_sr.video.color import ColorInfo, Range
+from stream_sr.video.frame import Frame, StreamInfo
+from stream_sr.video.orientation import Orientation
+from stream_sr.video.planes import Planes, empty_planes
 
 VIDIOC_QUERYCAP = 0x80685600  # _IOR('V', 0, struct v4l2_capability), linux/videodev2.h
 CAPABILITY = struct.Struct("<16s32s32sIII12x")  # driver, card, bus, version, capabilities, capabilities of this device

@@ -18,20 +18,20 @@ import numpy as np
 import numpy.typing as npt
 from av.video.reformatter import VideoReformatter
 
-from stream_sr import machine
 from stream_sr.codec.decode import SWSCALE_MATRIX
 from stream_sr.codec.pairs import Bicubic, Form, form_of
 from stream_sr.codec.picture import shown_size, square_size
 from stream_sr.codec.rgb import QUICK, to_rgb
-from stream_sr.color import Matrix
 from stream_sr.errors import PictureShapeError, SinkOpenError, SinkWriteError, StreamSRError
-from stream_sr.frame import Frame, StreamInfo
-from stream_sr.media import Controls, SinkOptions
-from stream_sr.model import AUTO
-from stream_sr.orientation import Orientation
-from stream_sr.printable import printable
-from stream_sr.sinks import viewer
+from stream_sr.inference.model import AUTO
+from stream_sr.pipeline.interfaces import Controls, SinkOptions
+from stream_sr.sinks import window_process
 from stream_sr.sinks.x11 import INSTEAD, ask_display
+from stream_sr.system import machine
+from stream_sr.system.printable import printable
+from stream_sr.video.color import Matrix
+from stream_sr.video.frame import Frame, StreamInfo
+from stream_sr.video.orientation import Orientation
 
 log = logging.getLogger("stream_sr")
 
@@ -199,7 +199,7 @@ class _Viewer:
         self._words = tempfile.TemporaryFile()  # noqa: SIM115
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", str(Path(__file__).with_name("viewer.py")),
+                [sys.executable, "-P", str(Path(__file__).with_name("window_process.py")),
                  str(theirs.fileno()), str(self._memory), title, str(folder)],
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=self._words,
                 pass_fds=(theirs.fileno(), self._memory),
@@ -217,7 +217,9 @@ class _Viewer:
             os.ftruncate(self._memory, 2 * width * height * 3)
             memory = mmap.mmap(self._memory, 2 * width * height * 3)
             self._pictures = np.frombuffer(memory, np.uint8).reshape(2, height, width, 3)
-            self._connection.sendall(viewer.MESSAGE.pack(viewer.OPEN, height, width, window_height, window_width, 0, 0))
+            self._connection.sendall(
+                window_process.MESSAGE.pack(window_process.OPEN, height, width, window_height, window_width, 0, 0)
+            )
             self._answer()
         except OSError as error:
             raise self._refusal(error) from error
@@ -230,7 +232,7 @@ class _Viewer:
             if left is not None:
                 _place(left, self._pictures[0])
             _place(right, self._pictures[1])
-            message = viewer.MESSAGE.pack(viewer.SHOW, 0, 0, 0, 0, int(left is not None), len(words))
+            message = window_process.MESSAGE.pack(window_process.SHOW, 0, 0, 0, 0, int(left is not None), len(words))
             self._connection.sendall(message + words)
             answer = self._answer()
         except OSError as error:
@@ -247,10 +249,10 @@ class _Viewer:
             os.close(self._memory)
 
     def _answer(self) -> _Answer:
-        data = self._connection.recv(viewer.ANSWER.size, socket.MSG_WAITALL)
-        if len(data) < viewer.ANSWER.size:
+        data = self._connection.recv(window_process.ANSWER.size, socket.MSG_WAITALL)
+        if len(data) < window_process.ANSWER.size:
             raise ConnectionError("its process ended")
-        key, visible, both = viewer.ANSWER.unpack(data)
+        key, visible, both = window_process.ANSWER.unpack(data)
         return _Answer(key, bool(visible), bool(both))
 
     def _refusal(self, error: OSError) -> SinkOpenError:

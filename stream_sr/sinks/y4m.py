@@ -8,9 +8,9 @@ import sys
 
 from stream_sr.codec.y4m import FRAME, format_header
 from stream_sr.errors import SinkOpenError, SinkWriteError
-from stream_sr.frame import Frame, StreamInfo
-from stream_sr.media import ORIENTATION_LOST
-from stream_sr.orientation import Orientation
+from stream_sr.pipeline.interfaces import ORIENTATION_LOST
+from stream_sr.video.frame import Frame, StreamInfo
+from stream_sr.video.orientation import Orientation
 
 log = logging.getLogger("stream_sr")
 

@@ -1,4 +1,9 @@
-"""Inputs. `open_source` knows them all by their address; each is imported when it is needed."""
+"""Inputs: each opens an address and yields frames. `open_source` knows them all, and imports one when it is needed.
+
+Contains `file`, `rtsp`, `webcam`, `images`, `animation`, `y4m`, `synthetic`, and what live inputs need: `reconnect`,
+`no_signal`, `opening`, `clock`. A new source is a module here that fulfils `pipeline.interfaces.Source`, and a line in
+`open_source`. May import `rtsp`, `codec` and below, never `sinks`. Start reading here.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +15,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from stream_sr.errors import ConfigError
-from stream_sr.media import Source, SourceOptions, redact
+from stream_sr.pipeline.interfaces import Source, SourceOptions
+from stream_sr.system.printable import redact
 
 logger = logging.getLogger(__name__)
 
@@ -49,8 +55,8 @@ def kind_of(address: str) -> str:
     A file is looked into: an animated picture often has the name of a still one.
     """
     from stream_sr.codec.still import Content, content_of
-    from stream_sr.sources.camera import is_camera
     from stream_sr.sources.images import is_image
+    from stream_sr.sources.webcam import is_camera
 
     if address == "-":
         return "standard input"
@@ -80,7 +86,7 @@ def check_address(address: str, options: SourceOptions) -> None:
     elif kind == "webcam" and address.isdecimal() and len(address) > MOST_DIGITS:
         raise ConfigError(f"there is no camera of so large a number as {address[:MOST_DIGITS]}...; `0` is the first")
     elif kind in ("rtsp", "url"):
-        from stream_sr.codec.rtsp import parse_target
+        from stream_sr.rtsp.auth import parse_target
 
         try:
             if kind == "rtsp":
@@ -114,8 +120,8 @@ def open_source(
     kind = kind_of(address)
     _check_options(address, kind, options)
     if kind == "webcam":
-        from stream_sr.sources.camera import CameraSource
         from stream_sr.sources.opening import open_cancellable
+        from stream_sr.sources.webcam import CameraSource
 
         return open_cancellable(
             f"camera {address}", lambda given_up: CameraSource(address, options, stopping=given_up), cancelled
@@ -139,7 +145,7 @@ def open_source(
         from stream_sr.sources.synthetic import SyntheticSource, parse_scene
 
         return SyntheticSource(parse_scene(address), options)
-    from stream_sr.sources.av import open_av
+    from stream_sr.sources.file import open_av
 
     return open_av(address, options, cancelled)
 
@@ -171,7 +177,7 @@ def open_lasting_source(
 
 def is_live_address(address: str) -> bool:
     """Whether this is an input that may come back after it was lost."""
-    from stream_sr.sources.av import LIVE_SCHEMES
+    from stream_sr.sources.file import LIVE_SCHEMES
 
     kind = kind_of(address) if address else ""
     return kind in ("rtsp", "webcam") or (kind == "url" and address.partition("://")[0] in LIVE_SCHEMES)
@@ -184,7 +190,7 @@ def _open_rtsp(address: str, options: SourceOptions, cancelled: threading.Event 
     try:
         return open_rtsp(address, options, cancelled=cancelled)
     except LowDelayUnsupported as reason:
-        from stream_sr.sources.av import open_av
+        from stream_sr.sources.file import open_av
 
         if str(reason) not in said:
             said.add(str(reason))

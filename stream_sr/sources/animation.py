@@ -17,9 +17,10 @@ from stream_sr.codec.decode import PictureReader
 from stream_sr.codec.picture import expect
 from stream_sr.codec.still import webp_delays
 from stream_sr.errors import DecodeError, SourceOpenError
-from stream_sr.frame import Frame, StreamInfo
-from stream_sr.media import Lane, SourceOptions
-from stream_sr.ring import FramePool
+from stream_sr.pipeline.interfaces import SourceOptions
+from stream_sr.pipeline.packets import Lane
+from stream_sr.video.frame import Frame, StreamInfo
+from stream_sr.video.frame_pool import FramePool
 
 TIME_BASE = Fraction(1, 1000)
 UNREADABLE = (OSError, ValueError, EOFError, SyntaxError, Image.DecompressionBombError)

@@ -12,8 +12,8 @@ from typing import Any
 import av
 from av.container import InputContainer
 
-from stream_sr.ring import Full, RingBuffer
-from stream_sr.threads import Abandonable
+from stream_sr.pipeline.ring import Full, RingBuffer
+from stream_sr.pipeline.threads import Abandonable
 
 QUEUED_PACKETS = 8  # read ahead by a thread; a caller that does not take them stops the reading
 CLOSE_SECONDS = 0.5  # that closing waits for the native read to return before it abandons the thread

@@ -23,12 +23,13 @@ from stream_sr.codec.decode import PictureReader, check_format, color_of
 from stream_sr.codec.picture import orientation_of
 from stream_sr.codec.still import Content, content_of, derived_picture, stated_color
 from stream_sr.codec.upright import upright
-from stream_sr.color import Range, Siting
 from stream_sr.errors import DecodeError, SourceOpenError
-from stream_sr.frame import Frame, StreamInfo
-from stream_sr.limits import codec_threads
-from stream_sr.media import Lane, SourceOptions
-from stream_sr.ring import FramePool
+from stream_sr.pipeline.interfaces import SourceOptions
+from stream_sr.pipeline.packets import Lane
+from stream_sr.system.limits import codec_threads
+from stream_sr.video.color import Range, Siting
+from stream_sr.video.frame import Frame, StreamInfo
+from stream_sr.video.frame_pool import FramePool
 
 log = logging.getLogger("stream_sr")
 

@@ -23,8 +23,8 @@ from stream_sr.codec.metadata import METADATA_ERRORS
 from stream_sr.codec.nvdec import open_with_decoder
 from stream_sr.codec.still import demuxer_of
 from stream_sr.errors import SourceLost, SourceOpenError
-from stream_sr.media import Source, SourceOptions
-from stream_sr.threads import Abandonable
+from stream_sr.pipeline.interfaces import Source, SourceOptions
+from stream_sr.pipeline.threads import Abandonable
 
 SILENT = (av.error.ExitError, av.error.TimeoutError)  # what a timeout looks like
 LOOK_SECONDS = 0.1  # between looks at whether opening is still wanted

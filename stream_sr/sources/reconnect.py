@@ -17,13 +17,15 @@ from fractions import Fraction
 from typing import Any
 
 from stream_sr.errors import DecodeError, SourceError, SourceLost, SourceOpenError, SourceRefused
-from stream_sr.frame import Frame, StreamInfo, empty_planes, read_only
-from stream_sr.media import Lane, Source, Track
-from stream_sr.ring import FramePool, Pools
-from stream_sr.sources.nosignal import NoSignalPicture
-from stream_sr.stats import Counts
-from stream_sr.threads import Worker
-from stream_sr.timing import NS, Clock, MonotonicClock, rescale
+from stream_sr.pipeline.interfaces import Source
+from stream_sr.pipeline.packets import Lane, Track
+from stream_sr.pipeline.stats import Counts
+from stream_sr.pipeline.threads import Worker
+from stream_sr.sources.no_signal import NoSignalPicture
+from stream_sr.video.frame import Frame, StreamInfo
+from stream_sr.video.frame_pool import FramePool, Pools
+from stream_sr.video.planes import empty_planes, read_only
+from stream_sr.video.timing import NS, Clock, MonotonicClock, rescale
 
 PERIOD_SECONDS = 0.2  # between `no signal` pictures: five a second keep every player's buffer alive
 GRACE_SECONDS = 0.5  # a shorter gap is only a gap

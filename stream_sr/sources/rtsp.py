@@ -22,17 +22,19 @@ from av.video.codeccontext import VideoCodecContext
 
 from stream_sr.codec import h264
 from stream_sr.codec.decode import PictureReader, check_format, color_of
-from stream_sr.codec.rtp import CLOCK, AccessUnit
-from stream_sr.codec.rtsp import Target, parse_target
 from stream_sr.errors import DecodeError, SourceLost, SourceOpenError
-from stream_sr.frame import Frame, StreamInfo
-from stream_sr.limits import codec_threads
-from stream_sr.media import Lane, SourceOptions, redact
-from stream_sr.ring import FramePool
-from stream_sr.sources.rtsp_audio import Moment
-from stream_sr.sources.rtsp_client import Client, LowDelayUnsupported, Opened
-from stream_sr.threads import LoopThread
-from stream_sr.timing import NS
+from stream_sr.pipeline.interfaces import SourceOptions
+from stream_sr.pipeline.packets import Lane
+from stream_sr.pipeline.threads import LoopThread
+from stream_sr.rtsp.audio_clock import Moment
+from stream_sr.rtsp.auth import Target, parse_target
+from stream_sr.rtsp.client import Client, LowDelayUnsupported, Opened
+from stream_sr.rtsp.rtp import CLOCK, AccessUnit
+from stream_sr.system.limits import codec_threads
+from stream_sr.system.printable import redact
+from stream_sr.video.frame import Frame, StreamInfo
+from stream_sr.video.frame_pool import FramePool
+from stream_sr.video.timing import NS
 
 __all__ = ["LowDelayUnsupported", "RtspSource", "open_rtsp"]
 

@@ -1,7 +1,7 @@
 """A camera that needs no camera: a moving view over a drawn test picture or over photographs, with a burnt-in clock.
 
 Everything is drawn once, on a canvas larger than the picture; a frame is a window cut from it, and its barcode
-(`stream_sr.barcode`) the time at which it was handed out.
+(`stream_sr.video.barcode`) the time at which it was handed out.
 """
 
 from __future__ import annotations
@@ -18,14 +18,16 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from stream_sr import barcode
-from stream_sr.color import ColorInfo, Matrix, guess_unknown
 from stream_sr.errors import ConfigError, SourceOpenError
-from stream_sr.frame import Frame, Plane, Planes, StreamInfo, empty_planes, read_only
-from stream_sr.machine import pip_install
-from stream_sr.media import Lane, SourceOptions
-from stream_sr.ring import FramePool
-from stream_sr.timing import NS, Clock, MonotonicClock
+from stream_sr.pipeline.interfaces import SourceOptions
+from stream_sr.pipeline.packets import Lane
+from stream_sr.system.machine import pip_install
+from stream_sr.video import barcode
+from stream_sr.video.color import ColorInfo, Matrix, guess_unknown
+from stream_sr.video.frame import Frame, StreamInfo
+from stream_sr.video.frame_pool import FramePool
+from stream_sr.video.planes import Plane, Planes, empty_planes, read_only
+from stream_sr.video.timing import NS, Clock, MonotonicClock
 
 FORM = "synthetic:[photos,][WxH@FPS]"
 SMALLEST, LARGEST = (128, 96), (7680, 4320)

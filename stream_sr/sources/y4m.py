@@ -18,9 +18,11 @@ from stream_sr.codec import y4m
 from stream_sr.codec.decode import PictureReader, color_of
 from stream_sr.codec.picture import picture_planes
 from stream_sr.errors import DecodeError, SourceOpenError
-from stream_sr.frame import Frame, Plane, Planes, StreamInfo, chroma_shape, read_only
-from stream_sr.media import Lane, SourceOptions
-from stream_sr.ring import FramePool, Slot
+from stream_sr.pipeline.interfaces import SourceOptions
+from stream_sr.pipeline.packets import Lane
+from stream_sr.video.frame import Frame, StreamInfo
+from stream_sr.video.frame_pool import FramePool, Slot
+from stream_sr.video.planes import Plane, Planes, chroma_shape, read_only
 
 POLL_SECONDS = 0.2  # how soon a reader that waits for the other program notices `stop`
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import av
 
 from stream_sr.errors import SourceOpenError
-from stream_sr.media import SourceOptions
+from stream_sr.pipeline.interfaces import SourceOptions
 from stream_sr.sources import open_source
 
 DEVICE = "/dev/video0"

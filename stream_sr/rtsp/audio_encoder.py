@@ -1,0 +1,85 @@
+"""The sound of the source on its way into RTP, beside the pictures that were delayed by the filter."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+from av.error import FFmpegError
+
+from stream_sr.codec.aac import AacTranscoder
+from stream_sr.codec.audio_format import AudioFormat
+from stream_sr.pipeline.packets import Lane, Track
+from stream_sr.rtsp.rtp_audio import format_of_track
+
+WAITING = 2000  # frames of sound; a stream whose pictures are that late has other troubles
+
+log = logging.getLogger("stream_sr")
+
+
+class Sound(NamedTuple):
+    """One frame of sound that is due."""
+
+    data: bytes
+    seconds: Fraction  # presentation time, on the line of the pictures
+
+
+class LaneSound:
+    """The audio track of a lane that goes into RTP: the first that RTP carries, else the first, transcoded to AAC.
+
+    ``audio`` is "copy" or "aac": then every other codec is transcoded. What is left out is logged once. One thread.
+    """
+
+    def __init__(self, name: str, lane: Lane | None, audio: str = "copy") -> None:
+        self._lane, self._number = lane, -1
+        self.form: AudioFormat | None = None
+        self._transcoder: AacTranscoder | None = None
+        self._waiting: deque[Any] = deque(maxlen=WAITING)
+        self._last: Fraction | None = None
+        tracks = lane.tracks if lane is not None else ()
+        forms = [format_of_track(track) for track in tracks]
+        carried = [number for number, form in enumerate(forms) if form and (audio == "copy" or form.codec == "aac")]
+        if carried:
+            self._number, self.form = carried[0], forms[carried[0]]
+        else:
+            self._transcode(name, tracks, audio)
+        left_out = [f"{track.codec} {track.kind}" for n, track in enumerate(tracks) if n != self._number]
+        if left_out:
+            log.info("%s: left out, RTSP carries one audio track: %s", name, ", ".join(left_out))
+
+    def _transcode(self, name: str, tracks: Sequence[Track], audio: str) -> None:
+        for number, track in enumerate(tracks):
+            if track.kind != "audio":
+                continue
+            try:
+                self._transcoder = AacTranscoder(track)
+            except (FFmpegError, ValueError, OSError) as error:
+                log.warning("%s: %s audio cannot be decoded, and is left out: %s", name, track.codec, error)
+                continue
+            if audio == "copy":
+                log.warning("%s: RTSP carries no %s audio as it is, so it is transcoded to AAC", name, track.codec)
+            self._number, self.form = number, format_of_track(self._transcoder.track)
+            return
+
+    def due(self, until: Fraction) -> list[Sound]:
+        """What begins before ``until`` (seconds); times grow strictly, what steps back is left out."""
+        if self._lane is None:
+            return []
+        for number, packet in self._lane.take():
+            if number == self._number and packet.size:
+                self._waiting.extend([packet] if self._transcoder is None else self._transcoder.convert(packet))
+        out = []
+        while self._waiting:
+            packet = self._waiting[0]
+            pts = packet.pts if packet.pts is not None else packet.dts
+            seconds = None if pts is None else pts * packet.time_base
+            if seconds is not None and seconds >= until:
+                break
+            self._waiting.popleft()
+            if seconds is not None and (self._last is None or seconds > self._last):
+                self._last = seconds
+                out.append(Sound(bytes(packet), seconds))
+        return out

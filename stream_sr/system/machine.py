@@ -1,0 +1,357 @@
+"""What a figure was measured on: processor, memory, system, library versions and GPUs, for reports. Standard library.
+
+Nothing in it names the machine or its user: no host name, no paths, no addresses.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from stream_sr.system.limits import cores as cores
+from stream_sr.system.limits import memory_limit
+from stream_sr.system.printable import redact
+
+LIBRARIES = (
+    "stream-sr", "numpy", "av", "openvino", "opencv-python", "aiortsp", "websockets", "prometheus-client", "pillow",
+    "platformdirs", "tqdm", "scikit-image", "torch", "onnx", "matplotlib", "tensorrt", "tensorrt-rtx-cu13-bindings",
+    "tensorrt-rtx-cu13-libs", "pycuda", "cuda-bindings", "onnxruntime", "nncf",
+)  # fmt: skip
+FEATURES = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "amx_tile")
+ARM_FEATURES = ("asimd", "asimddp", "i8mm", "bf16", "sve")
+PROGRAM = "stream-sr"
+VNNI = frozenset({"avx_vnni", "avx512_vnni", "amx_int8"})
+NVML = "libnvidia-ml.so.1"
+LIBCUDA = "libcuda.so.1"
+COMPUTE_CAPABILITY = (75, 76)  # CUdevice_attribute: major and minor
+
+
+def describe() -> dict[str, Any]:
+    """The machine as it is now.
+
+    ``cpu``, ``cores`` (those that this process may use), ``cpu_features``, ``memory_gib``, ``os``, ``kernel``,
+    ``python``, ``libraries`` (name to version, the installed ones) and ``gpus``. What cannot be found out is "unknown",
+    0 or empty; nothing is raised and no library is imported.
+    """
+    info = _cpuinfo()
+    return {
+        "cpu": cpu_name(info),
+        "cores": cores(),
+        "cpu_features": cpu_features(info),
+        "memory_gib": memory_gib(),
+        "os": _os_name(),
+        "kernel": f"{platform.system()} {platform.release().split('-')[0]}",
+        "python": platform.python_version(),
+        "libraries": libraries(),
+        "gpus": gpus(),
+    }
+
+
+def format_line(machine: dict[str, Any]) -> str:
+    """The machine in one line, for the head of a table."""
+    parts = [f"{machine['cpu']}, {machine['cores']} cores", f"{machine['memory_gib']:g} GiB"]
+    parts += [gpu["name"] for gpu in machine["gpus"]]
+    return ", ".join([*parts, machine["os"], f"Python {machine['python']}"])
+
+
+def command_line(words: Sequence[str]) -> str:
+    """The command as one would type it, without passwords: those in addresses, and that for viewers."""
+    shown = [redact(word) for word in words]
+    for index, word in enumerate(shown):
+        if word == "--viewer-password":
+            shown[index + 1 : index + 2] = ["..."]
+        elif word.startswith("--viewer-password="):
+            shown[index] = "--viewer-password=..."
+    return shlex.join(shown)
+
+
+def program() -> str:
+    """How this program is called from this shell: its name where the PATH has it, else where it is."""
+    called = sys.argv[0] if Path(sys.argv[0]).name == PROGRAM else str(Path(sys.executable).with_name(PROGRAM))
+    if shutil.which(PROGRAM) in (called, os.path.abspath(called)):
+        return PROGRAM
+    return _near(called) if os.path.exists(called) else f"{_near(sys.executable)} -m stream_sr"
+
+
+def pip_install(*words: str) -> str:
+    """The command that installs for the Python that runs here, which may be in no PATH."""
+    own = shutil.which("pip") == str(Path(sys.executable).with_name("pip"))
+    return shlex.join([*(["pip"] if own else [_near(sys.executable), "-m", "pip"]), "install", *words])
+
+
+def _near(path: str) -> str:
+    """A path as seen from the working folder, where that is shorter."""
+    return min(path, os.path.relpath(path), key=len)
+
+
+def cpu_name(info: dict[str, str] | None = None) -> str:
+    """What the processor calls itself."""
+    info = _cpuinfo() if info is None else info
+    return info.get("model name") or info.get("Model") or platform.processor() or platform.machine() or "unknown"
+
+
+def cpu_features(info: dict[str, str] | None = None) -> list[str]:
+    """The instruction sets that decide how fast a network runs, as the kernel names them."""
+    info = _cpuinfo() if info is None else info
+    flags = set(info.get("flags", info.get("Features", "")).split())
+    wanted = FEATURES if "flags" in info else ARM_FEATURES
+    return [name for name in wanted if name in flags]
+
+
+def has_vnni() -> bool:
+    """Whether the processor multiplies and sums bytes in one instruction, without which eight bits gain nothing."""
+    return not VNNI.isdisjoint(cpu_features())
+
+
+def memory_gib() -> float:
+    """Main memory, or the container's limit where that is lower."""
+    try:
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError, AttributeError):
+        return 0.0
+    limit = memory_limit()
+    if limit is not None:
+        total = min(total, limit)
+    return round(total / 2**30, 1)
+
+
+def libraries() -> dict[str, str]:
+    """Name and version of each library of ours that is installed, from the package metadata."""
+    found = {}
+    for name in LIBRARIES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def gpus() -> list[dict[str, Any]]:
+    """NVIDIA GPUs through NVML: ``name``, ``memory_gib``, ``compute_capability``, ``driver``; none without a driver."""
+    try:
+        nvml = ctypes.CDLL(NVML)
+    except OSError:
+        return []
+    try:
+        return _gpus(nvml)
+    except AttributeError:  # a driver too old to know one of the calls
+        return []
+
+
+@dataclass(frozen=True, slots=True)
+class CudaDevice:
+    """A GPU as CUDA counts and names it."""
+
+    name: str
+    compute_capability: str
+    memory_gib: float
+
+
+@dataclass(frozen=True, slots=True)
+class Cuda:
+    """What CUDA's driver shows this process: the devices in its order, which CUDA_VISIBLE_DEVICES chooses."""
+
+    devices: tuple[CudaDevice, ...] = ()
+    version: str = ""  # of CUDA, that the driver speaks
+    problem: str = ""  # why there is no device
+
+
+@lru_cache(maxsize=1)
+def cuda() -> Cuda:
+    """Ask the driver; makes no context. The answer stays the same as long as the process lives."""
+    try:
+        library = ctypes.CDLL(LIBCUDA)
+    except OSError as error:
+        return Cuda(problem=f"no NVIDIA driver ({error})")
+    try:
+        return _cuda(library)
+    except AttributeError as error:
+        return Cuda(problem=f"the NVIDIA driver is too old ({error})")
+
+
+def nvidia_driver() -> str:
+    """The version of NVIDIA's driver, or "CUDA" and the version of that where NVML cannot say."""
+    return next((str(gpu["driver"]) for gpu in gpus()), f"CUDA {cuda().version}")
+
+
+def _cuda(library: ctypes.CDLL) -> Cuda:
+    version, count = ctypes.c_int(), ctypes.c_int()
+    library.cuDriverGetVersion(ctypes.byref(version))
+    words = f"{version.value // 1000}.{version.value % 1000 // 10}"
+    code = library.cuInit(0) or library.cuDeviceGetCount(ctypes.byref(count))
+    if code or not count.value:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        chosen = f", CUDA_VISIBLE_DEVICES is '{visible}'" if visible is not None else ""
+        return Cuda(version=words, problem=f"the driver shows none ({_cuda_error(library, code or 100)}{chosen})")
+    return Cuda(tuple(_cuda_device(library, number) for number in range(count.value)), words)
+
+
+def _cuda_device(library: ctypes.CDLL, number: int) -> CudaDevice:
+    device, memory = ctypes.c_int(), ctypes.c_size_t()
+    name = ctypes.create_string_buffer(256)
+    sides = [ctypes.c_int(), ctypes.c_int()]
+    library.cuDeviceGet(ctypes.byref(device), number)
+    library.cuDeviceGetName(name, 256, device)
+    library.cuDeviceTotalMem_v2(ctypes.byref(memory), device)
+    for side, attribute in zip(sides, COMPUTE_CAPABILITY, strict=True):
+        library.cuDeviceGetAttribute(ctypes.byref(side), attribute, device)
+    return CudaDevice(
+        name.value.decode() or "unknown", ".".join(str(side.value) for side in sides), round(memory.value / 2**30, 1)
+    )
+
+
+def _cuda_error(library: ctypes.CDLL, code: int) -> str:
+    text = ctypes.c_char_p()
+    library.cuGetErrorString(code, ctypes.byref(text))
+    return f"error {code}: {text.value.decode()}" if text.value else f"error {code}"
+
+
+def _gpus(nvml: ctypes.CDLL) -> list[dict[str, Any]]:
+    if nvml.nvmlInit_v2() != 0:
+        return []
+    try:
+        count = ctypes.c_uint()
+        if nvml.nvmlDeviceGetCount_v2(ctypes.byref(count)) != 0:
+            return []
+        driver = ctypes.create_string_buffer(96)
+        nvml.nvmlSystemGetDriverVersion(driver, ctypes.c_uint(96))
+        return [_gpu(nvml, index) | {"driver": driver.value.decode()} for index in range(count.value)]
+    finally:
+        nvml.nvmlShutdown()
+
+
+class CpuMeter:
+    """Percent of all cores that this process and the whole machine used since the last look. One thread."""
+
+    def __init__(self) -> None:
+        self._last = self._read()
+
+    def percent(self) -> dict[str, float]:
+        """``process`` and ``machine``, 0 to 100."""
+        wall, own, busy, total = now = self._read()
+        was, self._last = self._last, now
+        seconds, ticks = (wall - was[0]) * cores(), total - was[3]
+        return {
+            "process": round(min(100.0, 100 * (own - was[1]) / seconds), 1) if seconds > 0 else 0.0,
+            "machine": round(100 * (busy - was[2]) / ticks, 1) if ticks > 0 else 0.0,
+        }
+
+    @staticmethod
+    def _read() -> tuple[float, float, int, int]:
+        fields = [int(word) for word in _read("/proc/stat").partition("\n")[0].split()[1:9]]
+        idle = sum(fields[3:5])  # idle and waiting for input and output
+        return time.monotonic(), time.process_time(), sum(fields) - idle, sum(fields)
+
+
+class GpuMeter:
+    """Load of the NVIDIA GPUs through NVML, which stays open; nothing where there is no driver. One thread."""
+
+    def __init__(self) -> None:
+        self._nvml: ctypes.CDLL | None = None
+        try:
+            nvml = ctypes.CDLL(NVML)
+            if nvml.nvmlInit_v2() == 0:
+                self._nvml = nvml
+        except (OSError, AttributeError):
+            return
+
+    def percent(self) -> list[dict[str, Any]]:
+        """``name`` and ``percent`` of each; None where the driver does not tell."""
+        if self._nvml is None:
+            return []
+        count = ctypes.c_uint()
+        if self._nvml.nvmlDeviceGetCount_v2(ctypes.byref(count)) != 0:
+            return []
+        found = []
+        for index in range(count.value):
+            handle, load, name = ctypes.c_void_p(), _Utilization(), ctypes.create_string_buffer(96)
+            self._nvml.nvmlDeviceGetHandleByIndex_v2(ctypes.c_uint(index), ctypes.byref(handle))
+            self._nvml.nvmlDeviceGetName(handle, name, ctypes.c_uint(96))
+            told = self._nvml.nvmlDeviceGetUtilizationRates(handle, ctypes.byref(load)) == 0
+            found.append({"name": name.value.decode() or "unknown", "percent": load.gpu if told else None})
+        return found
+
+    def joules(self) -> float | None:
+        """What all GPUs took since the driver was loaded; None where one of them does not tell, and without any."""
+        if self._nvml is None or not hasattr(self._nvml, "nvmlDeviceGetTotalEnergyConsumption"):
+            return None
+        count, spent = ctypes.c_uint(), ctypes.c_ulonglong()
+        if self._nvml.nvmlDeviceGetCount_v2(ctypes.byref(count)) != 0 or not count.value:
+            return None
+        total = 0.0
+        for index in range(count.value):
+            handle = ctypes.c_void_p()
+            self._nvml.nvmlDeviceGetHandleByIndex_v2(ctypes.c_uint(index), ctypes.byref(handle))
+            if self._nvml.nvmlDeviceGetTotalEnergyConsumption(handle, ctypes.byref(spent)) != 0:  # before Volta
+                return None
+            total += spent.value / 1000
+        return total
+
+
+def resident_mib() -> float:
+    """Memory of this process that is in use now; 0 where the system does not tell."""
+    fields = _read("/proc/self/statm").split()
+    return round(int(fields[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20, 1) if len(fields) > 1 else 0.0
+
+
+class _Utilization(ctypes.Structure):
+    """nvmlUtilization_t: percent of the last sample period."""
+
+    _fields_ = [("gpu", ctypes.c_uint), ("memory", ctypes.c_uint)]
+
+
+class _Memory(ctypes.Structure):
+    """nvmlMemory_t."""
+
+    _fields_ = [("total", ctypes.c_ulonglong), ("free", ctypes.c_ulonglong), ("used", ctypes.c_ulonglong)]
+
+
+def _gpu(nvml: ctypes.CDLL, index: int) -> dict[str, Any]:
+    handle = ctypes.c_void_p()
+    name = ctypes.create_string_buffer(96)
+    memory = _Memory()
+    major, minor = ctypes.c_int(), ctypes.c_int()
+    nvml.nvmlDeviceGetHandleByIndex_v2(ctypes.c_uint(index), ctypes.byref(handle))
+    nvml.nvmlDeviceGetName(handle, name, ctypes.c_uint(96))
+    nvml.nvmlDeviceGetMemoryInfo(handle, ctypes.byref(memory))
+    nvml.nvmlDeviceGetCudaComputeCapability(handle, ctypes.byref(major), ctypes.byref(minor))
+    return {
+        "name": name.value.decode() or "unknown",
+        "memory_gib": round(memory.total / 2**30, 1),
+        "compute_capability": f"{major.value}.{minor.value}",
+    }
+
+
+def _cpuinfo() -> dict[str, str]:
+    """The first processor's entries of /proc/cpuinfo."""
+    found: dict[str, str] = {}
+    for line in _read("/proc/cpuinfo").splitlines():
+        key, mark, value = line.partition(":")
+        if mark:
+            found.setdefault(key.strip(), value.strip())
+    return found
+
+
+def _os_name() -> str:
+    try:
+        return platform.freedesktop_os_release()["PRETTY_NAME"]
+    except (OSError, KeyError):
+        return platform.system() or "unknown"
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text()
+    except OSError:
+        return ""

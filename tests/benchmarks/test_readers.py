@@ -1,0 +1,47 @@
+"""The readers that ours is measured against give the pictures of a camera, with its clock readable."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from itertools import islice, pairwise
+from pathlib import Path
+
+import peers
+import pytest
+
+import stream_sr
+from stream_sr.video import barcode
+from stream_sr.video.frame_pool import FramePool
+
+SCRIPT = Path(stream_sr.__file__).parent.parent / "benchmarks" / "readers.py"
+spec = importlib.util.spec_from_file_location("readers", SCRIPT)
+assert spec is not None
+assert spec.loader is not None
+readers = importlib.util.module_from_spec(spec)
+sys.modules["readers"] = readers
+spec.loader.exec_module(readers)
+
+
+@pytest.fixture(scope="module")
+def camera() -> Iterator[str]:
+    port = peers.free_port()
+    words = ("run", "synthetic:320x180@30", f"rtsp://@:{port}/cam", "--backend", "bicubic", "--scale", "1")
+    with peers.process(peers.stream_sr(*words, "--gop", "15")):
+        peers.wait_for_port(port)
+        yield f"rtsp://127.0.0.1:{port}/cam"
+
+
+@pytest.mark.parametrize("name", list(readers.READERS))
+def test_pictures_of_every_reader(camera: str, name: str) -> None:
+    with closing(readers.READERS[name](camera)) as source:
+        assert (source.info.width, source.info.height, source.info.live) == (320, 180, True)
+        pool = FramePool(320, 180, 6)
+        frames = list(islice(source.frames(pool), 5))
+        clocks = [barcode.read(frame.planes[0]) for frame in frames]
+        assert all(clock is not None for clock in clocks)
+        assert all(a.sequence < b.sequence for a, b in pairwise(clocks) if a is not None and b is not None)
+        assert all(a.pts < b.pts for a, b in pairwise(frames))
+        source.stop()
