@@ -93,7 +93,7 @@ def measure(model: ModelSpec, data: Path, frames: int | None) -> list[dict[str, 
     """A row for each film."""
     found = [evaluate_clip(model, data / film, EngineOptions(), frames=frames) for film in FILMS]
     print(format_clips(found), flush=True)
-    if model.may_remember:
+    if model.is_stateful:
         for row, film in zip(found, FILMS, strict=True):
             row["still"] = stand_still(model, data / film)
             print(film, row["still"], flush=True)

@@ -65,10 +65,10 @@ def open_tensorrt(
     model: ModelSpec, info: StreamInfo, precision: str, head: str, *, device: int, depth: int = 3
 ) -> OverlappedEngine:
     """The backend tensorrt in one form, built in this process."""
-    from stream_sr.inference.backends.tensorrt.ladder import Wish, load_engine, picture_of
+    from stream_sr.inference.backends.tensorrt.ladder import BuildRequest, load_engine, picture_of
 
     options = EngineOptions(backend="tensorrt", device=device, depth=depth, keep=False)
-    wish = Wish(model, picture_of(model, info), options)
+    wish = BuildRequest(model, picture_of(model, info), options)
     return load_engine(wish, precision, head, _built(model, wish.picture, precision, head, device))
 
 

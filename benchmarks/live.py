@@ -24,7 +24,7 @@ from readers import READERS
 
 from stream_sr.app.session import make_report, open_fitted_engine, warm_up
 from stream_sr.cli.demo import child, free_port, wait_for_port
-from stream_sr.cli.latency import WARM_UP_SECONDS, Marks, chain
+from stream_sr.cli.latency import WARM_UP_SECONDS, LatencyProbe, chain
 from stream_sr.codec.encoder import Encoder
 from stream_sr.config import Config
 from stream_sr.pipeline.interfaces import SinkOptions
@@ -86,7 +86,7 @@ def measure(
                 raise RuntimeError(f"the filter ended with {process.returncode}: {said.read().decode()[-2000:]}")
         viewer.wait(PATIENCE_SECONDS)
         report = json.loads((folder / "report.json").read_text())
-        marks = Marks()
+        marks = LatencyProbe()
         marks.burnt, marks.sequences = (
             {int(key): value for key, value in report.pop(name).items()} for name in ("burnt", "sequences")
         )
@@ -112,7 +112,7 @@ def run_filter(asked: dict[str, Any], folder: Path) -> None:
         source = stack.enter_context(closing(READERS[asked["reader"]](asked["source"])))
         engine = stack.enter_context(closing(open_fitted_engine(config, source.info, live=True)))
         warm_up(engine, source.info)
-        marks = Marks()
+        marks = LatencyProbe()
         plan = Plan(
             source,
             engine,

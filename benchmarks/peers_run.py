@@ -24,7 +24,7 @@ from stream_sr.bench.clip import Drawn, write_clip
 from stream_sr.errors import StreamSRError
 from stream_sr.evaluation.codec_roundtrip import read_luma
 from stream_sr.pipeline.interfaces import Source
-from stream_sr.pipeline.packets import Lane
+from stream_sr.pipeline.packets import Passthrough
 from stream_sr.sources import open_source
 from stream_sr.system.machine import command_line
 from stream_sr.video.frame import Frame, StreamInfo
@@ -42,7 +42,7 @@ LEAST_FRAMES = 12
 class Halved:
     """A source's first frames at half the size and at a steady rate; its own are kept as the truth (luma)."""
 
-    lane: Lane | None = None
+    passthrough: Passthrough | None = None
 
     def __init__(self, source: Source, limit: int) -> None:
         self._source, self._limit = source, limit

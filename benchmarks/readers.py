@@ -18,10 +18,10 @@ import cv2
 import numpy as np
 from av.codec.context import Flags
 
-from stream_sr.codec.decode import PictureReader, color_of
+from stream_sr.codec.decode import FrameReader, color_of
 from stream_sr.errors import SourceOpenError
 from stream_sr.pipeline.interfaces import Source
-from stream_sr.pipeline.packets import Lane
+from stream_sr.pipeline.packets import Passthrough
 from stream_sr.sources import open_source
 from stream_sr.video.color import ColorInfo, Matrix, Range
 from stream_sr.video.frame import Frame, StreamInfo
@@ -43,7 +43,7 @@ OPENCV_OPTIONS = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
 class PyAVSource:
     """PyAV's demuxer and decoder. See `media.Source`; ``captured_ns`` is when the demuxer gave the packet out."""
 
-    lane: Lane | None = None
+    passthrough: Passthrough | None = None
 
     def __init__(self, url: str, *, low_delay: bool) -> None:
         options = {"rtsp_transport": "tcp"} | (LOW_DELAY if low_delay else {})
@@ -53,7 +53,7 @@ class PyAVSource:
             self._stream.codec_context.flags |= Flags.low_delay
         context = self._stream.codec_context
         self._stopping = threading.Event()
-        self._reader = PictureReader(codec="h264")
+        self._reader = FrameReader(codec="h264")
         self.info = StreamInfo(
             context.width,
             context.height,
@@ -101,7 +101,7 @@ class PyAVSource:
 class OpenCVSource:
     """OpenCV's VideoCapture; its BGR becomes 4:2:0 again. See `media.Source`; ``captured_ns`` is when `read` ended."""
 
-    lane: Lane | None = None
+    passthrough: Passthrough | None = None
 
     def __init__(self, url: str, *, low_delay: bool) -> None:
         words = {"rtsp_transport": "tcp"} | (LOW_DELAY if low_delay else {})

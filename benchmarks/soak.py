@@ -35,7 +35,7 @@ from stream_sr.cli.demo import child, free_port, wait_for_port
 from stream_sr.errors import SourceOpenError, StreamSRError
 from stream_sr.pipeline.interfaces import SourceOptions
 from stream_sr.pipeline.threads import Worker
-from stream_sr.sources import open_lasting_source, open_source
+from stream_sr.sources import open_reconnecting_source, open_source
 from stream_sr.system import machine
 from stream_sr.video import barcode
 
@@ -163,7 +163,7 @@ def join_for_a_moment(url: str, chance: random.Random) -> None:
 
 def view(url: str, file: str) -> int:
     """The viewer that stays: a line per picture with its moment and age, until it is ended."""
-    source = open_lasting_source(url, SourceOptions(read_timeout=20))
+    source = open_reconnecting_source(url, SourceOptions(read_timeout=20))
     with Path(file).open("w", buffering=1) as log:
         for frame in source.frames():
             now = time.monotonic_ns()

@@ -175,7 +175,7 @@ OUTPUT_OPTIONS = (
     Option("crf", "constant quality of the encoder, 0 is lossless (default for files: 18)", number(0, 51), "N"),
     Option("bitrate", "bit rate of the encoder, such as 4M", bitrate, "RATE"),
     Option("encoder-preset", "speed of the encoder, such as ultrafast or slow", parse=word, metavar="NAME"),
-    Option("gop", "frames between key pictures", whole(1, 100_000), "N"),
+    Option("gop", "frames between keyframes", whole(1, 100_000), "N"),
     Option(
         "audio", "of the source, and a file's subtitles: copy (AAC where the output cannot hold it), aac, none",
         choices=("copy", "aac", "none"), metavar="copy|aac|none",

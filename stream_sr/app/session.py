@@ -33,7 +33,7 @@ from stream_sr.pipeline.stats import Stats
 from stream_sr.pipeline.threads import Abandonable
 from stream_sr.sinks import is_file, is_page, is_published, is_served, open_sink
 from stream_sr.sinks.record import RecordSink
-from stream_sr.sources import applicable, is_live_address, open_lasting_source
+from stream_sr.sources import applicable, is_live_address, open_reconnecting_source
 from stream_sr.system import machine
 from stream_sr.system.printable import redact
 from stream_sr.video.frame import Frame, StreamInfo
@@ -188,7 +188,7 @@ def run(source: str, sinks: Sequence[str], config: Config, hooks: Hooks | None =
         check_outputs(source, sinks, config, outputs)
         reader = stack.enter_context(
             closing(
-                open_lasting_source(
+                open_reconnecting_source(
                     source,
                     config.source_options(applicable(source)),
                     give_up_seconds=config.reconnect,

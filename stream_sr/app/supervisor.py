@@ -18,7 +18,7 @@ from stream_sr.pipeline.interfaces import FrameSink, PacketSink, SinkOptions
 from stream_sr.pipeline.pipeline import ABORT_SECONDS, Pipeline
 from stream_sr.pipeline.threads import Worker
 from stream_sr.sinks import is_file, open_sink
-from stream_sr.sinks.restarting import LastingFile
+from stream_sr.sinks.restarting import RestartingFile
 
 FIRST_WAIT_SECONDS, MOST_WAIT_SECONDS = 0.5, 5.0
 REFUSED_WAIT_SECONDS = 30.0  # cameras lock out who comes too often with a wrong password
@@ -31,7 +31,7 @@ LOG_EVERY_SECONDS = 60.0
 log = logging.getLogger("stream_sr")
 
 
-class Keeper:
+class CameraWorker:
     """One camera's thread: runs it, and runs it again after a failure, with growing waits."""
 
     def __init__(self, plan: CameraPlan, cameras: Cameras) -> None:
@@ -126,7 +126,7 @@ class Keeper:
         except StreamSRError as error:
             return error
         except Exception as error:
-            log.exception("%s: this is a defect of ours", self.plan.name)
+            log.exception("%s: internal error", self.plan.name)
             return error
         finally:
             with self._lock:
@@ -153,7 +153,7 @@ def _wait(failures: int, error: BaseException) -> float:
 
 
 def _open_sink(address: str, options: SinkOptions) -> FrameSink | PacketSink:
-    return LastingFile(address, options) if is_file(address) else open_sink(address, options)
+    return RestartingFile(address, options) if is_file(address) else open_sink(address, options)
 
 
 class Supervisor:
@@ -163,8 +163,8 @@ class Supervisor:
         """Raises ConfigError."""
         self._file, self._cameras = file, cameras
         self.fleet = read_fleet(file)
-        self._keepers: dict[str, Keeper] = {}
-        self._leaving: list[Keeper] = []  # stopped, not ended yet
+        self._keepers: dict[str, CameraWorker] = {}
+        self._leaving: list[CameraWorker] = []  # stopped, not ended yet
         self._stuck: list[PipelineStalled] = []  # of cameras that have left
         self._patience = 0.0  # until when their successors wait
         self._start_at = 0.0  # no camera is started before
@@ -229,7 +229,7 @@ class Supervisor:
             log.warning("%s takes its time to end", keeper.plan.name)
         for plan in waiting:
             try:
-                self._keepers[plan.name] = Keeper(plan, self._cameras)
+                self._keepers[plan.name] = CameraWorker(plan, self._cameras)
             except (RuntimeError, MemoryError) as error:  # the system gives no more threads
                 log.error("%s cannot be started: %s; trying again in %.0f s", plan.name, error, AGAIN_SECONDS)
                 self._start_at = time.monotonic() + AGAIN_SECONDS

@@ -10,7 +10,7 @@ from stream_sr.codec.encoder import Encoder
 from stream_sr.inference.engines import open_engine
 from stream_sr.pipeline.engine import EngineOptions
 from stream_sr.pipeline.interfaces import EncoderOptions, SinkOptions, Source, SourceOptions
-from stream_sr.pipeline.packets import Lane
+from stream_sr.pipeline.packets import Passthrough
 from stream_sr.pipeline.pipeline import Plan, run_sequential
 from stream_sr.sinks import open_sink
 from stream_sr.sources.synthetic import SyntheticSource, parse_scene
@@ -22,7 +22,7 @@ from stream_sr.video.timing import ManualClock
 class Drawn:
     """The synthetic source by a clock that does not wait; not live, so that nothing is dropped."""
 
-    lane: Lane | None = None
+    passthrough: Passthrough | None = None
 
     def __init__(self, address: str, seconds: float) -> None:
         options = SourceOptions(duration=seconds)

@@ -31,13 +31,13 @@ from stream_sr.video import barcode
 from stream_sr.video.frame import Frame
 
 SOURCE = "synthetic:photos,640x360@30"
-WARM_UP_SECONDS = 2.0  # at the beginning, not counted: caches, the first key pictures
+WARM_UP_SECONDS = 2.0  # at the beginning, not counted: caches, the first keyframes
 PATIENCE_SECONDS = 20.0
 
 log = logging.getLogger("stream_sr")
 
 
-class Marks:
+class LatencyProbe:
     """What the filter's own process reads: from the camera's glass to here, and to the result. One thread."""
 
     def __init__(self) -> None:
@@ -70,7 +70,7 @@ def measure(
     """
     if not (is_served(sink) or is_published(sink) or sink == "null:"):
         raise ConfigError(f"{redact(sink)} cannot be watched; give rtsp://@:PORT/PATH, rtsp://HOST/PATH or null:")
-    marks = Marks()
+    marks = LatencyProbe()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         if source.startswith("synthetic:"):
@@ -114,7 +114,7 @@ def _read(path: Path) -> dict[str, int]:
         raise SourceOpenError(LEFT_NOTHING) from error
 
 
-def chain(marks: Marks, seen: Mapping[int, int]) -> dict[str, dict[str, float]]:
+def chain(marks: LatencyProbe, seen: Mapping[int, int]) -> dict[str, dict[str, float]]:
     """p50, p95, p99 in ms of the camera (glass to capture), the filter (capture to result), out (result to the viewer's
     decoder) and glass to glass.
 
@@ -129,7 +129,7 @@ def chain(marks: Marks, seen: Mapping[int, int]) -> dict[str, dict[str, float]]:
     return {name: found.get(name, {"count": 0}) for name in ("camera", "filter", "out", "glass to glass")}
 
 
-def _report(report: dict[str, Any], marks: Marks, seen: Mapping[int, int], viewed: bool) -> dict[str, Any]:
+def _report(report: dict[str, Any], marks: LatencyProbe, seen: Mapping[int, int], viewed: bool) -> dict[str, Any]:
     found = chain(marks, seen)
     if not viewed:
         found = {name: found[name] for name in ("camera", "filter")}

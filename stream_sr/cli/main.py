@@ -75,13 +75,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EIO, errno.EBADF):
-            return _defect(error, words)
+            return _report_internal_error(error, words)
         with suppress(OSError):
             complain(f"error: standard output cannot be written: {error.strerror}")
         _forget_stdout()
         return SinkWriteError.exit_code
     except Exception as error:
-        return _defect(error, words)
+        return _report_internal_error(error, words)
 
 
 def _forget_stdout() -> None:
@@ -90,14 +90,14 @@ def _forget_stdout() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _defect(error: Exception, words: Sequence[str]) -> int:
+def _report_internal_error(error: Exception, words: Sequence[str]) -> int:
     """An error of ours: one line, or with -v where."""
     if {"-v", "--verbose"} & set(words):
         print(printable_lines("".join(traceback.format_exception(error)).rstrip()), file=sys.stderr)
         return 1
     where = " ".join(getattr(error, "__notes__", []))
     text = printable(f"{type(error).__name__}: {error}" + (f" ({where})" if where else ""))
-    print(f"{PROGRAM}: this is a defect of ours: {text}; -v shows where", file=sys.stderr)
+    print(f"{PROGRAM}: internal error: {text}; -v shows where", file=sys.stderr)
     return 1
 
 

@@ -45,7 +45,7 @@ class AudioFormat:
 
 
 def make_track(form: AudioFormat) -> Track:
-    """A track of the lane with FFmpeg's own description of it, for the muxers.
+    """A track of the passthrough with FFmpeg's own description of it, for the muxers.
 
     FFmpeg reads it from a session description: the only way to a stream without a file that PyAV offers.
     """

@@ -49,7 +49,7 @@ def swscale_matrix(matrix: int) -> int:
 
 
 def color_of(picture: av.VideoFrame | av.VideoCodecContext, *, codec: str = "") -> ColorInfo:
-    """The colours of the planes that `PictureReader` makes of this picture (or of this decoder's pictures).
+    """The colours of the planes that `FrameReader` makes of this picture (or of this decoder's pictures).
 
     What the stream does not say stays UNKNOWN. ``codec`` is the decoder's name: PyAV does not hand the chroma location
     on, so only the codecs that fix it are known. A decoder that has not seen its format yet is taken as YUV 4:2:0.
@@ -71,7 +71,7 @@ def color_of(picture: av.VideoFrame | av.VideoCodecContext, *, codec: str = "") 
     return told
 
 
-class PictureReader:
+class FrameReader:
     """Copies the pictures of one stream, all of one size, into leased slots or fresh memory. One thread at a time."""
 
     def __init__(self, *, codec: str = "") -> None:

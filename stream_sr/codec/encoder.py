@@ -39,16 +39,16 @@ class Encoder:
     ``info`` describes the frames. Its colour, chroma siting and sample aspect go into the bitstream as they are:
     unknown stays unknown, so the caller applies `color.guess_unknown` (with the *input's* size) before. Its
     orientation is handed on in ``stream.info`` for the container. H.264 4:2:0 holds even sizes only: an odd last column
-    or row is cut, which is logged once. ``stream`` is complete before the first packet; its ``lane`` is None.
+    or row is cut, which is logged once. ``stream`` is complete before the first packet; its ``passthrough`` is None.
 
     Every key packet is an IDR picture with its parameter sets in front; no packet refers across one (closed GOP).
     A packet carries the pts, number, captured_ns, wall_ns and duration of its frame; dts grows and never exceeds the
     pts. A frame of unknown duration (0) gets that of the nominal frame rate, if there is one.
 
-    - ``live``: one frame in, its packet out at once (no B-frames, no look-ahead), VBV of half a second, a key picture
+    - ``live``: one frame in, its packet out at once (no B-frames, no look-ahead), VBV of half a second, a keyframe
       every 2 s; constant quality (CRF 20) below the VBV's rate, or with ``bitrate`` an average of that rate.
       Pictures up to 1280x720 are one slice on one thread; larger ones are cut into slices for up to four threads.
-    - otherwise: look-ahead and B-frames, CRF 18 or the average ``bitrate``, a key picture at least every 5 s. Packets
+    - otherwise: look-ahead and B-frames, CRF 18 or the average ``bitrate``, a keyframe at least every 5 s. Packets
       come late and in decoding order.
 
     Not thread-safe. Raises ConfigError for options that cannot be, SinkOpenError when libx264 refuses.
@@ -83,10 +83,10 @@ class Encoder:
             raise SinkOpenError(f"the encoder {self.name} gave no parameter sets; install another build of PyAV (av)")
         self.stream = EncodedStream(codec=CODECS.get(self.name, "h264"), extradata=bytes(extradata), info=self.info)
 
-    def encode(self, frame: Frame, *, key: bool = False) -> list[Packet]:
+    def encode(self, frame: Frame, *, keyframe: bool = False) -> list[Packet]:
         """Encode one frame, which is not kept; the packets that are complete now, in decoding order.
 
-        ``key`` forces an IDR picture. The frame's time base is the stream's and its pts is greater than the last one's.
+        ``keyframe`` forces an IDR picture. The frame's time base is the stream's, its pts greater than the last one's.
         Raises SinkWriteError otherwise, or when x264 fails.
         """
         self._check(frame)
@@ -94,7 +94,7 @@ class Encoder:
         expect(picture, self.info.width, self.info.height, "yuv420p")  # PyAV would resize another one
         picture.pts = frame.pts
         picture.time_base = self.info.time_base
-        picture.pict_type = PictureType.I if key else PictureType.NONE
+        picture.pict_type = PictureType.I if keyframe else PictureType.NONE
         duration = frame.duration or self._nominal_duration()
         self._waiting[frame.pts] = (frame.number, frame.captured_ns, duration, frame.wall_ns)
         self._last_pts = frame.pts
@@ -145,7 +145,7 @@ class Encoder:
             dts=packet.dts,
             duration=duration,
             time_base=self.info.time_base,
-            key=packet.is_keyframe,
+            is_keyframe=packet.is_keyframe,
             captured_ns=captured_ns,
             number=number,
             wall_ns=wall_ns,

@@ -62,8 +62,8 @@ class GovernedEngine:
         rung = self._state.rung
         spec = self._engines[rung].spec
         # below the top a picture that stands still is computed again and again, lest it stays as it is
-        steady = spec.steady and rung == len(self._engines) - 1 and not self._fresh
-        return replace(spec, ladder=self._names, notes=(*spec.notes, *self._notes), steady=steady)
+        is_deterministic = spec.is_deterministic and rung == len(self._engines) - 1 and not self._fresh
+        return replace(spec, ladder=self._names, notes=(*spec.notes, *self._notes), is_deterministic=is_deterministic)
 
     def submit(self, frame: Frame, slot: Slot | None = None) -> Pending:
         """See `engine.Engine`."""
@@ -84,7 +84,7 @@ class GovernedEngine:
         for engine in self._engines:
             engine.close()
 
-    def _land(self, pending: Pending, frame: Frame, began_ns: int) -> Frame:
+    def _complete(self, pending: Pending, frame: Frame, began_ns: int) -> Frame:
         try:
             result = pending.wait()
         finally:
@@ -127,7 +127,7 @@ class _Governed:
         owner, self._owner = self._owner, None
         if owner is None:
             raise EngineRunError("a result was waited for twice; it is handed out once")
-        result = owner._land(self._pending, self._frame, self._began_ns)
+        result = owner._complete(self._pending, self._frame, self._began_ns)
         return replace(result, discontinuity=self._frame.discontinuity)
 
 

@@ -48,8 +48,10 @@ class SwapEngine:
     def spec(self) -> EngineSpec:
         """May be read by any thread."""
         spec, notes = self._current.spec, self._notes
-        steady = spec.steady and self._offered is None  # a picture that stands still must not keep it waiting
-        return replace(spec, notes=(*spec.notes, *notes), steady=steady)
+        is_deterministic = (
+            spec.is_deterministic and self._offered is None
+        )  # a picture that stands still must not keep it waiting
+        return replace(spec, notes=(*spec.notes, *notes), is_deterministic=is_deterministic)
 
     @property
     def closed(self) -> bool:
@@ -136,7 +138,7 @@ class SwapEngine:
             self._reject(error)
             return _Flight(self, self._current, self._current.submit(frame, slot), frame, slot)
 
-    def _land(self, flight: _Flight) -> Frame:
+    def _complete(self, flight: _Flight) -> Frame:
         if flight not in self._flying:
             raise EngineRunError("a result was waited for twice; it is handed out once")
         try:
@@ -190,7 +192,7 @@ class _Flight:
         self.frame, self.slot = frame, slot
 
     def wait(self) -> Frame:
-        return self.owner._land(self)
+        return self.owner._complete(self)
 
 
 class _Failed:

@@ -56,7 +56,7 @@ class ModelSpec:
     int8: Quantized | None = None
 
     @property
-    def may_remember(self) -> bool:
+    def is_stateful(self) -> bool:
         """Whether results can depend on earlier pictures, as a recurrent network's do; nobody knows of a bare file."""
         return self.network.get("kind", "RecurrentSR") == "RecurrentSR"
 

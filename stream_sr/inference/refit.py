@@ -55,7 +55,9 @@ class RefitEngine:
         if other is None:
             return first
         now = other.engine.spec
-        return replace(first, model=now.model, backend=now.backend, precision=now.precision, steady=now.steady)
+        return replace(
+            first, model=now.model, backend=now.backend, precision=now.precision, is_deterministic=now.is_deterministic
+        )
 
     def prepare(self, info: StreamInfo) -> None:
         """Be ready for frames as ``info`` says. Raises what ``make`` raises."""

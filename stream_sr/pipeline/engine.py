@@ -41,7 +41,9 @@ class EngineSpec:
     head: str = ""  # "deconvolution" or "convolution + depth-to-space"
     notes: tuple[str, ...] = field(default_factory=tuple)  # fallbacks taken, each with its reason
     fit: tuple[int, int] | None = None  # output resampled to this width and height
-    steady: bool = False  # the same picture gives the same result: no states, and no other engine about to take over
+    is_deterministic: bool = (
+        False  # the same picture gives the same result: no states, and no other engine about to take over
+    )
     ladder: tuple[str, ...] = ()  # with --model auto the models it chooses from, the quickest first
 
     @property

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from stream_sr.pipeline.packets import EncodedStream, Lane, Packet
+from stream_sr.pipeline.packets import EncodedStream, Packet, Passthrough
 from stream_sr.video.frame import Frame, StreamInfo
 from stream_sr.video.frame_pool import FramePool
 
@@ -54,14 +54,14 @@ class EncoderOptions:
     crf: float | None = None
     bitrate: int | None = None  # bit/s
     preset: str | None = None
-    gop: int | None = None  # frames between key pictures
+    gop: int | None = None  # frames between keyframes
 
 
 class Source(Protocol):
     """An open input. Opening raises SourceOpenError; one thread reads."""
 
     info: StreamInfo
-    lane: Lane | None  # pass-through tracks; None where there are none
+    passthrough: Passthrough | None  # passthrough tracks; None where there are none
 
     def frames(self, pool: FramePool | None = None) -> Iterator[Frame]:
         """Yield the frames in presentation order, until the end or `stop`.
@@ -119,13 +119,13 @@ class FrameSink(Protocol):
         ...
 
 
-class PictureEncoder(Protocol):
+class FrameEncoder(Protocol):
     """Turns frames of one size into packets for every packet sink. Used by one thread."""
 
     stream: EncodedStream
 
-    def encode(self, frame: Frame, *, key: bool = False) -> list[Packet]:
-        """Packets that are ready now, possibly of earlier frames; ``key`` asks for an IDR. Raises SinkWriteError."""
+    def encode(self, frame: Frame, *, keyframe: bool = False) -> list[Packet]:
+        """Packets that are ready now, possibly of earlier frames; ``keyframe`` asks for one. Raises SinkWriteError."""
         ...
 
     def flush(self) -> list[Packet]:
@@ -142,7 +142,7 @@ class PacketSink(Protocol):
 
     name: str
     paced: bool
-    takes_lane: bool  # whether it muxes the source's pass-through tracks
+    takes_passthrough: bool  # whether it muxes the source's passthrough tracks
 
     def open(self, stream: EncodedStream) -> None:
         """Called once before the first packet. Raises SinkOpenError."""
@@ -152,8 +152,8 @@ class PacketSink(Protocol):
         """Take a packet. Raises SinkWriteError."""
         ...
 
-    def wants_key(self) -> bool:
-        """Whether a key picture is wanted now (a viewer joined); asking clears the wish."""
+    def wants_keyframe(self) -> bool:
+        """Whether a keyframe is wanted now (a viewer joined); asking clears the wish."""
         ...
 
     def complete(self) -> None:

@@ -21,7 +21,7 @@ class Packet:
     dts: int
     duration: int
     time_base: Fraction
-    key: bool  # an IDR picture, with its parameter sets in front
+    is_keyframe: bool  # an IDR picture, with its parameter sets in front
     captured_ns: int
     number: int
     wall_ns: int | None = None  # of the frame
@@ -34,11 +34,11 @@ class EncodedStream:
     codec: str  # "h264"
     extradata: bytes  # parameter sets in Annex B form
     info: StreamInfo  # size, fps, colour, aspect and orientation of the encoded picture; time_base of the packets
-    lane: Lane | None = None  # pass-through tracks of the source, for the one sink that takes them
+    passthrough: Passthrough | None = None  # passthrough tracks of the source, for the one sink that takes them
 
-    def with_lane(self, lane: Lane | None) -> EncodedStream:
+    def with_passthrough(self, passthrough: Passthrough | None) -> EncodedStream:
         """The same stream beside these tracks."""
-        return replace(self, lane=lane)
+        return replace(self, passthrough=passthrough)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,24 +64,24 @@ class Track:
 
 
 @dataclass(slots=True)
-class Lane:
-    """Pass-through packets beside the frames: bounded in bytes, in the order they were read. Thread-safe.
+class Passthrough:
+    """Passthrough packets beside the frames: bounded in bytes, in the order they were read. Thread-safe.
 
     The source puts, one sink takes; each further sink has a `branch`, which gets the same packets, so a taker must not
     change them. It never blocks the source (a blocked demuxer could not deliver the video that the
-    sink waits for): `put` says that the lane is full and the source raises.
+    sink waits for): `put` says that the passthrough is full and the source raises.
     """
 
     tracks: tuple[Track, ...]
     limit_bytes: int = 256 << 20
     bytes_held: int = 0
     unwanted: bool = False
-    _branches: list[Lane] = field(default_factory=list)
+    _branches: list[Passthrough] = field(default_factory=list)
     _items: deque[tuple[int, int, Any]] = field(default_factory=deque)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def put(self, track: int, packet: Any, size: int) -> bool:
-        """Add a packet of ``tracks[track]``; False when the lane or a branch of it is full."""
+        """Add a packet of ``tracks[track]``; False when the passthrough or a branch of it is full."""
         with self._lock:
             taken = True
             for branch in self._branches:
@@ -94,12 +94,12 @@ class Lane:
             self.bytes_held += size
             return taken
 
-    def branch(self) -> Lane:
-        """A lane for one more sink, with what the source has put already. To be called before anything is taken."""
+    def branch(self) -> Passthrough:
+        """A copy for one more sink, with what the source has put already. To be called before anything is taken."""
         with self._lock:
-            lane = Lane(self.tracks, self.limit_bytes, self.bytes_held, _items=deque(self._items))
-            self._branches.append(lane)
-            return lane
+            passthrough = Passthrough(self.tracks, self.limit_bytes, self.bytes_held, _items=deque(self._items))
+            self._branches.append(passthrough)
+            return passthrough
 
     def shut(self) -> None:
         """Nobody takes the packets (any more): those here and those to come are dropped."""

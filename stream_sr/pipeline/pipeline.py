@@ -19,8 +19,8 @@ from typing import TypeGuard
 
 from stream_sr.errors import FrameStalled, PipelineStalled
 from stream_sr.pipeline.engine import Engine
-from stream_sr.pipeline.interfaces import FrameSink, PacketSink, PictureEncoder, Source
-from stream_sr.pipeline.packets import Lane, Packet
+from stream_sr.pipeline.interfaces import FrameEncoder, FrameSink, PacketSink, Source
+from stream_sr.pipeline.packets import Packet, Passthrough
 from stream_sr.pipeline.ring import Full, RingBuffer
 from stream_sr.pipeline.stages import drop_late, pace, upscale
 from stream_sr.pipeline.stall import StallWatch, working
@@ -36,7 +36,7 @@ log = logging.getLogger("stream_sr")
 Queued = tuple[Frame, int]  # a frame and when it was queued
 LIVE_FRAMES = 2  # capacity of a live ring: one more would only add age
 FILE_FRAMES = 3
-LIVE_PACKETS = 60  # two seconds of slack for an output before it skips to the next key picture
+LIVE_PACKETS = 60  # two seconds of slack for an output before it skips to the next keyframe
 FILE_PACKETS = 16
 ABORT_SECONDS = 2.0
 
@@ -48,7 +48,7 @@ class Plan:
     source: Source
     engine: Engine
     sinks: Sequence[FrameSink | PacketSink]
-    make_encoder: Callable[[StreamInfo], PictureEncoder] | None = None  # needed by packet sinks
+    make_encoder: Callable[[StreamInfo], FrameEncoder] | None = None  # needed by packet sinks
     max_latency_ns: int | None = None  # live frames older than this are dropped before inference
     seen: Callable[[Frame, Frame], None] = lambda before, after: None  # shown each pair, both borrowed
     clock: Clock = field(default_factory=MonotonicClock)
@@ -159,7 +159,7 @@ class Pipeline:
             branches.append(ring)
             consumers += self._encoding(group, ring, output)
         else:
-            give_lanes(plan.source.lane, [])
+            branch_passthrough(plan.source.passthrough, [])
         pools = self._pools(len(branches))
         for name, work in reversed(consumers):
             self._spawn(name, work)
@@ -305,19 +305,19 @@ class Pipeline:
         self._cleanup.append(encoder.close)
         outlets: list[RingBuffer[Packet]] = []
         work: list[tuple[str, Callable[[], None]]] = []
-        lanes = give_lanes(self.plan.source.lane, list(sinks.values()))
-        for (name, sink), lane in zip(sinks.items(), lanes, strict=True):
+        lanes = branch_passthrough(self.plan.source.passthrough, list(sinks.values()))
+        for (name, sink), passthrough in zip(sinks.items(), lanes, strict=True):
             packets = RingBuffer[Packet](
                 LIVE_PACKETS if live else FILE_PACKETS,
                 Full.SKIP_TO_KEY if live else Full.BLOCK,
                 lost=partial(self._lost_packets, name),
-                is_key=lambda packet: packet.key,
+                is_key=lambda packet: packet.is_keyframe,
             )
             self._rings.append(packets)
             self._queues[name] = packets
             outlets.append(packets)
             self._cleanup.append(sink.close)
-            sink.open(encoder.stream.with_lane(lane))
+            sink.open(encoder.stream.with_passthrough(passthrough))
             work.append((name, partial(self._send, name, sink, packets)))
         work.append(("encode", lambda: self._encode(encoder, list(sinks.values()), ring, outlets)))
         return work
@@ -327,7 +327,7 @@ class Pipeline:
 
     def _encode(
         self,
-        encoder: PictureEncoder,
+        encoder: FrameEncoder,
         sinks: Sequence[PacketSink],
         ring: RingBuffer[Queued],
         outlets: Sequence[RingBuffer[Packet]],
@@ -343,9 +343,9 @@ class Pipeline:
             for frame in self._paced(self._queued(ring, "wait output"), sinks):
                 began = clock.now_ns()
                 try:
-                    wishes = [sink.wants_key() for sink in sinks]  # each is asked: asking clears the wish
+                    wishes = [sink.wants_keyframe() for sink in sinks]  # each is asked: asking clears the wish
                     with working("encoder"):
-                        packets = encoder.encode(frame, key=any(wishes))
+                        packets = encoder.encode(frame, keyframe=any(wishes))
                 finally:
                     frame.release()
                 self.stats.stage("encode", clock.now_ns() - began)
@@ -422,17 +422,17 @@ class Pipeline:
             self.failure = stalled
 
 
-def give_lanes(lane: Lane | None, sinks: Sequence[PacketSink]) -> list[Lane | None]:
-    """A lane for each sink that takes one; the packets of a lane that nobody takes are dropped at once."""
-    if lane is None:
+def branch_passthrough(passthrough: Passthrough | None, sinks: Sequence[PacketSink]) -> list[Passthrough | None]:
+    """A passthrough for each sink that takes one; packets that nobody takes are dropped at once."""
+    if passthrough is None:
         return [None for _ in sinks]
-    lanes: list[Lane | None] = []
-    free: Lane | None = lane
+    lanes: list[Passthrough | None] = []
+    free: Passthrough | None = passthrough
     for sink in sinks:
-        if not sink.takes_lane:
+        if not sink.takes_passthrough:
             lanes.append(None)
             continue
-        lanes.append(lane.branch() if free is None else free)
+        lanes.append(passthrough.branch() if free is None else free)
         free = None
     if free is not None:
         free.shut()
@@ -441,7 +441,7 @@ def give_lanes(lane: Lane | None, sinks: Sequence[PacketSink]) -> list[Lane | No
 
 def is_packet_sink(sink: FrameSink | PacketSink) -> TypeGuard[PacketSink]:
     """Whether a sink takes encoded packets."""
-    return hasattr(sink, "wants_key")
+    return hasattr(sink, "wants_keyframe")
 
 
 def counters_of(sink: FrameSink | PacketSink) -> dict[str, int]:
@@ -482,8 +482,10 @@ def run_sequential(plan: Plan) -> Stats:
         for frame_sink in frame_sinks:
             frame_sink.open(output)
         if encoder is not None:
-            for sink, lane in zip(packet_sinks, give_lanes(plan.source.lane, packet_sinks), strict=True):
-                sink.open(encoder.stream.with_lane(lane))
+            for sink, passthrough in zip(
+                packet_sinks, branch_passthrough(plan.source.passthrough, packet_sinks), strict=True
+            ):
+                sink.open(encoder.stream.with_passthrough(passthrough))
         for frame in upscale(captured(), plan.engine, clock=clock, stats=stats, pairs=plan.pairs):
             began = clock.now_ns()
             for frame_sink in frame_sinks:

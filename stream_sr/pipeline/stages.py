@@ -56,7 +56,7 @@ def upscale(
     last: Frame | None = None  # input that was submitted last, held
     made: Frame | None = None  # result that landed last, held
 
-    def land() -> Frame:
+    def complete() -> Frame:
         nonlocal made
         flight = flying.popleft()
         try:
@@ -86,7 +86,7 @@ def upscale(
         for frame in frames:
             flight = _Flight(frame)
             try:
-                if last is not None and engine.spec.steady and frame.shows_the_same(last):
+                if last is not None and engine.spec.is_deterministic and frame.shows_the_same(last):
                     stats.count("repeated")
                 else:
                     flight.slot = lease() if lease else None
@@ -99,9 +99,9 @@ def upscale(
                 raise
             flying.append(flight)
             if len(flying) >= engine.depth:
-                yield land()
+                yield complete()
         while flying:
-            yield land()
+            yield complete()
     finally:
         for flight in flying:
             if flight.pending is not None:

@@ -1,4 +1,4 @@
-"""The sound beside an RTSP source's pictures: taken off the network, put into the lane with times of the pictures."""
+"""The audio of an RTSP source: its packets go into the passthrough, with times on the clock of the frames."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 import av
 
 from stream_sr.codec.audio_format import AudioFormat, make_track
-from stream_sr.pipeline.packets import Lane
+from stream_sr.pipeline.packets import Passthrough
 from stream_sr.rtsp.rtp import WallClock, parse_rtp
 from stream_sr.rtsp.rtp_audio import AudioDepacketiser, Sound
 
 WAITING = 500  # frames of sound without a picture: about 10 s
-LANE_BYTES = 4 << 20
+PASSTHROUGH_BYTES = 4 << 20
 DRIFT_SECONDS = Fraction(1, 10)  # sound that the sender's clocks say is further off is put right
 
 
@@ -37,7 +37,7 @@ class AudioTrack:
     def __init__(self, form: AudioFormat) -> None:
         self.form = form
         self.wall = WallClock(form.clock)
-        self.lane = Lane((make_track(form),), LANE_BYTES)
+        self.passthrough = Passthrough((make_track(form),), PASSTHROUGH_BYTES)
         self.dropped = 0
         self._depacketiser = AudioDepacketiser(form)
         self._waiting: deque[tuple[Sound, int]] = deque(maxlen=WAITING)
@@ -63,7 +63,7 @@ class AudioTrack:
             self._waiting.extend((sound, now_ns) for sound in self._depacketiser.push(packet))
 
     def pass_on(self, picture: Moment) -> None:
-        """Put what has come into the lane; ``picture`` is the newest one."""
+        """Put what has come into the passthrough; ``picture`` is the newest one."""
         with self._lock:
             came = list(self._waiting)
             self._waiting.clear()
@@ -82,7 +82,7 @@ class AudioTrack:
             packet.time_base = Fraction(1, self.form.clock)
             packet.duration = sound.ticks
             packet.is_keyframe = True
-            if not self.lane.put(0, packet, packet.size):
+            if not self.passthrough.put(0, packet, packet.size):
                 self.dropped += 1
 
     def _tie(self, seconds: Fraction, wall_ns: int | None, arrived_ns: int, picture: Moment) -> None:

@@ -12,7 +12,7 @@ from av.error import FFmpegError
 
 from stream_sr.codec.aac import AacTranscoder
 from stream_sr.codec.audio_format import AudioFormat
-from stream_sr.pipeline.packets import Lane, Track
+from stream_sr.pipeline.packets import Passthrough, Track
 from stream_sr.rtsp.rtp_audio import format_of_track
 
 WAITING = 2000  # frames of sound; a stream whose pictures are that late has other troubles
@@ -27,19 +27,19 @@ class Sound(NamedTuple):
     seconds: Fraction  # presentation time, on the line of the pictures
 
 
-class LaneSound:
-    """The audio track of a lane that goes into RTP: the first that RTP carries, else the first, transcoded to AAC.
+class PassthroughAudio:
+    """The audio track that goes into RTP: the first that RTP carries, else the first, transcoded to AAC.
 
     ``audio`` is "copy" or "aac": then every other codec is transcoded. What is left out is logged once. One thread.
     """
 
-    def __init__(self, name: str, lane: Lane | None, audio: str = "copy") -> None:
-        self._lane, self._number = lane, -1
+    def __init__(self, name: str, passthrough: Passthrough | None, audio: str = "copy") -> None:
+        self._lane, self._number = passthrough, -1
         self.form: AudioFormat | None = None
         self._transcoder: AacTranscoder | None = None
         self._waiting: deque[Any] = deque(maxlen=WAITING)
         self._last: Fraction | None = None
-        tracks = lane.tracks if lane is not None else ()
+        tracks = passthrough.tracks if passthrough is not None else ()
         forms = [format_of_track(track) for track in tracks]
         carried = [number for number, form in enumerate(forms) if form and (audio == "copy" or form.codec == "aac")]
         if carried:

@@ -45,7 +45,7 @@ class Opened(NamedTuple):
     media: Media
     payload: Payload
     sets: list[bytes]  # parameter sets, all kinds
-    key: AccessUnit | None  # the first key picture, where it had to be waited for
+    key: AccessUnit | None  # the first keyframe, where it had to be waited for
 
 
 class Client:
@@ -119,7 +119,7 @@ class Client:
         await self._send("PLAY", headers={"Range": "npt=0.000-"})
         self._watch()
         if not self._sets or payload is not H264:  # what the pictures are is only known from one
-            self._doing = "waiting for a key picture"
+            self._doing = "waiting for a keyframe"
             await self._key.wait()
             if self.failure is not None and not self._sets:
                 raise SourceOpenError(str(self.failure)) from self.failure
@@ -236,7 +236,7 @@ class Client:
             self._heard = asyncio.get_running_loop().time()
             if self._heard - self._decodable > KEY_SECONDS:
                 self._fail(
-                    DecodeError(f"{self.name} sent no key picture for {KEY_SECONDS:g} s; set a shorter key interval")
+                    DecodeError(f"{self.name} sent no keyframe for {KEY_SECONDS:g} s; set a shorter key interval")
                 )
 
     def _rtcp(self, data: bytes) -> None:
@@ -253,11 +253,11 @@ class Client:
                 self._key.set()
         with self._lock:
             while not self._reading and unit.key and len(self.units):
-                self.units.get()  # nobody reads yet: a reader starts with the newest key picture
+                self.units.get()  # nobody reads yet: a reader starts with the newest keyframe
         self.units.put(unit)
 
     def _with_sets(self, unit: AccessUnit) -> AccessUnit:
-        """A key picture with parameter sets in front: its own, or the last ones known."""
+        """A keyframe with parameter sets in front: its own, or the last ones known."""
         if sets := self.depacketiser.payload.parameter_sets(unit.nals):
             self._sets = sets
             return unit

@@ -20,7 +20,7 @@ from stream_sr.rtsp.auth import Access, Target
 from stream_sr.rtsp.rtp import Reorder
 from stream_sr.system.sockets import udp_pair
 
-UDP_BUFFER_BYTES = 4 << 20  # a key picture comes in one burst
+UDP_BUFFER_BYTES = 4 << 20  # a keyframe comes in one burst
 MESSAGE_BYTES = 256 << 10  # most that a server may send without completing a message
 
 # aiortsp logs requests with their credentials, and as errors what we report in one line: it stays silent.

@@ -29,7 +29,7 @@ FAREWELL_SECONDS = 1.0  # to send what is in the air when the stream ends
 
 
 @dataclass(frozen=True, slots=True)
-class Door:
+class AccessPolicy:
     """Who may watch."""
 
     viewers: int = 64  # at once
@@ -52,10 +52,10 @@ class Outlet:
 
 
 class Mount:
-    """A stream at a path. ``wish`` is set when a key picture is wanted; ``playing`` may be read by any thread."""
+    """A stream at a path. ``wish`` is set when a keyframe is wanted; ``playing`` may be read by any thread."""
 
     def __init__(
-        self, stream: EncodedStream, path: str, wish: threading.Event, *, sound: AudioFormat | None, door: Door
+        self, stream: EncodedStream, path: str, wish: threading.Event, *, sound: AudioFormat | None, door: AccessPolicy
     ) -> None:
         self.path, self.wish, self.door = path, wish, door
         self.fps = stream.info.fps
@@ -97,14 +97,14 @@ class Mount:
         self.pend(-1)
         if self.ended:
             return
-        if packet.key:
+        if packet.is_keyframe:
             self._learn(packet.data)
         video = self.outlets[VIDEO]
         ticks = rescale(packet.pts, packet.time_base, Fraction(1, CLOCK))
         video.timestamp = timestamp = video.stamp(Fraction(ticks, CLOCK))
         self._wall = (wall_seconds(packet), packet.pts * packet.time_base)
         packets = video.packetiser.packetise(packet.data, timestamp)
-        takers = [viewer for viewer in self.viewers if viewer.takes(packet.key)]
+        takers = [viewer for viewer in self.viewers if viewer.takes(packet.is_keyframe)]
         self._hand_out(VIDEO, packets, takers)
         for sound in sounds:
             self._send_sound(sound, takers)

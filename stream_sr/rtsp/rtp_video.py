@@ -50,7 +50,7 @@ class Payload(Protocol):
         ...
 
     def parameter_sets(self, nals: Iterable[bytes]) -> list[bytes]:
-        """The parameter sets among NAL units, for in front of a key picture; empty unless all kinds are there."""
+        """The parameter sets among NAL units, for in front of a keyframe; empty unless all kinds are there."""
         ...
 
     def fragments(self, nal: bytes, room: int) -> list[bytes]:

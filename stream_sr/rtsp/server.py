@@ -17,7 +17,7 @@ from stream_sr.system.sockets import udp_pair
 CONNECTIONS = 256  # at once, of viewers and of those who are not yet
 BACKLOG = 64
 COMPLAINT_SECONDS = 60.0  # between lines about wrong passwords: who guesses would fill the log's disk
-UDP_BUFFER_BYTES = 4 << 20  # a key picture goes out in one burst
+UDP_BUFFER_BYTES = 4 << 20  # a keyframe goes out in one burst
 
 log = logging.getLogger("stream_sr")
 

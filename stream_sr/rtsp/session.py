@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from stream_sr.rtsp.server import Listener
 
 METHODS = "OPTIONS, DESCRIBE, SETUP, PLAY, TEARDOWN, GET_PARAMETER, SET_PARAMETER"
-BACKLOG_BYTES = 4 << 20  # a viewer with more to be sent skips to the next key picture
+BACKLOG_BYTES = 4 << 20  # a viewer with more to be sent skips to the next keyframe
 RESUME_BYTES = 64 << 10  # ... when it has taken all but this
 STALLED_SECONDS = 30.0  # a viewer that took nothing for so long is gone
 SILENT_SECONDS = 90.0  # a viewer over UDP that said nothing for so long is gone
@@ -49,7 +49,7 @@ class Request(NamedTuple):
 
 
 @dataclass(slots=True)
-class Way:
+class TrackTransport:
     """How one track reaches the viewer: two channels of its connection, or two UDP ports at its address."""
 
     rtp: int
@@ -70,7 +70,7 @@ class Viewer(asyncio.Protocol):
         self._buffer = bytearray()
         self._answering: asyncio.Task[None] | None = None
         self._session = ""
-        self._ways: dict[str, Way] = {}
+        self._ways: dict[str, TrackTransport] = {}
         self.playing = False
         self._needs_key = True
         self._stalled_since: float | None = None
@@ -232,7 +232,7 @@ class Viewer(asyncio.Protocol):
             self._answering = asyncio.create_task(self._describe_later(request, mount))
 
     async def _describe_later(self, request: Request, mount: Mount) -> None:
-        """The encoder has not said its parameter sets yet: they come with the first key picture."""
+        """The encoder has not said its parameter sets yet: they come with the first keyframe."""
         mount.wish.set()
         try:
             async with asyncio.timeout(DESCRIBE_SECONDS):
@@ -279,7 +279,7 @@ class Viewer(asyncio.Protocol):
             ways = _numbers(fields.get("interleaved", f"{free}-{free + 1}"), 255)
             if ways is None:
                 return None
-            self._ways[track] = Way(*ways)
+            self._ways[track] = TrackTransport(*ways)
             return f"RTP/AVP/TCP;unicast;interleaved={ways[0]}-{ways[1]}"
         ports = _numbers(fields.get("client_port", ""), 65535)
         if kind not in ("RTP/AVP", "RTP/AVP/UDP") or "multicast" in fields or ports is None or min(ports) < 1024:
@@ -288,7 +288,7 @@ class Viewer(asyncio.Protocol):
             ours = self._listener.udp_ports()
         except OSError:
             return None
-        self._ways[track] = Way(*ports, host=self._peer())
+        self._ways[track] = TrackTransport(*ports, host=self._peer())
         return f"{kind};unicast;client_port={ports[0]}-{ports[1]};server_port={ours[0]}-{ours[1]}"
 
     def _play(self, request: Request) -> None:
@@ -314,14 +314,14 @@ class Viewer(asyncio.Protocol):
     # Pictures and sound
 
     def takes(self, key: bool) -> bool:
-        """Whether the next access unit is to be sent. One that is not is followed by none before a key picture."""
+        """Whether the next access unit is to be sent. One that is not is followed by none before a keyframe."""
         if not self.playing or self._wire.is_closing():
             return False
         assert self._mount is not None
         waiting = self._wire.get_write_buffer_size()
         if waiting > BACKLOG_BYTES:
             if not self._needs_key:
-                log.warning("a viewer does not keep up (%.1f MB unsent): it skips to a key picture", waiting / 1e6)
+                log.warning("a viewer does not keep up (%.1f MB unsent): it skips to a keyframe", waiting / 1e6)
             self._needs_key = True
             self._stalled_since = self._stalled_since or time.monotonic()
         elif self._needs_key and (self._stalled_since is None or waiting <= RESUME_BYTES):

@@ -77,9 +77,9 @@ def claim(address: str) -> tuple[str, int, str | None] | None:
 
 def check_folder_of(address: str) -> None:
     """Raise SinkOpenError unless files can be made where this recording is to lie."""
-    from stream_sr.sinks.restarting import LastingFile
+    from stream_sr.sinks.restarting import RestartingFile
 
-    LastingFile(address, SinkOptions()).check()
+    RestartingFile(address, SinkOptions()).check()
 
 
 def open_sink(address: str, options: SinkOptions) -> FrameSink | PacketSink:

@@ -24,7 +24,7 @@ from stream_sr.codec import mp4
 from stream_sr.codec.metadata import METADATA_ERRORS, add_attachments, write_metadata
 from stream_sr.errors import OutputRemoved, SinkError, SinkOpenError, SinkWriteError
 from stream_sr.pipeline.interfaces import ORIENTATION_LOST, SinkOptions
-from stream_sr.pipeline.packets import EncodedStream, Lane, Packet
+from stream_sr.pipeline.packets import EncodedStream, Packet, Passthrough
 from stream_sr.sinks.tracks import FFMPEG_ERRORS, Tracks
 from stream_sr.video.orientation import Orientation
 
@@ -47,9 +47,9 @@ class FileSink:
     - Until it is closed an MP4 or MOV consists of fragments of a fifth of a second, and closing makes it an ordinary
       one: it is playable up to there if the program dies or the disk is full. Its index (some 100 bytes a frame) is
       held in memory; Matroska's is not.
-    - Audio that the container cannot hold is refused, subtitles are left out, which is said once. The lane is written
-      up to the video's time with each picture, and on closing after `complete` to its end: a source that ends early
-      (``--duration``) puts nothing later than that into the lane. MPEG-TS wraps AAC into ADTS headers.
+    - Audio that the container cannot hold is refused, subtitles are left out, which is said once. The passthrough is
+      written up to the video's time with each picture, and on closing after `complete` to its end: a source that ends
+      early (``--duration``) puts nothing later than that into it. MPEG-TS wraps AAC into ADTS headers.
 
     An existing file is replaced only with ``overwrite``. If it is the input itself, the output is written beside it
     (``clip.part.mp4``) and takes its place on closing after `complete`; otherwise both stay, which the log says.
@@ -64,7 +64,7 @@ class FileSink:
     def __init__(self, path: str, options: SinkOptions, *, now: Callable[[], float] = time.monotonic) -> None:
         self.name = path
         self._now, self._look_at = now, 0.0
-        self.takes_lane = options.audio != "none"
+        self.takes_passthrough = options.audio != "none"
         self._path = Path(path)
         self._options = options
         self._disk: _Disk | None = None
@@ -114,11 +114,11 @@ class FileSink:
             )
             metadata = stream.info.metadata
             self._video = _add_video(self._container, stream)
-            if stream.lane is not None and self.takes_lane:
+            if stream.passthrough is not None and self.takes_passthrough:
                 self._tracks = Tracks(
                     self.name,
                     self._container,
-                    stream.lane,
+                    stream.passthrough,
                     audio=self._options.audio,
                     live=stream.info.live,
                     failed=self._disk.has_failed,
@@ -131,7 +131,11 @@ class FileSink:
             raise
         except FFMPEG_ERRORS as error:
             self._discard()
-            what = ", ".join(f"{track.codec} {track.kind}" for track in stream.lane.tracks) if stream.lane else ""
+            what = (
+                ", ".join(f"{track.codec} {track.kind}" for track in stream.passthrough.tracks)
+                if stream.passthrough
+                else ""
+            )
             hint = f" (with {what}); write .mkv, or leave the audio out with --audio none" if what else ""
             raise SinkOpenError(f"{self.name}: the file cannot be begun: {_reason(error)}{hint}") from error
         self._offset = None if stream.info.live else 0
@@ -175,7 +179,7 @@ class FileSink:
                 f"{name} was removed, renamed or replaced while it was written, after {seconds:.1f} s of video"
             )
 
-    def wants_key(self) -> bool:
+    def wants_keyframe(self) -> bool:
         return False
 
     def complete(self) -> None:
@@ -187,8 +191,8 @@ class FileSink:
         return {}
 
     def close(self) -> None:
-        """Write what remains of the lane and the index. After a failed write the file is left as it is, playable as far
-        as it came. Raises SinkWriteError if the end cannot be written."""
+        """Write what remains of the passthrough and the index. After a failed write the file is left as it is, playable
+        as far as it came. Raises SinkWriteError if the end cannot be written."""
         container, disk, self._container, self._disk = self._container, self._disk, None, None
         if disk is None:
             return
@@ -406,7 +410,7 @@ def _muxer_options(kind: str, stream: EncodedStream) -> dict[str, str]:
             "movflags": "+hybrid_fragmented+delay_moov",
             "frag_duration": str(round(FRAGMENT_SECONDS * 1_000_000)),
             "video_track_timescale": str(ticks),
-            "movie_timescale": str(_movie_ticks(ticks, stream.lane)),
+            "movie_timescale": str(_movie_ticks(ticks, stream.passthrough)),
         }
     elif kind == "matroska":
         options["cluster_time_limit"] = str(round(FRAGMENT_SECONDS * 1000))
@@ -416,9 +420,9 @@ def _muxer_options(kind: str, stream: EncodedStream) -> dict[str, str]:
     return options
 
 
-def _movie_ticks(ticks: int, lane: Lane | None) -> int:
+def _movie_ticks(ticks: int, passthrough: Passthrough | None) -> int:
     """Ticks per second in which MP4 says where each track begins: all the tracks' own, if their multiple is usable."""
-    for track in lane.tracks if lane is not None else ():
+    for track in passthrough.tracks if passthrough is not None else ():
         common = math.lcm(ticks, getattr(track.template.codec_context, "sample_rate", None) or 1000)
         ticks = common if common < 1 << 31 else ticks
     return ticks
@@ -456,7 +460,7 @@ def _av_packet(packet: Packet, stream: VideoStream, offset: int) -> av.Packet[An
     muxed.time_base = packet.time_base
     muxed.pts, muxed.dts = packet.pts - offset, packet.dts - offset
     muxed.duration = packet.duration
-    muxed.is_keyframe = packet.key
+    muxed.is_keyframe = packet.is_keyframe
     muxed.stream = stream
     return muxed
 

@@ -21,7 +21,7 @@ SETTLED_SECONDS = 10.0  # a part that fails sooner than this is the same failure
 log = logging.getLogger("stream_sr")
 
 
-class LastingFile:
+class RestartingFile:
     """A `FileSink` for each part. See `media.PacketSink` and `media.EarlyOpen`.
 
     ``name`` may hold the time at which a part begins, as strftime writes it. Where the name is taken it gets a number:
@@ -38,14 +38,14 @@ class LastingFile:
 
     def __init__(self, name: str, options: SinkOptions, *, now: Callable[[], float] = time.monotonic) -> None:
         self.name = name
-        self.takes_lane = options.audio != "none"
+        self.takes_passthrough = options.audio != "none"
         self._options, self._now = options, now
         self._stream: EncodedStream | None = None
         self._file: FileSink | None = None
         self._failures = 0
         self._began = self._again = 0.0  # when this part has begun, and when the next may
         self._said = ""  # what is wrong
-        self._wish = self._asked = False  # for a key picture, to begin with
+        self._wish = self._asked = False  # for a keyframe, to begin with
 
     def check(self) -> None:
         """Refuse what can be seen before any work. Raises SinkOpenError."""
@@ -72,7 +72,7 @@ class LastingFile:
                 self._said = ""
                 log.info("recording again, into %s", self._file.name)
 
-    def wants_key(self) -> bool:
+    def wants_keyframe(self) -> bool:
         """See `media.PacketSink`."""
         wish, self._wish = self._wish, False
         return wish
@@ -93,13 +93,13 @@ class LastingFile:
             file.close()
 
     def _ready(self, stream: EncodedStream, packet: Packet) -> bool:
-        """Begin again with this packet, if it is time and the packet a key picture; whether that went well."""
-        if stream.lane is not None and self.takes_lane:
-            for _ in stream.lane.take():  # the sound of pictures that are not written
+        """Begin again with this packet, if it is time and the packet a keyframe; whether that went well."""
+        if stream.passthrough is not None and self.takes_passthrough:
+            for _ in stream.passthrough.take():  # the sound of pictures that are not written
                 pass
         if self._now() < self._again:
             return False
-        if not packet.key:
+        if not packet.is_keyframe:
             self._wish, self._asked = self._wish or not self._asked, True
             return False
         self._begin(stream)

@@ -16,7 +16,7 @@ from stream_sr.codec.h264 import split_annexb
 from stream_sr.errors import SinkOpenError, SinkWriteError
 from stream_sr.pipeline.interfaces import ORIENTATION_LOST, SinkOptions
 from stream_sr.pipeline.packets import EncodedStream, Packet
-from stream_sr.rtsp.audio_encoder import LaneSound, Sound
+from stream_sr.rtsp.audio_encoder import PassthroughAudio, Sound
 from stream_sr.rtsp.auth import Target, parse_target
 from stream_sr.rtsp.mount import wall_seconds
 from stream_sr.rtsp.publish_connection import Connection
@@ -41,7 +41,7 @@ class PublishSink:
 
     A server that does not answer, or takes no data, for ``stall_seconds`` is given up. When it refuses or is not there
     at first, `open` raises SinkOpenError. One that is lost later is tried again for ``options.reconnect`` seconds
-    (None: for ever): what is written meanwhile is dropped and counted, and it goes on with a key picture. Then, or at
+    (None: for ever): what is written meanwhile is dropped and counted, and it goes on with a keyframe. Then, or at
     once with 0, SinkWriteError is raised. `write` may take as long as a try does.
     """
 
@@ -49,14 +49,14 @@ class PublishSink:
 
     def __init__(self, url: str, options: SinkOptions, *, stall_seconds: float = 5.0) -> None:
         self.name = redact(url)
-        self.takes_lane = options.audio != "none"
+        self.takes_passthrough = options.audio != "none"
         self._audio_mode = options.audio
         self._url, self._patience = url, options.reconnect
         self._stall_seconds = stall_seconds
         self._stream: EncodedStream | None = None
         self._connection: Connection | None = None
         self._video, self._audio = Packetiser(), Packetiser(payload_type=97)
-        self._sound = LaneSound(self.name, None)
+        self._sound = PassthroughAudio(self.name, None)
         self._sent = [[0, 0], [0, 0]]  # packets and octets of each track
         self._next_report = 0.0
         self._lost_at: float | None = None
@@ -77,7 +77,7 @@ class PublishSink:
         if stream.info.orientation != Orientation.UPRIGHT:
             log.warning(ORIENTATION_LOST, self.name, "RTSP", stream.info.orientation)
         self._stream = stream
-        self._sound = LaneSound(self.name, stream.lane, self._audio_mode)
+        self._sound = PassthroughAudio(self.name, stream.passthrough, self._audio_mode)
         if self._sound.form is not None:
             self._audio.payload_type = self._sound.form.payload_type
         try:
@@ -100,7 +100,7 @@ class PublishSink:
         if self._connection is None and not self._try_again():
             self._dropped += 1
             return
-        if self._needs_key and not packet.key:
+        if self._needs_key and not packet.is_keyframe:
             self._wish = True
             self._dropped += 1
             return
@@ -114,7 +114,7 @@ class PublishSink:
         except OSError as error:
             self._lose(f"the server is gone: {error.strerror or error}", error)
 
-    def wants_key(self) -> bool:
+    def wants_keyframe(self) -> bool:
         """A server that was found again needs one to go on."""
         wish, self._wish = self._wish, False
         return wish

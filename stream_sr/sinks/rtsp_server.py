@@ -1,8 +1,8 @@
 """We serve the encoded picture ourselves, over RTSP (RFC 2326), to any number of players.
 
 A pure asyncio server: each access unit is cut into RTP packets once and written to every viewer at once, inside the
-RTSP connection (TCP interleaved, without Nagle) or as datagrams. A viewer begins with a key picture, which is asked for
-when it joins; one that does not read loses pictures up to the next key picture, and its neighbours lose nothing.
+RTSP connection (TCP interleaved, without Nagle) or as datagrams. A viewer begins with a keyframe, which is asked for
+when it joins; one that does not read loses pictures up to the next keyframe, and its neighbours lose nothing.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from stream_sr.errors import SinkOpenError, SinkWriteError
 from stream_sr.pipeline.interfaces import ORIENTATION_LOST, SinkOptions
 from stream_sr.pipeline.packets import EncodedStream, Packet
 from stream_sr.pipeline.threads import LoopThread
-from stream_sr.rtsp.audio_encoder import LaneSound
-from stream_sr.rtsp.mount import Door, Mount
+from stream_sr.rtsp.audio_encoder import PassthroughAudio
+from stream_sr.rtsp.mount import AccessPolicy, Mount
 from stream_sr.rtsp.server import Listener, listen
 from stream_sr.system.printable import redact
 from stream_sr.system.sockets import LOOPBACK, bind_refusal
@@ -45,14 +45,14 @@ class RtspServerSink:
         """Raises SinkOpenError for an address that is none; opens nothing."""
         self.host, self.port, self.path = _parse_url(url)
         self.name = f"rtsp://@{_bracketed(self.host)}:{self.port}/{self.path}"
-        self.takes_lane = options.audio != "none"
+        self.takes_passthrough = options.audio != "none"
         self._audio_mode = options.audio
-        self._door = Door(options.max_viewers, options.viewer_user, options.viewer_password)
+        self._door = AccessPolicy(options.max_viewers, options.viewer_user, options.viewer_password)
         self.dropped_packets = 0  # that the loop did not take in time
         self._listener: Listener | None = None
         self._loop: LoopThread | None = None
         self._server: Mount | None = None
-        self._sound = LaneSound("", None)
+        self._sound = PassthroughAudio("", None)
         self._wish = threading.Event()
         self._skipping = False
         self._closed = False
@@ -88,7 +88,7 @@ class RtspServerSink:
         assert self._listener is not None
         if stream.info.orientation != Orientation.UPRIGHT:
             log.warning(ORIENTATION_LOST, self.name, "RTSP", stream.info.orientation)
-        self._sound = LaneSound(self.name, stream.lane, self._audio_mode)
+        self._sound = PassthroughAudio(self.name, stream.passthrough, self._audio_mode)
         self._server = Mount(stream, self.path, self._wish, sound=self._sound.form, door=self._door)
         self._loop = self._listener.mount(self._server)
         log.info("serving %s%s", self.url, " to who knows the password" if self._door.user is not None else "")
@@ -98,7 +98,7 @@ class RtspServerSink:
         if self._server is None or self._loop is None or self._closed:
             raise SinkWriteError(f"{self.name} is not open")
         server = self._server
-        if server.pending >= PENDING_PACKETS or (self._skipping and not packet.key):
+        if server.pending >= PENDING_PACKETS or (self._skipping and not packet.is_keyframe):
             self._skipping = True
             self.dropped_packets += 1
             self._wish.set()
@@ -108,7 +108,7 @@ class RtspServerSink:
         sounds = self._sound.due((packet.pts + packet.duration) * Fraction(packet.time_base))
         self._loop.loop.call_soon_threadsafe(server.send, packet, sounds)
 
-    def wants_key(self) -> bool:
+    def wants_keyframe(self) -> bool:
         """See `media.PacketSink`."""
         if self._wish.is_set():
             self._wish.clear()

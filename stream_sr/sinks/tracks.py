@@ -1,4 +1,4 @@
-"""Audio and subtitles on their way from the source's lane into a file: copied, or converted where they must be."""
+"""Audio and subtitles on their way from the source into a file: copied, or converted where they must be."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from av.stream import Disposition
 from stream_sr.codec.aac import AacTranscoder, AdtsFilter, adts_config
 from stream_sr.codec.metadata import track_disposition, track_tags
 from stream_sr.codec.subtitles import TextConverter
-from stream_sr.pipeline.packets import Lane, Track
+from stream_sr.pipeline.packets import Passthrough, Track
 
 log = logging.getLogger("stream_sr")
 
-LANE_BYTES = 64 << 20  # audio and subtitles that may wait here for their frames; more waits in the lane
+PASSTHROUGH_BYTES = 64 << 20  # audio and subtitles that may wait here for their frames; more waits in the passthrough
 FFMPEG_ERRORS = (FFmpegError, OSError, ValueError)
 MARKS = ("is_keyframe", "is_corrupt")  # those that PyAV lets us set
 SUBTITLE_CODECS = {"mp4": "mov_text", "mov": "mov_text", "matroska": "subrip"}  # what text is converted to
@@ -73,7 +73,7 @@ class Tracks:
         self,
         name: str,
         container: Any,
-        lane: Lane,
+        passthrough: Passthrough,
         *,
         audio: str = "copy",
         live: bool = False,
@@ -83,13 +83,13 @@ class Tracks:
         be written any more: then errors are raised.
         """
         self._live, self._failed = live, failed
-        self._name, self._container, self._lane = name, container, lane
-        first = lane.first_packets()
+        self._name, self._container, self._lane = name, container, passthrough
+        first = passthrough.first_packets()
         self._outputs = [
             _output(name, container, track, audio, bytes(first.get(number, b"")))
-            for number, track in enumerate(lane.tracks)
+            for number, track in enumerate(passthrough.tracks)
         ]
-        self._waiting: list[deque[Any]] = [deque() for _ in lane.tracks]
+        self._waiting: list[deque[Any]] = [deque() for _ in passthrough.tracks]
         self._bytes = 0
         self._last_dts: dict[int, Fraction] = {}  # by the index of the stream
         self._refused = 0
@@ -124,14 +124,14 @@ class Tracks:
 
     def _fill(self) -> bool:
         taken = False
-        if self._bytes < LANE_BYTES:
+        if self._bytes < PASSTHROUGH_BYTES:
             for number, packet in self._lane.take():
                 taken = True
                 if self._outputs[number] is None or packet.size == 0:
                     continue
                 self._waiting[number].append(packet)
                 self._bytes += packet.size
-                if self._bytes >= LANE_BYTES:
+                if self._bytes >= PASSTHROUGH_BYTES:
                     break
         return taken
 
@@ -176,7 +176,7 @@ class Tracks:
         self._container.mux_one(own)
 
 
-class Passthrough:
+class TrackCopier:
     """Packets as they are."""
 
     damaged = 0
@@ -228,7 +228,7 @@ def _audio(name: str, container: Any, track: Track, audio: str, first: bytes) ->
 def _copied_audio(container: Any, track: Track, first: bytes) -> Output:
     stream = _add(container, track)
     if track.codec != "aac" or track.config or container.format.name == "mpegts":
-        return Output(stream, Passthrough())
+        return Output(stream, TrackCopier())
     # FFmpeg's muxers insert this filter too, but with ``delay_moov`` MP4's does not, and fails at the first fragment.
     config = adts_config(first)
     if config:  # else it comes with the first packet
@@ -239,7 +239,7 @@ def _copied_audio(container: Any, track: Track, first: bytes) -> Output:
 def _subtitle(container: Any, track: Track) -> Output:
     kind = container.format.name
     if holds(kind, track):
-        return Output(_add(container, track), Passthrough())
+        return Output(_add(container, track), TrackCopier())
     if kind not in SUBTITLE_CODECS:
         raise ValueError(f"{kind} has no text subtitles")
     codec = SUBTITLE_CODECS[kind]

@@ -104,7 +104,7 @@ class WindowSink:
             left = to_bgr(self._enlarged(frame), self._info.orientation, self._reformatters[0])
         right = to_bgr(frame, self._info.orientation, self._reformatters[1])
         answer = self._viewer.show(left, right, overlay(self._figures, self._said))
-        self._obey(answer.key)
+        self._handle_command(answer.key)
         return answer.visible and answer.key not in QUIT_KEYS
 
     def close(self) -> None:
@@ -118,7 +118,7 @@ class WindowSink:
             self._bicubic = form, Bicubic(frame, (frame.width, frame.height))
         return replace(frame, planes=self._bicubic[1](frame), slot=None, source=None)
 
-    def _obey(self, key: int) -> None:
+    def _handle_command(self, key: int) -> None:
         """Ask for what a key means; the answer is in the overlay."""
         controls = self._figures.get("controls")
         if self._controls is None or controls is None or key not in (*MODEL_KEYS, AUTO_KEY, RECORD_KEY):

@@ -113,13 +113,13 @@ class Window:
         key, shift = decode(code)
         if key >= 128:
             self._move_split(key, LARGE_STEP if shift else STEP)
-        elif not self._obey(chr(key) if key > 0 else ""):
+        elif not self._handle_command(chr(key) if key > 0 else ""):
             if key > 0:
                 self.keys.append(key)
             return
         self.refresh()
 
-    def _obey(self, letter: str) -> bool:
+    def _handle_command(self, letter: str) -> bool:
         """Do what a letter means here; False if it means nothing."""
         if letter == "h":
             self.help_on = not self.help_on

@@ -150,7 +150,7 @@ def open_source(
     return open_av(address, options, cancelled)
 
 
-def open_lasting_source(
+def open_reconnecting_source(
     address: str,
     options: SourceOptions = SourceOptions(),  # noqa: B008 - it is immutable
     *,

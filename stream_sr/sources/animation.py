@@ -13,12 +13,12 @@ import av
 import numpy as np
 from PIL import Image
 
-from stream_sr.codec.decode import PictureReader
+from stream_sr.codec.decode import FrameReader
 from stream_sr.codec.picture import expect
 from stream_sr.codec.still import webp_delays
 from stream_sr.errors import DecodeError, SourceOpenError
 from stream_sr.pipeline.interfaces import SourceOptions
-from stream_sr.pipeline.packets import Lane
+from stream_sr.pipeline.packets import Passthrough
 from stream_sr.video.frame import Frame, StreamInfo
 from stream_sr.video.frame_pool import FramePool
 
@@ -35,7 +35,7 @@ class AnimatedWebpSource:
     picture; the pictures before it are delivered.
     """
 
-    lane: Lane | None = None
+    passthrough: Passthrough | None = None
 
     def __init__(self, path: Path, options: SourceOptions | None = None) -> None:
         options = options or SourceOptions()
@@ -57,7 +57,7 @@ class AnimatedWebpSource:
         if not self._shown:
             self._image.close()
             raise SourceOpenError(f"{path} has no picture at or after the start, {float(start) / 1000:g} s")
-        self._reader = PictureReader()
+        self._reader = FrameReader()
         try:
             self._first: av.VideoFrame | None = self._picture(self._shown[0][0])
         except DecodeError as error:

@@ -20,7 +20,7 @@ from typing import Any
 import av
 from av.container import InputContainer
 
-from stream_sr.codec.decode import PictureReader, check_format
+from stream_sr.codec.decode import FrameReader, check_format
 from stream_sr.codec.decoder import detached
 from stream_sr.codec.deinterlace import Deinterlacer
 from stream_sr.codec.extent import is_truncated
@@ -38,7 +38,7 @@ from stream_sr.codec.still import ANIMATED_BRANDS, STILL_BRANDS
 from stream_sr.codec.video_decoder import Origin, VideoDecoder
 from stream_sr.errors import DecodeError, SourceError, SourceLost, SourceOpenError
 from stream_sr.pipeline.interfaces import SourceOptions
-from stream_sr.pipeline.packets import Lane, Track
+from stream_sr.pipeline.packets import Passthrough, Track
 from stream_sr.pipeline.stats import Counts
 from stream_sr.sources.clock import Timeline, begins_anywhere, may_jump
 from stream_sr.sources.demux import PacketReader, read_packets
@@ -82,7 +82,7 @@ class AvSource:
 
     A truncated file delivers what it holds and then raises DecodeError, so that the output is complete up to the
     break and the user hears of it. A live input that ends or falls silent raises SourceLost.
-    With ``options.start`` the file is decoded from the key picture before, earlier pictures are dropped, and the pts
+    With ``options.start`` the file is decoded from the keyframe before, earlier pictures are dropped, and the pts
     of all tracks count from that moment; without it they are exactly those of the file.
     Packets of a regular file are read by the thread that calls `frames`; those of a URL, a FIFO or a device come from a
     `PacketReader`, so that `stop` and `close` return at once while FFmpeg waits for data.
@@ -134,7 +134,7 @@ class AvSource:
         codec.thread_count = codec_threads()
         reopen = self._second_instance if self._regular and not codec.is_hwaccel else None
         self._decoder = VideoDecoder(stream, reopen, self._counts)
-        self._reader = PictureReader(codec=codec.name)
+        self._reader = FrameReader(codec=codec.name)
         self._base = stream.time_base or Fraction(1, 90_000)
         rate = stream.average_rate or stream.guessed_rate
         self._fps = Fraction(rate) if rate else None
@@ -142,7 +142,7 @@ class AvSource:
         passed = [s for s in self._container.streams if s.type in ("audio", "subtitle") and s.codec_context is not None]
         tracks = tuple(_track(i, s) for i, s in enumerate(passed))
         self._tracks = {s.index: i for i, s in enumerate(passed)}
-        self.lane: Lane | None = Lane(tracks) if tracks else None
+        self.passthrough: Passthrough | None = Passthrough(tracks) if tracks else None
         starts = [s.start_time * s.time_base for s in (stream, *passed) if s.start_time is not None and s.time_base]
         self._origin = min(starts, default=Fraction(0))
         first = (stream.start_time or 0) * (stream.time_base or Fraction(0))
@@ -173,7 +173,7 @@ class AvSource:
         return first
 
     def _seek(self, start: Fraction) -> bool:
-        """Go to the key picture before the start; whether it is certain that it lies there."""
+        """Go to the keyframe before the start; whether it is certain that it lies there."""
         target = math.floor((self._origin + start) / self._base)
         try:
             self._container.seek(target, stream=self._stream, backward=True)
@@ -421,8 +421,8 @@ class AvSource:
         return SourceLost(f"{self._name} was lost: {error.strerror}")
 
     def _pass_on(self, packet: Any) -> None:
-        """Put an audio or subtitle packet into the lane, unless it lies outside the wanted part."""
-        assert self.lane is not None
+        """Put an audio or subtitle packet into the passthrough, unless it lies outside the wanted part."""
+        assert self.passthrough is not None
         at = packet.pts if packet.pts is not None else packet.dts
         if at is not None:
             seconds = at * packet.time_base - self._origin
@@ -434,10 +434,10 @@ class AvSource:
         if shift:
             packet.pts = None if packet.pts is None else packet.pts - shift
             packet.dts = None if packet.dts is None else packet.dts - shift
-        if not self.lane.put(self._tracks[packet.stream_index], packet, packet.size):
+        if not self.passthrough.put(self._tracks[packet.stream_index], packet, packet.size):
             raise SourceError(
-                f"{self._name}: audio and subtitles ran more than {self.lane.limit_bytes >> 20} MiB ahead of the "
-                "pictures; leave them out with --audio none"
+                f"{self._name}: audio and subtitles ran more than {self.passthrough.limit_bytes >> 20} MiB ahead of "
+                "the pictures; leave them out with --audio none"
             )
 
     def _is_shown(self, packet: Any, late: Fraction) -> bool:

@@ -19,13 +19,13 @@ from av.container import InputContainer
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
-from stream_sr.codec.decode import PictureReader, check_format, color_of
+from stream_sr.codec.decode import FrameReader, check_format, color_of
 from stream_sr.codec.picture import orientation_of
 from stream_sr.codec.still import Content, content_of, derived_picture, stated_color
 from stream_sr.codec.upright import upright
 from stream_sr.errors import DecodeError, SourceOpenError
 from stream_sr.pipeline.interfaces import SourceOptions
-from stream_sr.pipeline.packets import Lane
+from stream_sr.pipeline.packets import Passthrough
 from stream_sr.system.limits import codec_threads
 from stream_sr.video.color import Range, Siting
 from stream_sr.video.frame import Frame, StreamInfo
@@ -56,7 +56,7 @@ class ImageSource:
     files in a folder, and pictures in tiles (HEIC of phones), are refused with DecodeError.
     """
 
-    lane: Lane | None = None
+    passthrough: Passthrough | None = None
 
     def __init__(self, path: Path, options: SourceOptions | None = None) -> None:
         options = options or SourceOptions()
@@ -70,7 +70,7 @@ class ImageSource:
             first, codec = _load(self._paths[0])
         except DecodeError as error:
             raise SourceOpenError(str(error)) from error
-        self._reader = PictureReader(codec=codec)
+        self._reader = FrameReader(codec=codec)
         self._reader.check(first)
         self.info = StreamInfo(
             width=first.width,

@@ -18,7 +18,7 @@ from typing import Any
 
 from stream_sr.errors import DecodeError, SourceError, SourceLost, SourceOpenError, SourceRefused
 from stream_sr.pipeline.interfaces import Source
-from stream_sr.pipeline.packets import Lane, Track
+from stream_sr.pipeline.packets import Passthrough, Track
 from stream_sr.pipeline.stats import Counts
 from stream_sr.pipeline.threads import Worker
 from stream_sr.sources.no_signal import NoSignalPicture
@@ -30,7 +30,7 @@ from stream_sr.video.timing import NS, Clock, MonotonicClock, rescale
 PERIOD_SECONDS = 0.2  # between `no signal` pictures: five a second keep every player's buffer alive
 GRACE_SECONDS = 0.5  # a shorter gap is only a gap
 STEP_SECONDS = Fraction(1, 1000)  # between two pictures at least: Matroska tells no shorter times apart
-LANE_BYTES = 4 << 20  # sound of a live stream that may wait for its pictures
+PASSTHROUGH_BYTES = 4 << 20  # sound of a live stream that may wait for its pictures
 
 log = logging.getLogger("stream_sr")
 
@@ -44,7 +44,7 @@ class Backoff:
 
     A camera that is back is met by the next try, after ``most_seconds`` at most, or where a try hangs on a host that
     was off, by its next SYN (the system repeats it after 1 and 2 s). So the picture is back within 3 s where the camera
-    answers and sends a key picture within the second that is left.
+    answers and sends a keyframe within the second that is left.
     """
 
     first_seconds: float = 0.1
@@ -72,7 +72,7 @@ class ReconnectingSource:
     after ``give_up_seconds`` without a signal the loss is raised (None: never).
 
     Frames count on, their pts grow strictly in ``info.time_base``: the time away is the time on the clock. The first
-    frame after a loss, `no signal` or not, says ``discontinuity``. Lane packets move along with the pictures; a track
+    frame after a loss, `no signal` or not, says ``discontinuity``. Passthrough packets move along; a track
     that comes back with another codec is left out.
     """
 
@@ -94,8 +94,10 @@ class ReconnectingSource:
         self._source: Source | None = connect(self._stopping if cancelled is None else cancelled)
         self._search: _Search | None = None
         self.info: StreamInfo = self._source.info
-        inner = self._source.lane
-        self.lane: Lane | None = Lane(inner.tracks, LANE_BYTES) if inner is not None else None
+        inner = self._source.passthrough
+        self.passthrough: Passthrough | None = (
+            Passthrough(inner.tracks, PASSTHROUGH_BYTES) if inner is not None else None
+        )
         self.prepare: Callable[[StreamInfo], None] | None = None
         self.signal = True  # whether there are pictures now; read anywhere
         self._counts = Counts()
@@ -226,19 +228,19 @@ class ReconnectingSource:
             last.release()
 
     def _pass_on(self, source: Source) -> None:
-        """Move what came beside the pictures into our lane, with our times."""
-        if source.lane is None:
+        """Move what came beside the pictures into our passthrough, with our times."""
+        if source.passthrough is None:
             return
-        for number, packet in source.lane.take():
-            ours = self._track_like(source.lane.tracks[number], number)
-            if self.lane is None or ours is None:
+        for number, packet in source.passthrough.take():
+            ours = self._track_like(source.passthrough.tracks[number], number)
+            if self.passthrough is None or ours is None:
                 continue
             self._timeline.shift(packet)
-            if not self.lane.put(ours, packet, packet.size):
+            if not self.passthrough.put(ours, packet, packet.size):
                 self._counts.add("dropped_audio")
 
     def _track_like(self, track: Track, number: int) -> int | None:
-        tracks = self.lane.tracks if self.lane is not None else ()
+        tracks = self.passthrough.tracks if self.passthrough is not None else ()
         alike = [index for index, one in enumerate(tracks) if one.form == track.form]
         return None if not alike else number if number in alike else alike[0]
 
@@ -393,7 +395,7 @@ class _Timeline:
         )
 
     def shift(self, packet: Any) -> None:
-        """Move a lane packet by as much as the pictures beside it."""
+        """Move a passthrough packet by as much as the pictures beside it."""
         if not self._offset:
             return
         by = round(self._offset / packet.time_base)

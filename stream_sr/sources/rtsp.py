@@ -21,10 +21,10 @@ from av.error import FFmpegError
 from av.video.codeccontext import VideoCodecContext
 
 from stream_sr.codec import h264
-from stream_sr.codec.decode import PictureReader, check_format, color_of
+from stream_sr.codec.decode import FrameReader, check_format, color_of
 from stream_sr.errors import DecodeError, SourceLost, SourceOpenError
 from stream_sr.pipeline.interfaces import SourceOptions
-from stream_sr.pipeline.packets import Lane
+from stream_sr.pipeline.packets import Passthrough
 from stream_sr.pipeline.threads import LoopThread
 from stream_sr.rtsp.audio_clock import Moment
 from stream_sr.rtsp.auth import Target, parse_target
@@ -40,7 +40,7 @@ __all__ = ["LowDelayUnsupported", "RtspSource", "open_rtsp"]
 
 TIME_BASE = Fraction(1, CLOCK)
 STALE_NS = NS // 2  # a picture older than this is not handed out while newer ones wait
-LAG_NS = 2 * NS  # a decoder further behind goes on with the next key picture
+LAG_NS = 2 * NS  # a decoder further behind goes on with the next keyframe
 CANCEL_SECONDS = 0.1  # between looks at whether opening is still wanted
 BARREN_IN_A_ROW = 50  # more than a decoder ever holds back
 
@@ -59,14 +59,14 @@ class RtspSource:
 
     ``captured_ns`` is when the last packet of the picture had arrived; pts counts 90 kHz from 0 at the first frame and
     grows strictly. The queue between the network and the decoder is bounded: what is not read in time is decoded
-    without being handed out (``late_frames``), or skipped up to the next key picture (``dropped_packets``).
+    without being handed out (``late_frames``), or skipped up to the next keyframe (``dropped_packets``).
 
     `frames` raises SourceLost when the server goes away or sends no picture for ``read_timeout`` seconds, and
     DecodeError for a stream of which nothing can be decoded or that changes its size.
     """
 
     info: StreamInfo
-    lane: Lane | None
+    passthrough: Passthrough | None
 
     def __init__(self, url: str, options: SourceOptions, cancelled: threading.Event | None = None) -> None:
         target = _target(url)
@@ -84,8 +84,8 @@ class RtspSource:
         except BaseException:
             self.close()
             raise
-        self.lane = self._client.audio.lane if self._client.audio is not None else None
-        self._reader = PictureReader(codec=self._codec)
+        self.passthrough = self._client.audio.passthrough if self._client.audio is not None else None
+        self._reader = FrameReader(codec=self._codec)
         self._reader.size = self.info.width, self.info.height
         self._units: dict[int, AccessUnit] = {}  # those that the decoder has, by timestamp
         self._corrupt = self._barren = self._skipped = self._late = self._number = 0
@@ -280,9 +280,9 @@ def _look(opened: Opened, name: str) -> StreamInfo:
         unit = opened.key
         pictures = [*decoder.decode(av.Packet(unit.data)), *decoder.decode(None)] if unit is not None else []
     except FFmpegError as error:
-        raise LowDelayUnsupported(f"a key picture of {codec} that cannot be decoded ({error.strerror})") from error
+        raise LowDelayUnsupported(f"a keyframe of {codec} that cannot be decoded ({error.strerror})") from error
     if not pictures:
-        raise LowDelayUnsupported(f"a key picture of {codec} that gives no picture")
+        raise LowDelayUnsupported(f"a keyframe of {codec} that gives no picture")
     picture = pictures[0]
     try:
         check_format(picture.format)

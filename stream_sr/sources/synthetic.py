@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from stream_sr.errors import ConfigError, SourceOpenError
 from stream_sr.pipeline.interfaces import SourceOptions
-from stream_sr.pipeline.packets import Lane
+from stream_sr.pipeline.packets import Passthrough
 from stream_sr.system.machine import pip_install
 from stream_sr.video import barcode
 from stream_sr.video.color import ColorInfo, Matrix, guess_unknown
@@ -74,7 +74,7 @@ class SyntheticSource:
     ``skipped`` and leave a gap in ``number`` and pts. Limited range, BT.601 or BT.709 by size, left-sited chroma.
     """
 
-    lane: Lane | None = None
+    passthrough: Passthrough | None = None
 
     def __init__(self, scene: Scene, options: SourceOptions | None = None, *, clock: Clock | None = None) -> None:
         options = options or SourceOptions()

@@ -15,11 +15,11 @@ from typing import Any
 
 import av
 
-from stream_sr.codec.decode import PictureReader
+from stream_sr.codec.decode import FrameReader
 from stream_sr.codec.picture import expect
 from stream_sr.errors import DecodeError, SourceLost, SourceOpenError
 from stream_sr.pipeline.interfaces import SourceOptions
-from stream_sr.pipeline.packets import Lane
+from stream_sr.pipeline.packets import Passthrough
 from stream_sr.pipeline.stats import Counts
 from stream_sr.video.frame import Frame, StreamInfo
 from stream_sr.video.frame_pool import FramePool
@@ -69,7 +69,7 @@ class CameraSource:
     sees `stop`; ``stopping`` may be set by another thread while this opens, which then fails after its native call.
     """
 
-    lane: Lane | None = None
+    passthrough: Passthrough | None = None
 
     def __init__(
         self,
@@ -83,7 +83,7 @@ class CameraSource:
         self._stopping = stopping or threading.Event()
         self._counts = Counts()
         self._clock = CameraClock()
-        self._reader = PictureReader()
+        self._reader = FrameReader()
         self._device = device_of(address)
         self.name = f"camera {address}"
         if open_capture is None:

@@ -15,11 +15,11 @@ import av
 import numpy as np
 
 from stream_sr.codec import y4m
-from stream_sr.codec.decode import PictureReader, color_of
+from stream_sr.codec.decode import FrameReader, color_of
 from stream_sr.codec.picture import picture_planes
 from stream_sr.errors import DecodeError, SourceOpenError
 from stream_sr.pipeline.interfaces import SourceOptions
-from stream_sr.pipeline.packets import Lane
+from stream_sr.pipeline.packets import Passthrough
 from stream_sr.video.frame import Frame, StreamInfo
 from stream_sr.video.frame_pool import FramePool, Slot
 from stream_sr.video.planes import Plane, Planes, chroma_shape, read_only
@@ -34,7 +34,7 @@ class Y4mSource:
     delivers the whole ones and then raises DecodeError.
     """
 
-    lane: Lane | None = None
+    passthrough: Passthrough | None = None
 
     def __init__(self, options: SourceOptions | None = None, *, descriptor: int | None = None) -> None:
         options = options or SourceOptions()
@@ -47,7 +47,7 @@ class Y4mSource:
             if not line:
                 raise DecodeError("nothing came on the standard input; pipe y4m into it")
             self._header = y4m.parse_header(line)
-            self._reader = PictureReader()
+            self._reader = FrameReader()
             color = self._header.color
             if self._header.pixels != "yuv420p":
                 color = color_of(self._picture(None))

@@ -191,8 +191,10 @@ def test_a_reload_does_not_wait_for_a_camera_that_takes_its_time_to_end(
 ) -> None:
     """Neither does a stop, and its successor waits for its ports and files."""
     may_end = threading.Event()
-    real = serve.Keeper.join
-    monkeypatch.setattr(serve.Keeper, "join", lambda self, timeout=None: may_end.wait(timeout) and real(self, timeout))
+    real = serve.CameraWorker.join
+    monkeypatch.setattr(
+        serve.CameraWorker, "join", lambda self, timeout=None: may_end.wait(timeout) and real(self, timeout)
+    )
     file = tmp_path / "c.toml"
     file.write_text(ONE.format(name="a"))
     cameras = Cameras()

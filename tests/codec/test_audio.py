@@ -127,7 +127,7 @@ def rtp(timestamp: int, number: int = 0) -> bytes:
 
 
 def times(track: AudioTrack) -> list[int]:
-    return [packet.pts for _, packet in track.lane.take()]
+    return [packet.pts for _, packet in track.passthrough.take()]
 
 
 def test_without_reports_sound_is_tied_by_its_arrival() -> None:

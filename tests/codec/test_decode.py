@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from media_files import test_picture, video_frame
 
-from stream_sr.codec.decode import PictureReader, check_format, color_of
+from stream_sr.codec.decode import FrameReader, check_format, color_of
 from stream_sr.errors import DecodeError
 from stream_sr.video.color import Matrix, Range, Siting
 from stream_sr.video.frame_pool import FramePool
@@ -54,7 +54,7 @@ def samples(frame: av.VideoFrame, index: int) -> Plane:
 
 @pytest.mark.parametrize("fmt", EIGHT_BITS)
 def test_every_8_bit_format_gives_420_planes_of_the_right_shape(fmt: str) -> None:
-    planes, slot = PictureReader().read(noise(fmt))
+    planes, slot = FrameReader().read(noise(fmt))
     assert slot is None
     assert [plane.shape for plane in planes] == [
         (HEIGHT, WIDTH),
@@ -67,14 +67,14 @@ def test_every_8_bit_format_gives_420_planes_of_the_right_shape(fmt: str) -> Non
 @pytest.mark.parametrize("fmt", ["yuv420p", "yuvj420p", "yuva420p"])
 def test_planar_420_is_copied_as_it_is(fmt: str) -> None:
     frame = noise(fmt)
-    planes, _ = PictureReader().read(frame)
+    planes, _ = FrameReader().read(frame)
     assert all(np.array_equal(plane, samples(frame, i)) for i, plane in enumerate(planes))
 
 
 @pytest.mark.parametrize(("fmt", "u_at"), [("nv12", 0), ("nv21", 1)])
 def test_semiplanar_is_taken_apart(fmt: str, u_at: int) -> None:
     frame = noise(fmt, width=64, height=48)
-    planes, _ = PictureReader().read(frame)
+    planes, _ = FrameReader().read(frame)
     pairs: Plane = np.frombuffer(frame.planes[1], np.uint8).reshape(24, -1)[:, :64]  # type: ignore[call-overload]
     assert np.array_equal(planes[1], pairs[:, u_at::2])
     assert np.array_equal(planes[2], pairs[:, 1 - u_at :: 2])
@@ -83,7 +83,7 @@ def test_semiplanar_is_taken_apart(fmt: str, u_at: int) -> None:
 @pytest.mark.parametrize("fmt", ["gray", "ya8"])
 def test_grey_keeps_its_values(fmt: str) -> None:
     frame = noise(fmt, width=64)
-    luma, u, v = PictureReader().read(frame)[0]
+    luma, u, v = FrameReader().read(frame)[0]
     step = 2 if fmt == "ya8" else 1
     rows: Plane = np.frombuffer(frame.planes[0], np.uint8)  # type: ignore[call-overload]
     assert np.array_equal(luma, rows.reshape(HEIGHT, -1)[:, : 64 * step : step])
@@ -97,7 +97,7 @@ def test_grey_keeps_its_values(fmt: str) -> None:
 def test_other_yuv_keeps_its_values_whatever_matrix_and_range(fmt: str, matrix: int, color_range: int) -> None:
     frame = flat(fmt, (250, 7, 240))
     frame.colorspace, frame.color_range = matrix, color_range
-    planes, _ = PictureReader().read(frame)
+    planes, _ = FrameReader().read(frame)
     assert [set(np.unique(plane).tolist()) for plane in planes] == [{250}, {7}, {240}]
     assert (color_of(frame).matrix, color_of(frame).range) == (matrix, color_range)
 
@@ -115,7 +115,7 @@ def test_rgb_becomes_limited_yuv_with_the_matrix_of_its_size(
         array = np.empty((size[1], size[0], 3), np.uint8)
         array[:] = rgb if fmt == "rgb24" else rgb[::-1]
         frame = av.VideoFrame.from_ndarray(array, fmt)
-        planes, _ = PictureReader().read(frame)
+        planes, _ = FrameReader().read(frame)
         r, g, b = (value / 255 for value in rgb)
         y = kr * r + (1 - kr - kb) * g + kb * b
         expected = (16 + 219 * y, 128 + 112 * (b - y) / (1 - kb), 128 + 112 * (r - y) / (1 - kr))
@@ -129,7 +129,7 @@ def test_chroma_of_rgb_is_centred_and_says_so() -> None:
     ramp = np.full((16, 64, 3), 128, np.uint8)
     ramp[..., 0] = np.arange(64) * 4
     frame = av.VideoFrame.from_ndarray(ramp, "rgb24")
-    v = PictureReader().read(frame)[0][2]
+    v = FrameReader().read(frame)[0][2]
     r = ramp[0, :, 0] / 255
     full = 128 + 112 * (r - (0.299 * r + 0.701 * 128 / 255)) / 0.701
     centred = (full[0::2] + full[1::2]) / 2
@@ -150,7 +150,7 @@ def test_chroma_of_rgb_is_centred_and_says_so() -> None:
     ],
 )
 def test_siting(fmt: str, codec: str, siting: Siting) -> None:
-    assert PictureReader(codec=codec).color(noise(fmt)).siting == siting
+    assert FrameReader(codec=codec).color(noise(fmt)).siting == siting
 
 
 def test_color_says_what_the_frame_says_and_unknown_stays_unknown() -> None:
@@ -183,7 +183,7 @@ def test_device_memory_is_refused() -> None:
 def test_a_leased_slot_is_filled_and_held_once() -> None:
     pool = FramePool(WIDTH, HEIGHT, 1, poison=True)
     frame = video_frame(test_picture(0, WIDTH, HEIGHT))
-    planes, slot = PictureReader().read(frame, pool)
+    planes, slot = FrameReader().read(frame, pool)
     assert slot is not None
     assert pool.held == 1
     assert all(np.shares_memory(plane, slot.buffer) for plane in planes)
@@ -194,14 +194,14 @@ def test_a_leased_slot_is_filled_and_held_once() -> None:
 
 def test_planes_do_not_follow_the_picture() -> None:
     frame = flat("yuv420p", (10, 20, 30))
-    planes, _ = PictureReader().read(frame)
+    planes, _ = FrameReader().read(frame)
     frame.planes[0].update(bytes([99]) * frame.planes[0].buffer_size)
     assert planes[0][0, 0] == 10
 
 
 def test_a_failure_gives_the_slot_back(monkeypatch: pytest.MonkeyPatch) -> None:
     pool = FramePool(WIDTH, HEIGHT, 1)
-    reader = PictureReader()
+    reader = FrameReader()
     monkeypatch.setattr(reader, "_fill", lambda planes, picture: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         reader.read(noise("yuv420p"), pool)
@@ -209,7 +209,7 @@ def test_a_failure_gives_the_slot_back(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_another_size_names_both() -> None:
-    reader = PictureReader()
+    reader = FrameReader()
     reader.read(noise("yuv420p", width=64, height=48))
     with pytest.raises(DecodeError, match=r"from 64x48 to 32x48"):
         reader.read(noise("yuv420p", width=32, height=48))
@@ -217,4 +217,4 @@ def test_another_size_names_both() -> None:
 
 def test_a_pool_of_another_size_is_refused() -> None:
     with pytest.raises(DecodeError, match="pool holds 32x32"):
-        PictureReader().read(noise("yuv420p"), FramePool(32, 32, 1))
+        FrameReader().read(noise("yuv420p"), FramePool(32, 32, 1))

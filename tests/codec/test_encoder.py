@@ -1,4 +1,4 @@
-"""The encoder: times, key pictures, colours and pixels of its packets."""
+"""The encoder: times, keyframes, colours and pixels of its packets."""
 
 import logging
 from collections.abc import Iterator, Sequence
@@ -98,19 +98,19 @@ def test_key_packets_are_idr_pictures_with_their_parameter_sets(live: bool) -> N
     assert [nal_type(nal) for nal in split_annexb(sets)] == [7, 8]
     packets = []
     for frame in frames(INFO, range(0, 25 * 3000, 3000)):
-        packets += encoder.encode(frame, key=frame.number == 8)
+        packets += encoder.encode(frame, keyframe=frame.number == 8)
     packets += encoder.flush()
     encoder.close()
-    keys = [packet.number // 2 for packet in packets if packet.key]
+    keys = [packet.number // 2 for packet in packets if packet.is_keyframe]
     assert keys[:2] == [0, 4]
     assert keys == [0, 4, 14, 24] or not live  # a file's look-ahead may put one earlier
     assert max(b - a for a, b in pairwise(keys)) <= 10
     for packet in packets:
         kinds = [nal_type(nal) for nal in split_annexb(packet.data)]
-        assert packet.data.startswith(sets) == packet.key
-        assert (5 in kinds) == packet.key
+        assert packet.data.startswith(sets) == packet.is_keyframe
+        assert (5 in kinds) == packet.is_keyframe
         assert 9 not in kinds
-    # Every key picture can be decoded without what came before.
+    # Every keyframe can be decoded without what came before.
     start = next(i for i, packet in enumerate(packets) if packet.number == 2 * keys[2])
     assert len(decode(packets[start:])) == sum(packet.pts >= packets[start].pts for packet in packets)
 

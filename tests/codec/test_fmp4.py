@@ -28,8 +28,10 @@ def stream_of(count: int) -> tuple[EncodedStream, list[bytes]]:
     parts = [fmp4.init_segment(encoder.stream)]
     for number in range(count):
         frame = Frame(read_only(test_picture(number, 64, 48)), pts=5000 + 3600 * number, time_base=BASE, duration=3600)
-        for packet in encoder.encode(frame, key=number == 3):
-            parts.append(fmp4.fragment(packet.data, sequence=number, time=packet.pts, duration=3600, key=packet.key))
+        for packet in encoder.encode(frame, keyframe=number == 3):
+            parts.append(
+                fmp4.fragment(packet.data, sequence=number, time=packet.pts, duration=3600, key=packet.is_keyframe)
+            )
     return encoder.stream, parts
 
 
@@ -49,7 +51,7 @@ def test_every_picture_is_read_back_at_its_time_with_its_colours() -> None:
     assert fmp4.mime_type(stream).startswith('video/mp4; codecs="avc1.')
 
 
-def test_a_viewer_may_begin_at_any_key_picture() -> None:
+def test_a_viewer_may_begin_at_any_keyframe() -> None:
     _, parts = stream_of(6)
     with av.open(io.BytesIO(parts[0] + b"".join(parts[4:])), "r") as container:
         assert len(list(container.decode(video=0))) == 3

@@ -120,7 +120,7 @@ def test_what_rtsp_does_not_carry_is_refused() -> None:
         sink.close()
 
 
-def test_parameter_sets_stand_before_every_key_picture_that_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parameter_sets_stand_before_every_keyframe_that_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
     """As NVENC gives them with a global header: in the extradata alone, where no viewer of RTSP would see them."""
     make = encoder._context
 
@@ -133,9 +133,11 @@ def test_parameter_sets_stand_before_every_key_picture_that_has_none(monkeypatch
     coder = Encoder(INFO, EncoderOptions(encoder="libx264"), live=True)
     planes = read_only(empty_planes(INFO.width, INFO.height))
     frames = [Frame(planes, pts=40 * number, time_base=INFO.time_base, number=number) for number in range(3)]
-    packets = [packet for frame in frames for packet in coder.encode(frame, key=frame.number == 2)]
+    packets = [packet for frame in frames for packet in coder.encode(frame, keyframe=frame.number == 2)]
     coder.close()
-    assert [packet.key for packet in packets] == [True, False, True]
+    assert [packet.is_keyframe for packet in packets] == [True, False, True]
     for packet in packets:
         kinds = [nal[0] & 31 for nal in split_annexb(packet.data)]
-        assert [kind for kind in kinds if kind != 6] == ([7, 8, 5] if packet.key else [1])  # 6: x264's text on itself
+        assert [kind for kind in kinds if kind != 6] == (
+            [7, 8, 5] if packet.is_keyframe else [1]
+        )  # 6: x264's text on itself

@@ -180,14 +180,14 @@ def test_a_picture_that_stands_still_becomes_better() -> None:
     clock = Clock()
     engine, engines = governed_tags(clock, Stats())
     for one in engines:
-        one.spec = replace(one.spec, steady=True)
-    assert engine.spec.steady
+        one.spec = replace(one.spec, is_deterministic=True)
+    assert engine.spec.is_deterministic
     feed(engine, clock, range(10), 40)
     assert engine.spec.model == "m1"
-    assert not engine.spec.steady
+    assert not engine.spec.is_deterministic
     feed(engine, clock, range(10, 400), 6)
     assert engine.spec.model == "m2"
-    assert engine.spec.steady
+    assert engine.spec.is_deterministic
     engine.close()
 
 

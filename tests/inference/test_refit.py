@@ -128,13 +128,17 @@ def test_a_repeated_picture_says_the_colours_and_shape_of_the_run() -> None:
 def test_what_computes_now_says_whether_a_picture_may_be_repeated() -> None:
     def make(info: StreamInfo) -> Engine:
         engine = bicubic(info)
-        engine.spec = replace(engine.spec, steady=False, model="other")  # type: ignore[misc]
+        engine.spec = replace(engine.spec, is_deterministic=False, model="other")  # type: ignore[misc]
         return engine
 
     engine = RefitEngine(bicubic(FIRST), FIRST, make)
     other = replace(FIRST, width=48)
     engine.prepare(other)
-    for info, steady, model in ((FIRST, True, "bicubic"), (other, False, "other"), (FIRST, True, "bicubic")):
+    for info, is_deterministic, model in ((FIRST, True, "bicubic"), (other, False, "other"), (FIRST, True, "bicubic")):
         engine.submit(frame_of(info, (90, 100, 150))).wait()
-        assert (engine.spec.steady, engine.spec.model, engine.spec.output_size) == (steady, model, (128, 96))
+        assert (engine.spec.is_deterministic, engine.spec.model, engine.spec.output_size) == (
+            is_deterministic,
+            model,
+            (128, 96),
+        )
     engine.close()

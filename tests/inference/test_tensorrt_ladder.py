@@ -30,7 +30,7 @@ from stream_sr.inference.backends.tensorrt import engine as tensorrt
 from stream_sr.inference.backends.tensorrt import ladder
 from stream_sr.inference.backends.tensorrt.frames import FLOW, Picture, tensors
 from stream_sr.inference.backends.tensorrt.graph import DECONVOLUTION, HEADS, LOWERED, frame_graph
-from stream_sr.inference.backends.tensorrt.ladder import Wish, is_ready, open_checked, picture_of
+from stream_sr.inference.backends.tensorrt.ladder import BuildRequest, is_ready, open_checked, picture_of
 from stream_sr.inference.model import PREVIOUS, ModelSpec
 from stream_sr.inference.verify import WrongResult, check
 from stream_sr.pipeline.engine import EngineOptions
@@ -142,11 +142,13 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> ModelSpec:
     return small_model(tmp_path_factory.mktemp("plain"), PLAIN, 2)
 
 
-def wish(model: ModelSpec, precision: str = "auto", **options: Any) -> Wish:
-    return Wish(model, picture_of(model, INFO), EngineOptions(backend="tensorrt", precision=precision, **options))
+def wish(model: ModelSpec, precision: str = "auto", **options: Any) -> BuildRequest:
+    return BuildRequest(
+        model, picture_of(model, INFO), EngineOptions(backend="tensorrt", precision=precision, **options)
+    )
 
 
-def opened(asked: Wish) -> OverlappedEngine:
+def opened(asked: BuildRequest) -> OverlappedEngine:
     engine = open_checked(asked)
     engine.close()
     return engine

@@ -1,10 +1,10 @@
-"""The contracts' own logic: the lane and its branches, and what is printed of an address."""
+"""The contracts' own logic: the passthrough and its branches, and what is printed of an address."""
 
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from stream_sr.pipeline.packets import Lane
+from stream_sr.pipeline.packets import Passthrough
 from stream_sr.system.printable import redact
 
 SECRETS = st.text(st.characters(codec="ascii", categories=["L", "N", "P", "S"], exclude_characters="%"), min_size=4)
@@ -12,17 +12,17 @@ SECRETS = st.text(st.characters(codec="ascii", categories=["L", "N", "P", "S"], 
 
 def test_a_branch_has_what_came_before_it_and_after() -> None:
     """A source reads ahead when it is opened, before the sinks are."""
-    lane = Lane((), limit_bytes=10)
-    assert lane.put(0, "one", 4)
-    branch = lane.branch()
-    assert lane.put(1, "two", 4)
-    assert list(lane.take()) == [(0, "one"), (1, "two")]
+    passthrough = Passthrough((), limit_bytes=10)
+    assert passthrough.put(0, "one", 4)
+    branch = passthrough.branch()
+    assert passthrough.put(1, "two", 4)
+    assert list(passthrough.take()) == [(0, "one"), (1, "two")]
     assert branch.bytes_held == 8
-    assert not lane.put(0, "three", 4)  # the branch is full, and the lane says so though it is not
+    assert not passthrough.put(0, "three", 4)  # the branch is full, and the passthrough says so though it is not
     assert list(branch.take()) == [(0, "one"), (1, "two")]
-    lane.shut()
-    assert lane.put(0, "four", 4)
-    assert list(lane.take()) == []
+    passthrough.shut()
+    assert passthrough.put(0, "four", 4)
+    assert list(passthrough.take()) == []
     assert list(branch.take()) == [(0, "four")]
 
 

@@ -10,7 +10,7 @@ import pytest
 from doubles import ByteEncoder, CountingSource, DoublingEngine, ListSink, PacketList, picture
 
 from stream_sr.errors import EngineRunError, PipelineStalled, SinkWriteError, SourceLost
-from stream_sr.pipeline.packets import Lane, Track
+from stream_sr.pipeline.packets import Passthrough, Track
 from stream_sr.pipeline.pipeline import Pipeline, Plan, run_sequential
 from stream_sr.pipeline.stats import Stats
 from stream_sr.video.color import Matrix
@@ -87,16 +87,18 @@ def test_lanes_go_to_those_who_take_them() -> None:
     track = Track(0, "audio", "aac", None)
     for takers in ([True, False, True], [False, False], []):
         source = CountingSource(5)
-        source.lane = Lane((track,))
+        source.passthrough = Passthrough((track,))
         sinks = [PacketList(f"sink {n}") for n in range(len(takers))]
         for sink, takes in zip(sinks, takers, strict=True):
-            sink.takes_lane = takes
+            sink.takes_passthrough = takes
         Pipeline(Plan(source, DoublingEngine(), [*sinks, ListSink()], make_encoder=ByteEncoder)).run()
-        source.lane.put(0, "packet", 10)
-        lanes = [sink.stream.lane for sink in sinks if sink.stream is not None]
-        assert [lane is not None for lane in lanes] == takers
-        assert [list(lane.take()) for lane in lanes if lane is not None] == [[(0, "packet")]] * sum(takers)
-        assert source.lane.bytes_held == 0
+        source.passthrough.put(0, "packet", 10)
+        lanes = [sink.stream.passthrough for sink in sinks if sink.stream is not None]
+        assert [passthrough is not None for passthrough in lanes] == takers
+        assert [list(passthrough.take()) for passthrough in lanes if passthrough is not None] == [
+            [(0, "packet")]
+        ] * sum(takers)
+        assert source.passthrough.bytes_held == 0
 
 
 def test_frames_carry_the_colour_guessed_from_the_inputs_size() -> None:
@@ -139,7 +141,7 @@ def test_encoded_once_for_all_packet_sinks() -> None:
     stats = Pipeline(plan).run().summary()
     assert len(encoders) == 1
     assert first.seen == second.seen == expected(20)
-    assert encoders[0].keys == [0, 3, 5, 10]  # a wish of either sink makes one key picture for both
+    assert encoders[0].keys == [0, 3, 5, 10]  # a wish of either sink makes one keyframe for both
     assert stats["frames_out"] == 20
 
 

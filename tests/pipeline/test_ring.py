@@ -78,7 +78,7 @@ def test_skip_to_key_never_hands_out_a_packet_whose_predecessors_are_missing(cap
     assert ring.dropped == len(lost)
 
 
-def test_skip_to_key_goes_on_with_the_key_picture_that_found_the_ring_full() -> None:
+def test_skip_to_key_goes_on_with_the_keyframe_that_found_the_ring_full() -> None:
     lost: list[str] = []
     ring: RingBuffer[str] = RingBuffer(2, Full.SKIP_TO_KEY, discard=lost.append, is_key=str.isupper)
     for packet in ("A", "b", "C", "d"):

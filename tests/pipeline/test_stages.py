@@ -102,7 +102,7 @@ def standing(pool: FramePool | None = None) -> Iterator[Frame]:
 def test_a_picture_that_stands_still_is_computed_once(depth: int, pairs: bool) -> None:
     inputs = FramePool(WIDTH, HEIGHT, 2 * depth + 3, poison=True)
     outputs = FramePool(32, 16, depth + 2, poison=True)
-    engine, stats, seen = DoublingEngine(depth=depth, steady=True), Stats(), []
+    engine, stats, seen = DoublingEngine(depth=depth, is_deterministic=True), Stats(), []
     stage = upscale(
         standing(inputs),
         engine,
@@ -132,14 +132,14 @@ def test_a_picture_that_stands_still_is_computed_once(depth: int, pairs: bool) -
 
 
 def test_a_network_that_remembers_sees_every_picture() -> None:
-    engine = DoublingEngine(steady=False)
+    engine = DoublingEngine(is_deterministic=False)
     for result in upscale(standing(FramePool(WIDTH, HEIGHT, 3)), engine, clock=ManualClock(), stats=Stats()):
         result.release()
     assert engine.computed == list(range(len(STILL)))
 
 
 def test_an_engine_that_is_about_to_be_replaced_computes() -> None:
-    first, second = DoublingEngine(steady=True), DoublingEngine(steady=True)
+    first, second = DoublingEngine(is_deterministic=True), DoublingEngine(is_deterministic=True)
     engine = SwapEngine(first)
     for result in upscale(standing(FramePool(WIDTH, HEIGHT, 3)), engine, clock=ManualClock(), stats=Stats()):
         if result.number == 1:
@@ -159,7 +159,7 @@ def test_a_repeated_picture_gives_memory_back_when_something_fails(depth: int) -
 
     stage = upscale(
         standing(inputs),
-        DoublingEngine(depth=depth, steady=True),
+        DoublingEngine(depth=depth, is_deterministic=True),
         clock=ManualClock(),
         stats=Stats(),
         lease=outputs.lease,

@@ -1,4 +1,4 @@
-"""Two packets lost in a hundred, in a proxy: the picture goes on with the next key picture, and is never frozen.
+"""Two packets lost in a hundred, in a proxy: the picture goes on with the next keyframe, and is never frozen.
 
 Once with our reader behind the loss, once with our server before it and FFmpeg's reader behind.
 """
@@ -14,13 +14,13 @@ import peers
 import pytest
 from lossy import LossyProxy
 
-from stream_sr.codec.decode import PictureReader
+from stream_sr.codec.decode import FrameReader
 from stream_sr.pipeline.interfaces import SourceOptions
 from stream_sr.sources import open_source
 from stream_sr.video import barcode
 
 GOP = 15
-MOST_GOPS = 6  # without a picture: that key pictures of so many in a row are hit does not happen
+MOST_GOPS = 6  # without a picture: that keyframes of so many in a row are hit does not happen
 
 
 @pytest.fixture(scope="module")
@@ -56,12 +56,12 @@ def test_our_reader(camera: int) -> None:
 
 
 def test_our_server_before_a_foreign_reader(camera: int) -> None:
-    """FFmpeg's reader shows what it mends, so here only readable clocks count; key pictures bring them back."""
+    """FFmpeg's reader shows what it mends, so here only readable clocks count; keyframes bring them back."""
     with closing(LossyProxy(camera, share=0.02)) as proxy:
         options = {"rtsp_transport": "udp", "analyzeduration": "0", "probesize": "32"}
         with av.open(f"rtsp://127.0.0.1:{proxy.port}/cam", options=options, timeout=20) as container:
             container.streams.video[0].thread_type = "SLICE"
-            reader, sequences = PictureReader(), []
+            reader, sequences = FrameReader(), []
             for picture in islice(container.decode(video=0), 120):
                 clock = barcode.read(reader.read(picture)[0][0])
                 if clock is not None:

@@ -55,16 +55,16 @@ def test_cameras_of_gstreamer(gst: str, transport: str, mount: str, codec: str, 
     with closing(open_source(f"{gst}/{mount}", options)) as source:
         assert isinstance(source, RtspSource)
         assert (source.info.width, source.info.height, source.info.codec) == (320, 180, codec)
-        assert source.lane is not None
-        assert source.lane.tracks[0].form[1:4] == sound
+        assert source.passthrough is not None
+        assert source.passthrough.tracks[0].form[1:4] == sound
         frames = list(source.frames())
-        packets = [packet for _, packet in source.lane.take()]
+        packets = [packet for _, packet in source.passthrough.take()]
         assert source.counters()["lost_packets"] == 0
     assert len(frames) >= 20
     assert all(a.pts < b.pts for a, b in pairwise(frames))
     assert all(a.pts < b.pts for a, b in pairwise(packets))
     decoder: Any = av.CodecContext.create(sound[0], "r")
-    decoder.extradata = source.lane.tracks[0].config or None
+    decoder.extradata = source.passthrough.tracks[0].config or None
     decoder.sample_rate, decoder.layout = sound[1], "stereo" if sound[2] == 2 else "mono"
     assert sum(len(decoder.decode(av.Packet(bytes(packet)))) for packet in packets) >= len(packets) - 2
     assert abs(float(packets[-1].pts * packets[-1].time_base) - frames[-1].seconds) < 0.5
@@ -166,7 +166,7 @@ def test_viewed_by_aiortsp(served: str, scheme: str) -> None:
 @pytest.mark.parametrize("transport", ["tcp", "udp"])
 def test_viewed_by_ourselves(served: str, transport: str) -> None:
     with closing(open_source(served, SourceOptions(rtsp_transport=transport, duration=0.5))) as source:
-        assert source.lane is not None
+        assert source.passthrough is not None
         assert len(list(source.frames())) >= 8
 
 

@@ -19,7 +19,7 @@ CODECS = [pytest.param(H264, "libx264", id="h264"), pytest.param(HEVC, "libx265"
 
 
 def encode(encoder: str, count: int) -> list[bytes]:
-    """Access units of a moving texture; key pictures every eight."""
+    """Access units of a moving texture; keyframes every eight."""
     context: Any = VideoCodecContext.create(encoder, "w")
     context.width, context.height, context.pix_fmt = 192, 108, "yuv420p"
     context.time_base = context.framerate = 30

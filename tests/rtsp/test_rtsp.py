@@ -20,7 +20,7 @@ from stream_sr.codec import h264
 from stream_sr.codec.audio_format import AudioFormat, make_track
 from stream_sr.errors import DecodeError, SinkOpenError, SinkWriteError, SourceLost, SourceOpenError, SourceRefused
 from stream_sr.pipeline.interfaces import SinkOptions, SourceOptions
-from stream_sr.pipeline.packets import EncodedStream, Lane, Packet
+from stream_sr.pipeline.packets import EncodedStream, Packet, Passthrough
 from stream_sr.pipeline.threads import Worker
 from stream_sr.rtsp import client, mount, rtp, session
 from stream_sr.rtsp.sdp import build_sdp
@@ -98,12 +98,12 @@ def serving(
     *,
     extradata: bytes | None = None,
     fps: int | None = 30,
-    lane: Lane | None = None,
+    passthrough: Passthrough | None = None,
     **options: Any,
 ) -> Iterator[RtspServerSink]:
     info = StreamInfo(WIDTH, HEIGHT, BASE, fps=Fraction(fps) if fps else None, live=True)
     with closing(RtspServerSink("rtsp://@:0/live/cam", SinkOptions(**options))) as sink:
-        sink.open(EncodedStream("h264", sets_of(packets) if extradata is None else extradata, info, lane))
+        sink.open(EncodedStream("h264", sets_of(packets) if extradata is None else extradata, info, passthrough))
         yield sink
 
 
@@ -166,11 +166,11 @@ def test_frames_come_while_the_stream_runs(packets: list[Packet]) -> None:
 def test_a_viewer_begins_with_a_key_that_it_asks_for(packets: list[Packet]) -> None:
     frames: list[Frame] = []
     with serving(packets) as sink:
-        assert not sink.wants_key()
+        assert not sink.wants_keyframe()
         send(sink, packets[:3])
         with closing(open_rtsp(sink.url, OPTIONS)) as source:
-            assert sink.wants_key()
-            assert not sink.wants_key()
+            assert sink.wants_keyframe()
+            assert not sink.wants_keyframe()
             assert sink.viewers == 1
             reading = source.frames()
             send(sink, packets[3:])
@@ -216,7 +216,7 @@ def test_a_stalled_viewer_harms_only_itself(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_without_parameter_sets_in_the_description(packets: list[Packet]) -> None:
-    """The description waits for the first key picture."""
+    """The description waits for the first keyframe."""
     frames: list[Frame] = []
     with serving(packets, extradata=b"") as sink:
         opened: list[rtsp.RtspSource] = []
@@ -594,7 +594,7 @@ def test_pictures_that_do_not_decode_are_an_error_in_the_end(packets: list[Packe
         assert source.counters()["corrupt_packets"] >= rtsp.BARREN_IN_A_ROW
 
 
-def test_a_stream_without_a_key_picture(packets: list[Packet], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stream_without_a_keyframe(packets: list[Packet], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "KEY_SECONDS", 0.0)
 
     def then(connection: socket.socket, packetiser: rtp.Packetiser) -> None:
@@ -605,7 +605,7 @@ def test_a_stream_without_a_key_picture(packets: list[Packet], monkeypatch: pyte
     with (
         scripted(playing(packets, then)) as url,
         closing(open_rtsp(url, OPTIONS)) as source,
-        pytest.raises(DecodeError, match="no key picture"),
+        pytest.raises(DecodeError, match="no keyframe"),
     ):
         list(source.frames())
 
@@ -730,7 +730,7 @@ def test_a_caller_that_is_faster_than_the_loop_loses_up_to_a_key(
         assert held.wait(5)
         send(sink, packets[:5])  # returns though the loop is stuck
         assert sink.dropped_packets == 3
-        assert sink.wants_key()
+        assert sink.wants_keyframe()
         hold.set()
 
 
@@ -740,23 +740,23 @@ def test_a_caller_that_is_faster_than_the_loop_loses_up_to_a_key(
 SOUND = AudioFormat("aac", 48000, 2, 97, b"\x11\x90")
 
 
-def sounding(count: int) -> Lane:
-    """A lane with a frame of sound every 1024 samples, each of its own size."""
-    lane = Lane((make_track(SOUND),))
+def sounding(count: int) -> Passthrough:
+    """A passthrough with a frame of sound every 1024 samples, each of its own size."""
+    passthrough = Passthrough((make_track(SOUND),))
     for number in range(count):
         packet: Any = av.Packet(bytes([number % 250]) * (50 + 30 * number))
         packet.pts = packet.dts = 1024 * number
         packet.time_base = Fraction(1, 48000)
-        lane.put(0, packet, packet.size)
-    return lane
+        passthrough.put(0, packet, packet.size)
+    return passthrough
 
 
 @pytest.mark.parametrize("transport", ["tcp", "udp"])
 def test_sound_arrives_with_the_pictures(packets: list[Packet], transport: str) -> None:
     options = SourceOptions(read_timeout=5.0, rtsp_transport=transport)
-    with serving(packets, lane=sounding(60)) as sink, closing(open_rtsp(sink.url, options)) as source:
-        assert source.lane is not None
-        assert source.lane.tracks[0].form == make_track(SOUND).form
+    with serving(packets, passthrough=sounding(60)) as sink, closing(open_rtsp(sink.url, options)) as source:
+        assert source.passthrough is not None
+        assert source.passthrough.tracks[0].form == make_track(SOUND).form
         reading, frames = source.frames(), []
         for packet in packets:
             sink.write(packet)
@@ -764,7 +764,7 @@ def test_sound_arrives_with_the_pictures(packets: list[Packet], transport: str) 
                 frames.append(next(reading))
         sink.close()
         until_lost(reading, frames)
-        found = [(packet.pts, bytes(packet)) for _, packet in source.lane.take()]
+        found = [(packet.pts, bytes(packet)) for _, packet in source.passthrough.take()]
     assert [frame.pts for frame in frames] == [3000 * index for index in range(COUNT)]
     assert 30 <= len(found) <= 38  # 24 pictures are 0.8 s: 37.5 frames of sound, less those before the first picture
     numbers = [data[0] for _, data in found]
@@ -775,7 +775,7 @@ def test_sound_arrives_with_the_pictures(packets: list[Packet], transport: str) 
 
 def test_without_sound_if_it_is_not_wanted(packets: list[Packet]) -> None:
     with closing(RtspServerSink("rtsp://@:0/x", SinkOptions(audio="none"))) as sink:
-        assert not sink.takes_lane
+        assert not sink.takes_passthrough
 
 
 def test_pictures_over_udp(packets: list[Packet]) -> None:

@@ -20,7 +20,7 @@ from stream_sr.codec.encoder import Encoder
 from stream_sr.errors import OutputRemoved, SinkOpenError, SinkWriteError
 from stream_sr.pipeline.interfaces import EncoderOptions, SinkOptions
 from stream_sr.sinks.file import LOOK_SECONDS
-from stream_sr.sinks.restarting import AGAIN_SECONDS, FOLDER_SECONDS, SETTLED_SECONDS, LastingFile
+from stream_sr.sinks.restarting import AGAIN_SECONDS, FOLDER_SECONDS, SETTLED_SECONDS, RestartingFile
 from stream_sr.video.frame import Frame, StreamInfo
 from stream_sr.video.planes import read_only
 
@@ -28,12 +28,12 @@ INFO = StreamInfo(64, 48, Fraction(1, 25), Fraction(25), live=True)
 
 
 class Recording:
-    """A `LastingFile` behind an encoder, and the clock by which it tries again."""
+    """A `RestartingFile` behind an encoder, and the clock by which it tries again."""
 
     def __init__(self, name: Path, options: SinkOptions = SinkOptions(), info: StreamInfo = INFO) -> None:  # noqa: B008
         self.now, self.count, self.size = 0.0, 0, (info.width, info.height)
         self.encoder = Encoder(info, EncoderOptions(gop=1000), live=info.live)
-        self.sink = LastingFile(str(name), options, now=lambda: self.now)
+        self.sink = RestartingFile(str(name), options, now=lambda: self.now)
 
     def open(self) -> None:
         self.sink.open(self.encoder.stream)
@@ -43,7 +43,7 @@ class Recording:
             frame = Frame(
                 read_only(test_picture(self.count, *self.size)), pts=self.count, time_base=INFO.time_base, duration=1
             )
-            for packet in self.encoder.encode(frame, key=self.sink.wants_key()):
+            for packet in self.encoder.encode(frame, keyframe=self.sink.wants_keyframe()):
                 self.sink.write(packet)
             self.count += 1
 

@@ -31,7 +31,7 @@ from stream_sr.codec.mp4 import lengthen_video
 from stream_sr.codec.picture import orientation_of, picture_planes
 from stream_sr.errors import ConfigError, SinkOpenError, SinkWriteError
 from stream_sr.pipeline.interfaces import EncoderOptions, SinkOptions
-from stream_sr.pipeline.packets import EncodedStream, Lane, Packet, Track
+from stream_sr.pipeline.packets import EncodedStream, Packet, Passthrough, Track
 from stream_sr.pipeline.threads import Worker
 from stream_sr.rtsp.rtp import Depacketiser
 from stream_sr.sinks import ADDRESSES, open_sink
@@ -152,7 +152,7 @@ def deliver(case: Case, sink: Any, info: StreamInfo, count: int) -> None:
         sink.open(stream)
         for packet in packets:
             sink.write(packet)
-            assert sink.wants_key() is False
+            assert sink.wants_keyframe() is False
         return
     pool = FramePool(info.width, info.height, 1, poison=True)
     sink.open(info)
@@ -203,7 +203,7 @@ def test_every_sink_says_what_the_pipeline_asks(case: Case) -> None:
     assert isinstance(sink.name, str)
     assert isinstance(sink.paced, bool)
     if case.packets:
-        assert isinstance(sink.takes_lane, bool)
+        assert isinstance(sink.takes_passthrough, bool)
         assert all(isinstance(value, int) for value in sink.counters().values())
 
 
@@ -332,15 +332,15 @@ def remux(source: Path, target: Path, **options: Any) -> None:
         video = container.streams.video[0]
         others = [stream for stream in container.streams if stream.type in ("audio", "subtitle")]
         numbers = {stream.index: number for number, stream in enumerate(others)}
-        lane = Lane(tuple(Track(i, s.type, s.codec_context.name, s) for i, s in enumerate(others)))
+        passthrough = Passthrough(tuple(Track(i, s.type, s.codec_context.name, s) for i, s in enumerate(others)))
         encoder = Encoder(replace(INFO, time_base=video.time_base), EncoderOptions(preset="ultrafast"), live=False)
         sink = FileSink(str(target), SinkOptions(**options))
-        if not sink.takes_lane:
-            lane.shut()
-        sink.open(encoder.stream.with_lane(lane if sink.takes_lane else None))
+        if not sink.takes_passthrough:
+            passthrough.shut()
+        sink.open(encoder.stream.with_passthrough(passthrough if sink.takes_passthrough else None))
         for packet in container.demux():
             if packet.stream_index in numbers and packet.size:
-                assert lane.put(numbers[packet.stream_index], packet, packet.size)
+                assert passthrough.put(numbers[packet.stream_index], packet, packet.size)
                 continue
             for picture in packet.decode() if packet.stream_index == video.index else ():
                 planes: Any = tuple(plane.copy() for plane in picture_planes(picture))
@@ -351,7 +351,7 @@ def remux(source: Path, target: Path, **options: Any) -> None:
         sink.complete()
         sink.close()
         encoder.close()
-        assert lane.bytes_held == 0
+        assert passthrough.bytes_held == 0
 
 
 def other_packets(path: Path) -> dict[str, list[tuple[bytes, Fraction]]]:
@@ -385,10 +385,10 @@ def test_the_audio_of_a_part_ends_with_its_pictures(tmp_path: Path) -> None:
     sink = FileSink(str(target), SinkOptions())
     with av.open(str(source)) as container:
         sound = container.streams.audio[0]
-        lane = Lane((Track(0, "audio", "aac", sound),))
+        passthrough = Passthrough((Track(0, "audio", "aac", sound),))
         for piece in container.demux(sound):
-            assert lane.put(0, piece, piece.size)
-        sink.open(stream.with_lane(lane))
+            assert passthrough.put(0, piece, piece.size)
+        sink.open(stream.with_passthrough(passthrough))
         for packet in packets:
             sink.write(packet)
         sink.close()
@@ -418,8 +418,8 @@ def test_subtitles_that_mpegts_cannot_hold_are_left_out_and_that_is_logged(
 def test_without_audio_the_lane_is_not_taken(tmp_path: Path) -> None:
     source = tmp_path / "in.mp4"
     write_video(source, count=10, audio_seconds=0.4)
-    assert FileSink("x.mp4", SinkOptions()).takes_lane is True
-    assert FileSink("x.mp4", SinkOptions(audio="none")).takes_lane is False
+    assert FileSink("x.mp4", SinkOptions()).takes_passthrough is True
+    assert FileSink("x.mp4", SinkOptions(audio="none")).takes_passthrough is False
     remux(source, tmp_path / "out.mp4", audio="none")
     assert other_packets(tmp_path / "out.mp4") == {}
 
@@ -437,17 +437,17 @@ def test_two_files_take_the_same_packets_at_once_and_leave_them_as_they_are(tmp_
     write_video(source, count=50, audio_seconds=2.0)
     with av.open(str(source)) as container:
         stream = container.streams.audio[0]
-        lane = Lane((Track(0, "audio", "aac", stream),))
-        lanes = [lane, lane.branch()]
+        passthrough = Passthrough((Track(0, "audio", "aac", stream),))
+        lanes = [passthrough, passthrough.branch()]
         packets = [packet for packet in container.demux(stream) if packet.size]
         before = [described(packet) for packet in packets]
         for packet in packets:
-            assert lane.put(0, packet, packet.size)
+            assert passthrough.put(0, packet, packet.size)
         stored = [tmp_path / "one.mp4", tmp_path / "two.mkv"]
         coded, pictures = encoded(INFO, [i * STEP for i in range(50)])
         workers = [
-            Worker(path.name, partial(record, path, coded.with_lane(lane), pictures))
-            for path, lane in zip(stored, lanes, strict=True)
+            Worker(path.name, partial(record, path, coded.with_passthrough(passthrough), pictures))
+            for path, passthrough in zip(stored, lanes, strict=True)
         ]
         for worker in workers:
             worker.join()
@@ -484,7 +484,7 @@ def test_audio_times_that_step_back_are_mended(tmp_path: Path) -> None:
     write_video(source, count=25, audio_seconds=1.0)
     with av.open(str(source)) as container:
         stream = container.streams.audio[0]
-        lane = Lane((Track(0, "audio", "aac", stream),))
+        passthrough = Passthrough((Track(0, "audio", "aac", stream),))
         sent: list[bytes] = []
         for packet in container.demux(stream):
             if packet.size and packet.pts is not None and packet.dts is not None:
@@ -492,9 +492,9 @@ def test_audio_times_that_step_back_are_mended(tmp_path: Path) -> None:
                     packet.pts -= 5000
                     packet.dts -= 5000
                 sent.append(bytes(packet))
-                lane.put(0, packet, packet.size)
+                passthrough.put(0, packet, packet.size)
         coded, packets = encoded(INFO, [i * STEP for i in range(25)])
-        write_file(tmp_path / "out.mp4", replace(coded, lane=lane), packets)
+        write_file(tmp_path / "out.mp4", replace(coded, passthrough=passthrough), packets)
     assert [data for data, _ in other_packets(tmp_path / "out.mp4")["audio"]] == sent
 
 
@@ -994,7 +994,7 @@ def test_a_server_that_goes_away_is_a_write_error() -> None:
         sink.close()
 
 
-def test_a_server_that_comes_back_goes_on_with_a_key_picture() -> None:
+def test_a_server_that_comes_back_goes_on_with_a_keyframe() -> None:
     stream, packets = encoded(INFO, [i * STEP for i in range(20)], live=True, crf=None)
     key, other = packets[0], packets[1]
     with RecordingServer() as server:
@@ -1010,7 +1010,7 @@ def test_a_server_that_comes_back_goes_on_with_a_key_picture() -> None:
             sink.write(replace(other, pts=number, dts=number))
         server.finish()
     with RecordingServer(port=port) as server:
-        while not sink.wants_key():
+        while not sink.wants_keyframe():
             number += 1
             sink.write(replace(other, pts=number, dts=number))
             time.sleep(0.005)
@@ -1039,16 +1039,16 @@ def test_a_server_that_does_not_come_back_in_time_is_a_write_error() -> None:
 
 def test_sound_is_published_too() -> None:
     form = AudioFormat("pcm_mulaw", 8000, 1, 0)
-    lane = Lane((make_track(form),))
+    passthrough = Passthrough((make_track(form),))
     for number in range(5):
         packet: Any = av.Packet(bytes([number]) * 160)
         packet.pts = packet.dts = 160 * number
         packet.time_base = Fraction(1, 8000)
-        lane.put(0, packet, 160)
+        passthrough.put(0, packet, 160)
     stream, packets = encoded(INFO, [i * STEP for i in range(5)], live=True, crf=None)
     with RecordingServer() as server:
         sink = PublishSink(server.url, SinkOptions())
-        sink.open(stream.with_lane(lane))
+        sink.open(stream.with_passthrough(passthrough))
         for one in packets:
             sink.write(one)
         sink.close()
@@ -1078,8 +1078,8 @@ def test_mpegts_gets_aac_for_sound_that_nothing_would_play(tmp_path: Path, caplo
     with av.open(str(source)) as container:
         template = container.streams.audio[0]
         for name, codec in (("out.ts", "aac"), ("out.mkv", "pcm_s16le")):
-            lane = Lane((Track(0, "audio", "pcm_s16le", template, 48000, 1),))
-            write_file(tmp_path / name, stream.with_lane(lane), packets)
+            passthrough = Passthrough((Track(0, "audio", "pcm_s16le", template, 48000, 1),))
+            write_file(tmp_path / name, stream.with_passthrough(passthrough), packets)
             with av.open(str(tmp_path / name)) as made:
                 assert made.streams.audio[0].codec_context.name == codec
     assert caplog.text.count("cannot hold pcm_s16le audio, which is transcoded to AAC; write .mkv") == 1

@@ -243,7 +243,7 @@ def test_no_header_is_an_exception(host: str, origin: str, authorization: str, c
 # -- the stream --------------------------------------------------------------------------------------------------
 
 
-def test_a_viewer_gets_the_stream_from_a_key_picture_on(feed: Feed) -> None:
+def test_a_viewer_gets_the_stream_from_a_keyframe_on(feed: Feed) -> None:
     with viewer(feed) as first, viewer(feed) as second:
         for connection in (first, second):
             hello, stream = receive(connection, "hello"), receive(connection, "stream")

@@ -233,13 +233,13 @@ def test_tracks_outlive_the_container_that_they_came_from(tmp_path: Path) -> Non
     write_film(tmp_path / "in.mkv")
     source = AvSource(str(tmp_path / "in.mkv"))
     frames = list(source.frames())
-    lane = source.lane
-    assert lane is not None
+    passthrough = source.passthrough
+    assert passthrough is not None
     source.close()
     del source
     encoder = Encoder(StreamInfo(64, 48, frames[0].time_base), EncoderOptions(), live=False)
     sink = FileSink(str(tmp_path / "later.mkv"), SinkOptions())
-    sink.open(encoder.stream.with_lane(lane))
+    sink.open(encoder.stream.with_passthrough(passthrough))
     for packet in [packet for frame in frames for packet in encoder.encode(frame)] + encoder.flush():
         sink.write(packet)
     sink.complete()

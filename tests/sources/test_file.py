@@ -167,20 +167,20 @@ def test_audio_and_subtitles_pass_bit_for_bit(tmp_path: Path, name: str) -> None
     texts = [(0, 200, "one"), (300, 100, "two")] if name == "x.mkv" else []
     write_video(path, count=20, audio_seconds=0.8, subtitles=texts)
     source = AvSource(str(path))
-    assert source.lane is not None
-    assert [track.kind for track in source.lane.tracks] == (["audio", "subtitle"] if texts else ["audio"])
-    assert source.lane.tracks[0].codec == "aac"
+    assert source.passthrough is not None
+    assert [track.kind for track in source.passthrough.tracks] == (["audio", "subtitle"] if texts else ["audio"])
+    assert source.passthrough.tracks[0].codec == "aac"
     list(source.frames())
-    got = list(source.lane.take())
-    for number, track in enumerate(source.lane.tracks):
+    got = list(source.passthrough.take())
+    for number, track in enumerate(source.passthrough.tracks):
         taken = [(packet.pts, packet.dts, bytes(packet)) for index, packet in got if index == number]
         assert taken == packets(path, track.kind)
 
 
 def test_a_full_lane_is_an_error_that_names_the_way_out(clip: Path) -> None:
     source = AvSource(str(clip))
-    assert source.lane is not None
-    source.lane.limit_bytes = source.lane.bytes_held + 100
+    assert source.passthrough is not None
+    source.passthrough.limit_bytes = source.passthrough.bytes_held + 100
     with pytest.raises(SourceError, match="--audio none"):
         list(source.frames())
 
@@ -208,8 +208,8 @@ def test_start_and_duration_are_exact(tmp_path: Path, name: str, start: float, d
 def test_sound_is_cut_with_the_pictures(clip: Path) -> None:
     source = AvSource(str(clip), SourceOptions(start=1.0, duration=0.5))
     list(source.frames())
-    assert source.lane is not None
-    sound = [(packet.pts * packet.time_base, bytes(packet)) for _, packet in source.lane.take()]
+    assert source.passthrough is not None
+    sound = [(packet.pts * packet.time_base, bytes(packet)) for _, packet in source.passthrough.take()]
     original = [(pts, data) for pts, _, data in packets(clip, "audio") if pts is not None]
     expected = [data for pts, data in original if 48000 <= pts < 72000]
     assert [data for _, data in sound] == expected
@@ -425,9 +425,9 @@ def test_frames_and_sound_through_a_fifo_are_those_of_the_file(tmp_path: Path) -
     found = []
     for name in ("x.mkv", "fifo.mkv"):
         source = open_source(str(tmp_path / name))
-        assert source.lane is not None
+        assert source.passthrough is not None
         frames = [(frame.pts, [plane.tobytes() for plane in frame.planes]) for frame in source.frames()]
-        found.append((frames, [(packet.pts, packet.dts, bytes(packet)) for _, packet in source.lane.take()]))
+        found.append((frames, [(packet.pts, packet.dts, bytes(packet)) for _, packet in source.passthrough.take()]))
         source.close()
     assert writer.join(10)
     assert len(found[0][0]) == 60

@@ -12,7 +12,7 @@ import av
 import pytest
 
 from stream_sr.errors import ConfigError, DecodeError, SourceLost, SourceOpenError, SourceRefused
-from stream_sr.pipeline.packets import Lane, Track
+from stream_sr.pipeline.packets import Passthrough, Track
 from stream_sr.sources import reconnect
 from stream_sr.sources.reconnect import Backoff, ReconnectingSource
 from stream_sr.video.frame import Frame, StreamInfo
@@ -47,7 +47,7 @@ class Connection:
         track: Track | None = None,
     ) -> None:
         self.info = StreamInfo(*size, base, Fraction(30), live=True, name="double")
-        self.lane = Lane((track,)) if track is not None else None
+        self.passthrough = Passthrough((track,)) if track is not None else None
         self._count, self._error, self._first = count, error, first
         self.stopped = threading.Event()
         self.closed = 0
@@ -59,11 +59,11 @@ class Connection:
             for plane in planes:
                 plane.fill(50 + number)
             step = round(Fraction(1, 30) / self.info.time_base)
-            if self.lane is not None:
+            if self.passthrough is not None:
                 packet: Any = av.Packet(b"sound")
                 packet.pts, packet.dts = self._first + number * step, self._first + number * step
                 packet.time_base = self.info.time_base
-                self.lane.put(0, packet, 5)
+                self.passthrough.put(0, packet, 5)
             yield Frame(
                 read_only(planes),
                 self._first + number * step,
@@ -248,9 +248,9 @@ def test_stopping_while_it_is_away() -> None:
 def test_sound_moves_along_with_the_pictures() -> None:
     first, again = Connection(2, LOST, track=AUDIO), Connection(2, first=10**6, track=AUDIO)
     with closing(ReconnectingSource(scripted(first, again), backoff=QUICK)) as source:
-        assert source.lane is not None
+        assert source.passthrough is not None
         frames = [frame for frame in read(source, 4) if frame.planes[0].max() < 200]
-        times = [packet.pts for _, packet in source.lane.take()]
+        times = [packet.pts for _, packet in source.passthrough.take()]
     assert times == pytest.approx([frame.pts for frame in frames], abs=1)
 
 
@@ -259,9 +259,9 @@ def test_sound_of_another_form_is_left_out() -> None:
     with closing(
         ReconnectingSource(scripted(Connection(2, LOST, track=AUDIO), Connection(2, track=other)), backoff=QUICK)
     ) as source:
-        assert source.lane is not None
+        assert source.passthrough is not None
         read(source, 4)
-        assert len(list(source.lane.take())) == 2
+        assert len(list(source.passthrough.take())) == 2
 
 
 def test_waits_grow_up_to_a_limit_and_are_never_the_same() -> None:
@@ -291,7 +291,7 @@ def test_by_design_the_picture_is_back_within_three_seconds(
     monkeypatch: pytest.MonkeyPatch, fault: Callable[[int, int], tuple[bool, int]]
 ) -> None:
     """Whenever the camera comes back, with the longest waits, on a clock that only tries and waits move."""
-    conversation, first_key = NS // 20, NS * 9 // 10  # DESCRIBE to PLAY, then a key picture within 0.9 s
+    conversation, first_key = NS // 20, NS * 9 // 10  # DESCRIBE to PLAY, then a keyframe within 0.9 s
     monkeypatch.setattr("random.random", lambda: 1.0)
     worst = 0
     for back_ns in range(NS // 20, 16 * NS, NS * 7 // 20):

@@ -21,7 +21,7 @@ from PIL import Image
 
 from stream_sr.errors import ConfigError, DecodeError, SourceOpenError
 from stream_sr.pipeline.interfaces import Source, SourceOptions
-from stream_sr.pipeline.packets import Lane
+from stream_sr.pipeline.packets import Passthrough
 from stream_sr.pipeline.threads import Worker
 from stream_sr.sources import ADDRESSES, kind_of, open_source
 from stream_sr.sources.file import AvSource
@@ -150,7 +150,7 @@ def test_describes_itself(case: Case, tmp_path: Path) -> None:
     assert info.fps is None or 0 < info.fps <= 1000
     assert info.live is (case.count is None)
     assert info.name
-    assert source.lane is None or isinstance(source.lane, Lane)
+    assert source.passthrough is None or isinstance(source.passthrough, Passthrough)
     assert all(isinstance(value, int) for value in source.counters().values())
     source.close()
 

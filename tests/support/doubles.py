@@ -10,7 +10,7 @@ import numpy as np
 
 from stream_sr.errors import EngineRunError, SinkWriteError, SourceLost
 from stream_sr.pipeline.engine import EngineSpec
-from stream_sr.pipeline.packets import EncodedStream, Lane, Packet
+from stream_sr.pipeline.packets import EncodedStream, Packet, Passthrough
 from stream_sr.video.frame import Frame, StreamInfo
 from stream_sr.video.frame_pool import Allocate, FramePool, Slot
 from stream_sr.video.planes import empty_planes, read_only
@@ -30,7 +30,7 @@ class CountingSource:
 
     def __init__(self, count: int | None, *, live: bool = False, fail_at: int | None = None) -> None:
         self.info = StreamInfo(WIDTH, HEIGHT, BASE, Fraction(25), live=live, name="counting")
-        self.lane: Lane | None = None
+        self.passthrough: Passthrough | None = None
         self.made = 0
         self.closed = 0
         self._count, self._fail_at = count, fail_at
@@ -70,8 +70,8 @@ class DoublingEngine:
 
     allocate: Allocate | None = None
 
-    def __init__(self, *, depth: int = 1, fail_at: int | None = None, steady: bool = False) -> None:
-        self.spec = EngineSpec("double", "double", 2, WIDTH, HEIGHT, "uint8", "none", steady=steady)
+    def __init__(self, *, depth: int = 1, fail_at: int | None = None, is_deterministic: bool = False) -> None:
+        self.spec = EngineSpec("double", "double", 2, WIDTH, HEIGHT, "uint8", "none", is_deterministic=is_deterministic)
         self.computed: list[int] = []  # numbers of the frames
         self.depth = depth
         self.most_flying = self._flying = 0
@@ -148,19 +148,21 @@ class ListSink:
 
 
 class ByteEncoder:
-    """One packet a frame: number and sample as text; a key packet every tenth frame or when asked."""
+    """One packet a frame: number and sample as text; a keyframe every tenth frame or when asked."""
 
     def __init__(self, info: StreamInfo) -> None:
         self.stream = EncodedStream("h264", b"", info)
         self.keys: list[int] = []
         self._held: list[Packet] = []
 
-    def encode(self, frame: Frame, *, key: bool = False) -> list[Packet]:
-        key = key or frame.number % 10 == 0
-        if key:
+    def encode(self, frame: Frame, *, keyframe: bool = False) -> list[Packet]:
+        keyframe = keyframe or frame.number % 10 == 0
+        if keyframe:
             self.keys.append(frame.number)
         data = f"{frame.number} {int(frame.planes[0][0, 0])}".encode()
-        self._held.append(Packet(data, frame.pts, frame.pts, 40, frame.time_base, key, frame.captured_ns, frame.number))
+        self._held.append(
+            Packet(data, frame.pts, frame.pts, 40, frame.time_base, keyframe, frame.captured_ns, frame.number)
+        )
         ready, self._held = self._held[:-1], self._held[-1:]  # like an encoder with one frame of look-ahead
         return ready
 
@@ -176,7 +178,7 @@ class PacketList:
     """A packet sink that keeps what it is given."""
 
     paced = False
-    takes_lane = False
+    takes_passthrough = False
 
     def __init__(self, name: str = "packets", *, fail_at: int | None = None, wishes: Sequence[int] = ()) -> None:
         self.name = name
@@ -194,7 +196,7 @@ class PacketList:
         number, value = map(int, packet.data.split())
         self.seen.append((number, value))
 
-    def wants_key(self) -> bool:
+    def wants_keyframe(self) -> bool:
         self._asked += 1
         return self._asked - 1 in self._wishes
 

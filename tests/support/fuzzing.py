@@ -22,7 +22,7 @@ from stream_sr.pipeline.packets import EncodedStream
 from stream_sr.rtsp import rtp, rtp_audio, rtp_video, sdp, session
 from stream_sr.rtsp.auth import Access, Gate, Target, parse_target
 from stream_sr.rtsp.client_connection import MESSAGE_BYTES, Connection
-from stream_sr.rtsp.mount import Door, Mount
+from stream_sr.rtsp.mount import AccessPolicy, Mount
 from stream_sr.rtsp.session import Viewer
 from stream_sr.system.printable import redact
 from stream_sr.video.frame import StreamInfo
@@ -238,7 +238,7 @@ def server(data: list[bytes]) -> None:
 
 async def _server(data: list[bytes]) -> None:
     stream = EncodedStream("h264", SETS, StreamInfo(64, 64, Fraction(1, 30)))
-    for door in (Door(), Door(user="u", password="p")):
+    for door in (AccessPolicy(), AccessPolicy(user="u", password="p")):
         mount = Mount(stream, PATH, threading.Event(), sound=FORMS[0], door=door)
         port: Any = Port(mount)
         viewer, wire = Viewer(port), Wire()

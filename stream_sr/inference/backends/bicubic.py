@@ -43,7 +43,7 @@ def open_scale(scale: int, info: StreamInfo, options: EngineOptions) -> Engine:
         height=info.height,
         precision="uint8",
         device="CPU",
-        steady=True,
+        is_deterministic=True,
     )
     return BicubicEngine(spec, info.color.siting, options.depth)
 

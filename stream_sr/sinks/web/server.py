@@ -30,7 +30,7 @@ HANDSHAKE_SECONDS = 5.0
 ALIVE_SECONDS = 20.0  # between pings, and to answer one
 CLOSE_SECONDS = 1.0  # for the goodbye of one who does not listen
 SEND_BUFFER_BYTES = 256 << 10  # the system's, for each viewer: what lies there is late and cannot be taken back
-LEAST_KEY_SECONDS = 0.5  # between key pictures that viewers ask for by joining
+LEAST_KEY_SECONDS = 0.5  # between keyframes that viewers ask for by joining
 GOING_AWAY = 1001
 QUIET = logging.getLogger("stream_sr.web")  # the library's own words about every connection
 QUIET.setLevel(logging.CRITICAL)
@@ -99,7 +99,7 @@ class Server:
         return dict(self._figures) | {"web": web}
 
     def take_wish(self) -> bool:
-        """Whether a key picture is wanted now; asking clears the wish."""
+        """Whether a keyframe is wanted now; asking clears the wish."""
         if not self._wish.is_set() or time.monotonic() - self._wished_at < LEAST_KEY_SECONDS:
             return False
         self._wish.clear()
@@ -144,7 +144,7 @@ class Server:
         raw = connection.transport.get_extra_info("socket")
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
         raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        viewer = Viewer(connection, self._obey)
+        viewer = Viewer(connection, self._handle_command)
         viewer.say({"type": "hello", "read_only": self.controls is None})
         self.viewers.add(viewer)
         self.joined += 1
@@ -164,7 +164,7 @@ class Server:
         self.wants_jpeg = sum(viewer.wants_jpeg for viewer in self.viewers)
         self.wants_video = len(self.viewers) - self.wants_jpeg
 
-    def _obey(self, viewer: Viewer, said: Mapping[str, Any]) -> None:
+    def _handle_command(self, viewer: Viewer, said: Mapping[str, Any]) -> None:
         """A message of a page. Raises ConfigError for what is not allowed or not understood."""
         kind, name, value = said.get("type"), said.get("name"), said.get("value")
         if kind == "jpeg":

@@ -208,17 +208,17 @@ class WebSink:
 
     def _send_video(self, server: Server, both: Frame) -> None:
         assert self._encoder is not None
-        for packet in self._encoder.encode(both, key=server.take_wish()):
-            if self._pending >= MOST_PENDING or (self._skipping and not packet.key):
+        for packet in self._encoder.encode(both, keyframe=server.take_wish()):
+            if self._pending >= MOST_PENDING or (self._skipping and not packet.is_keyframe):
                 self._skipping = True
                 continue
             self._skipping = False
             self._sequence += 1
             part = fmp4.fragment(
-                packet.data, sequence=self._sequence, time=packet.pts, duration=packet.duration, key=packet.key
+                packet.data, sequence=self._sequence, time=packet.pts, duration=packet.duration, key=packet.is_keyframe
             )
             message = _head(FRAGMENT, both) + part
-            self._post(partial(Server.picture, message=message, key=packet.key, jpeg=False))
+            self._post(partial(Server.picture, message=message, key=packet.is_keyframe, jpeg=False))
 
     def _send_jpeg(self, both: Frame) -> None:
         if self._pending >= MOST_PENDING:

@@ -22,7 +22,7 @@ INIT, FRAGMENT, JPEG = 1, 2, 3
 HEADER = struct.Struct("<IIdd")  # kind, number of the frame, capture in ms of our monotonic clock, time in the stream
 MOST_WAITING_BYTES = 4 << 20
 MOST_WORDS = 500  # answers to one who asks and does not read; then the oldest go
-MOST_WAITING_SECONDS = 1.0  # older pictures are worth nothing: skip to the next key picture
+MOST_WAITING_SECONDS = 1.0  # older pictures are worth nothing: skip to the next keyframe
 MESSAGES_A_SECOND, MESSAGES_AT_ONCE = 20.0, 40.0
 LONGEST_MESSAGE = 2048
 POLICY_VIOLATION = 1008
@@ -35,7 +35,7 @@ class Viewer:
         self.wants_jpeg = False
         self.dropped = 0  # pictures
         self._connection = connection
-        self._obey = obey
+        self._handle_command = obey
         self._words: deque[str] = deque(maxlen=MOST_WORDS)
         self._figures: str | None = None  # only the newest
         self._pictures: deque[tuple[float, bytes]] = deque()  # when it came, message
@@ -55,12 +55,12 @@ class Viewer:
         self._something.set()
 
     def begin(self, init: bytes) -> None:
-        """A new stream: what waits of the old one is of no use; then pictures from the next key picture on."""
+        """A new stream: what waits of the old one is of no use; then pictures from the next keyframe on."""
         self._drop_waiting()
         self._put(init)
 
     def picture(self, message: bytes, *, key: bool) -> None:
-        """Queue a picture, or drop it: until a key picture comes, or after falling behind."""
+        """Queue a picture, or drop it: until a keyframe comes, or after falling behind."""
         if self._pictures and not self._skipping:
             late = time.monotonic() - self._pictures[0][0] > MOST_WAITING_SECONDS
             if late or self._waiting_bytes + len(message) > MOST_WAITING_BYTES:
@@ -145,7 +145,7 @@ class Viewer:
                 self.say({"type": "pong", "at": at, "clock": time.monotonic_ns() / 1e6})
             return
         try:
-            self._obey(self, said)
+            self._handle_command(self, said)
         except StreamSRError as error:
             self.say({"type": "refused", "text": str(error)})
 

@@ -74,7 +74,7 @@ def open_model(model: ModelSpec, info: StreamInfo, options: EngineOptions) -> En
         device=f"CPU: {cpu().name}, {form.threads} threads",
         head=chosen.head,
         notes=(*chosen.notes, note) if note else chosen.notes,
-        steady=not graph.recurrent,
+        is_deterministic=not graph.recurrent,
     )
     return OpenVINOEngine(spec, luma, chroma, form.depth)
 

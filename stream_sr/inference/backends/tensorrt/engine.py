@@ -11,7 +11,7 @@ from stream_sr.inference import cache
 from stream_sr.inference.backends.tensorrt import library
 from stream_sr.inference.backends.tensorrt.build import Progress, build_engine, portable_key
 from stream_sr.inference.backends.tensorrt.graph import HEADS, PRECISIONS, REWRITE
-from stream_sr.inference.backends.tensorrt.ladder import LADDER, Wish, open_checked, picture_of
+from stream_sr.inference.backends.tensorrt.ladder import LADDER, BuildRequest, open_checked, picture_of
 from stream_sr.inference.backends.tensorrt.ladder import is_ready as _is_ready
 from stream_sr.inference.model import BuildKey, ModelSpec
 from stream_sr.inference.results import Availability
@@ -43,12 +43,12 @@ def open_model(model: ModelSpec, info: StreamInfo, options: EngineOptions, *, pr
     found = library.can_run(options.device)
     if not found.usable:
         raise EngineUnavailable(f"backend tensorrt cannot run: {found.reason}; {found.mend}")
-    return open_checked(Wish(model, picture_of(model, info), options, progress))
+    return open_checked(BuildRequest(model, picture_of(model, info), options, progress))
 
 
 def is_ready(model: ModelSpec, info: StreamInfo, options: EngineOptions) -> bool:
     """Whether `open_model` can be expected to open without a build. Raises ModelError."""
-    return _is_ready(Wish(model, picture_of(model, info), options))
+    return _is_ready(BuildRequest(model, picture_of(model, info), options))
 
 
 def allocator(device: int) -> Allocate:
@@ -78,7 +78,7 @@ def build(
             f"({machine.cuda().problem}); run `engine build` on that machine, or install stream-sr[tensorrt-rtx] on "
             "both, whose engines can be built anywhere"
         )
-    wish = Wish(model, picture_of(model, info), options, progress)
+    wish = BuildRequest(model, picture_of(model, info), options, progress)
     if rebuild:
         for precision in wish.precisions:
             for head in HEADS:
@@ -91,7 +91,7 @@ def build(
     return _build_blind(wish)
 
 
-def _build_blind(wish: Wish) -> list[BuildKey]:
+def _build_blind(wish: BuildRequest) -> list[BuildKey]:
     precision = LADDER[0] if wish.options.precision == "auto" else wish.options.precision
     keys = []
     for head in HEADS:

@@ -45,7 +45,7 @@ class Unusable(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class BuildRequest:
     """What is to be opened."""
 
     model: ModelSpec
@@ -72,7 +72,7 @@ def picture_of(model: ModelSpec, info: StreamInfo) -> Picture:
     return Picture(info.width, info.height, model.scale or scale_of(data), siting)
 
 
-def is_ready(wish: Wish) -> bool:
+def is_ready(wish: BuildRequest) -> bool:
     """Whether an engine is in the cache that can be expected to open without a build."""
     for precision in wish.precisions:
         kept = [cache.measured(wish.key(precision, head)) for head in HEADS]
@@ -83,7 +83,7 @@ def is_ready(wish: Wish) -> bool:
     return False
 
 
-def open_checked(wish: Wish) -> OverlappedEngine:
+def open_checked(wish: BuildRequest) -> OverlappedEngine:
     """The engine of the first precision that stands the check. Raises EngineBuildError, EngineRunError, ModelError."""
     notes: list[str] = []
     reasons: list[str] = []
@@ -101,7 +101,7 @@ def open_checked(wish: Wish) -> OverlappedEngine:
     )
 
 
-def _open(wish: Wish, precision: str) -> OverlappedEngine:
+def _open(wish: BuildRequest, precision: str) -> OverlappedEngine:
     """Raises Refused."""
     found = _from_cache(wish, precision)
     if found is None:
@@ -110,7 +110,7 @@ def _open(wish: Wish, precision: str) -> OverlappedEngine:
     return found
 
 
-def _from_cache(wish: Wish, precision: str) -> OverlappedEngine | None:
+def _from_cache(wish: BuildRequest, precision: str) -> OverlappedEngine | None:
     """The kept engine, checked; None where one has to be built. Raises Refused."""
     refusals = []
     for head in HEADS:
@@ -140,7 +140,7 @@ def _from_cache(wish: Wish, precision: str) -> OverlappedEngine | None:
     return None
 
 
-def _from_elsewhere(wish: Wish, precision: str) -> OverlappedEngine | None:
+def _from_elsewhere(wish: BuildRequest, precision: str) -> OverlappedEngine | None:
     """The faster of the engines that were built without a GPU, checked; None where there is none that can be used.
 
     They stay in the cache, for other GPUs; what is found of them here is kept under this GPU's key. Raises Refused.
@@ -158,7 +158,7 @@ def _from_elsewhere(wish: Wish, precision: str) -> OverlappedEngine | None:
         return None
 
 
-def _build_best(wish: Wish, precision: str) -> OverlappedEngine:
+def _build_best(wish: BuildRequest, precision: str) -> OverlappedEngine:
     """Build both forms of the head, measure them here, keep the faster. Raises Refused."""
     try:
         return _take_best(wish, precision)
@@ -168,7 +168,7 @@ def _build_best(wish: Wish, precision: str) -> OverlappedEngine:
         raise Refused(str(error)) from error
 
 
-def _take_best(wish: Wish, precision: str, blobs: Mapping[str, bytes] | None = None) -> OverlappedEngine:
+def _take_best(wish: BuildRequest, precision: str, blobs: Mapping[str, bytes] | None = None) -> OverlappedEngine:
     """Load, check and measure the engines of ``blobs`` (by head; None: those of both heads, built), keep the faster.
 
     Raises Unusable where none loads and is right, Refused where the faster is too far from the reference.
@@ -224,7 +224,9 @@ def _take_best(wish: Wish, precision: str, blobs: Mapping[str, bytes] | None = N
     return engine
 
 
-def load_engine(wish: Wish, precision: str, head: str, blob: bytes, *, graphs: bool | None = None) -> OverlappedEngine:
+def load_engine(
+    wish: BuildRequest, precision: str, head: str, blob: bytes, *, graphs: bool | None = None
+) -> OverlappedEngine:
     """An engine that runs, unchecked. Raises EngineBuildError where the library refuses it, else EngineRunError."""
     options, picture = wish.options, wish.picture
     wish.progress(f"loading {wish.model.name} in {precision} with {head}", 0.0)
@@ -238,7 +240,7 @@ def load_engine(wish: Wish, precision: str, head: str, blob: bytes, *, graphs: b
         precision=precision,
         device=f"GPU {options.device}: {open_device(options.device).name}",
         head=head,
-        steady=not wish.model.may_remember,
+        is_deterministic=not wish.model.is_stateful,
     )
     try:
         program = TensorRTProgram(driver, blob, picture, cache.companion(wish.key(precision, head), ".runtime"))
@@ -249,7 +251,7 @@ def load_engine(wish: Wish, precision: str, head: str, blob: bytes, *, graphs: b
     return OverlappedEngine(spec, depth, driver, program, graphs=graphs)
 
 
-def _checked(wish: Wish, precision: str, engine: OverlappedEngine) -> float:
+def _checked(wish: BuildRequest, precision: str, engine: OverlappedEngine) -> float:
     """PSNR against the reference; noted where it was asked for all the same. Raises what `check` does, and closes."""
     wish.progress(f"checking {wish.model.name} in {precision}", 1.0)
     try:
@@ -263,11 +265,11 @@ def _checked(wish: Wish, precision: str, engine: OverlappedEngine) -> float:
     return psnr
 
 
-def _too_far(wish: Wish, precision: str, record: dict[str, object]) -> bool:
+def _too_far(wish: BuildRequest, precision: str, record: dict[str, object]) -> bool:
     """Whether ``auto`` should go on to the next precision."""
     asked = wish.options.precision == "auto" and precision != "fp32"
     return asked and float(str(record.get("psnr", 0))) < wish.options.fidelity
 
 
-def _distance(wish: Wish, psnr: float) -> str:
+def _distance(wish: BuildRequest, psnr: float) -> str:
     return f"{psnr:.1f} dB from the reference with this model, under the {wish.options.fidelity:g} that auto asks for"

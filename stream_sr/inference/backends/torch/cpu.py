@@ -52,7 +52,7 @@ def open_model(model: ModelSpec, info: StreamInfo, options: EngineOptions) -> En
         precision="fp32",
         device=f"CPU, {threads} threads",
         head="deconvolution",
-        steady=not model.may_remember,
+        is_deterministic=not model.is_stateful,
     )
     return TorchEngine(spec, load_network(model), chroma_kernel(model.scale, info.color.siting), options.depth)
 

@@ -134,7 +134,7 @@ def open_form(
         precision=precision,
         device=f"GPU {options.device}: {gpu.name}",
         head=str(form),
-        steady=not model.may_remember,
+        is_deterministic=not model.is_stateful,
     )
     depth = 1 if options.depth == 1 else max(options.depth, THROUGHPUT_DEPTH)
     return OverlappedEngine(spec, depth, driver, TorchProgram(driver, frames), graphs=graphs)
