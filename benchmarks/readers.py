@@ -41,7 +41,7 @@ OPENCV_OPTIONS = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
 
 
 class PyAVSource:
-    """PyAV's demuxer and decoder. See `media.Source`; ``captured_ns`` is when the demuxer gave the packet out."""
+    """PyAV's demuxer and decoder. See `interfaces.Source`; ``captured_ns`` is when the demuxer gave the packet out."""
 
     passthrough: Passthrough | None = None
 
@@ -66,7 +66,7 @@ class PyAVSource:
         )
 
     def frames(self, pool: FramePool | None = None) -> Iterator[Frame]:
-        """See `media.Source`."""
+        """See `interfaces.Source`."""
         number = 0
         for packet in self._container.demux(self._stream):
             captured_ns = time.monotonic_ns()
@@ -86,20 +86,21 @@ class PyAVSource:
                 return
 
     def stop(self) -> None:
-        """See `media.Source`: at the next picture."""
+        """See `interfaces.Source`: at the next picture."""
         self._stopping.set()
 
     def counters(self) -> dict[str, int]:
-        """See `media.Source`."""
+        """See `interfaces.Source`."""
         return {}
 
     def close(self) -> None:
-        """See `media.Source`."""
+        """See `interfaces.Source`."""
         self._container.close()
 
 
 class OpenCVSource:
-    """OpenCV's VideoCapture; its BGR becomes 4:2:0 again. See `media.Source`; ``captured_ns`` is when `read` ended."""
+    """OpenCV's VideoCapture; its BGR becomes 4:2:0 again. See `interfaces.Source`; ``captured_ns`` is when `read`
+    ended."""
 
     passthrough: Passthrough | None = None
 
@@ -125,7 +126,7 @@ class OpenCVSource:
         )
 
     def frames(self, pool: FramePool | None = None) -> Iterator[Frame]:
-        """See `media.Source`."""
+        """See `interfaces.Source`."""
         height, width = self.info.height, self.info.width
         number = 0
         while not self._stopping.is_set():
@@ -152,15 +153,15 @@ class OpenCVSource:
             number += 1
 
     def stop(self) -> None:
-        """See `media.Source`: at the next picture."""
+        """See `interfaces.Source`: at the next picture."""
         self._stopping.set()
 
     def counters(self) -> dict[str, int]:
-        """See `media.Source`."""
+        """See `interfaces.Source`."""
         return {}
 
     def close(self) -> None:
-        """See `media.Source`."""
+        """See `interfaces.Source`."""
         self._capture.release()
 
 

@@ -36,7 +36,8 @@ OpenEngine = Callable[[Config, StreamInfo, tuple[int, int]], Engine]  # options,
 
 
 class RunControls:
-    """See `media.Controls`. The engine's ``model``, ``scale``, ``tune`` and ``backend``; ``record``, ``on`` or ``off``.
+    """See `interfaces.Controls`. The engine's ``model``, ``scale``, ``tune`` and ``backend``; ``record``, ``on`` or
+    ``off``.
 
     A change is checked at once; the engine for it is opened on a thread of its own (the newest wish wins) and takes
     over with the next frame once it is ready. An engine that cannot be opened leaves the running one alone, and the
@@ -73,7 +74,7 @@ class RunControls:
         return f"{doing}; {engine.spec.model} on {engine.spec.backend} meanwhile" if doing else ""
 
     def change(self, name: str, value: str) -> None:
-        """See `media.Controls`."""
+        """See `interfaces.Controls`."""
         if name == "record":
             if self._recording is None:
                 raise ConfigError("nothing can be recorded: start the program with --record-dir DIR")

@@ -445,7 +445,7 @@ def is_packet_sink(sink: FrameSink | PacketSink) -> TypeGuard[PacketSink]:
 
 
 def counters_of(sink: FrameSink | PacketSink) -> dict[str, int]:
-    """What an output counts, see `media.PacketSink`; nothing where it does not. From any thread."""
+    """What an output counts, see `interfaces.PacketSink`; nothing where it does not. From any thread."""
     counters: Callable[[], dict[str, int]] | None = getattr(sink, "counters", None)
     return {} if counters is None else counters()
 

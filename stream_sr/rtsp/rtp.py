@@ -1,4 +1,4 @@
-"""RTP (RFC 3550) of video: access units to packets and back, without a socket. The codecs are in payload.py.
+"""RTP (RFC 3550) of video: access units to packets and back, without a socket. The codecs are in rtp_video.py.
 
 Whatever bytes come, the depacketiser raises nothing: what is wrong is counted, the picture it belonged to is dropped,
 and so is everything up to the next picture that a decoder can start on.

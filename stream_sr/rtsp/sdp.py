@@ -106,7 +106,7 @@ def build_sdp(
 ) -> str:
     """The description of one H.264 stream with its parameter sets; its track is ``track1``.
 
-    ``more`` are the lines of further sections (`audio.AudioFormat.lines`).
+    ``more`` are the lines of further sections (`audio_format.AudioFormat.lines`).
     """
     sps = next(nal for nal in sets if nal_type(nal) == SPS)
     sprop = ",".join(base64.b64encode(nal).decode() for nal in sets)

@@ -187,7 +187,7 @@ class FileSink:
         self._whole = True
 
     def counters(self) -> dict[str, int]:
-        """See `media.PacketSink`: a file has nobody to tell of."""
+        """See `interfaces.PacketSink`: a file has nobody to tell of."""
         return {}
 
     def close(self) -> None:

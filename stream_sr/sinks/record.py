@@ -20,7 +20,7 @@ log = logging.getLogger("stream_sr")
 
 
 class RecordSink:
-    """Writes ``DIR/stream_sr-DATE-TIME.mp4`` between two switches. See `media.FrameSink` and `controls.Recording`.
+    """Writes ``DIR/stream_sr-DATE-TIME.mp4`` between two switches. See `interfaces.FrameSink` and `controls.Recording`.
 
     It has an encoder of its own, which runs only while it records. A failure (a full disk) ends that recording, is
     logged and stands in `state`; the run goes on. After a file that was removed or renamed another is begun with the

@@ -22,7 +22,7 @@ log = logging.getLogger("stream_sr")
 
 
 class RestartingFile:
-    """A `FileSink` for each part. See `media.PacketSink` and `media.EarlyOpen`.
+    """A `FileSink` for each part. See `interfaces.PacketSink` and `interfaces.EarlyOpen`.
 
     ``name`` may hold the time at which a part begins, as strftime writes it. Where the name is taken it gets a number:
     a part never stands in the way of the next, and is never replaced by it. Only the first part of a run replaces what
@@ -73,12 +73,12 @@ class RestartingFile:
                 log.info("recording again, into %s", self._file.name)
 
     def wants_keyframe(self) -> bool:
-        """See `media.PacketSink`."""
+        """See `interfaces.PacketSink`."""
         wish, self._wish = self._wish, False
         return wish
 
     def complete(self) -> None:
-        """See `media.PacketSink`."""
+        """See `interfaces.PacketSink`."""
         if self._file is not None:
             self._file.complete()
 

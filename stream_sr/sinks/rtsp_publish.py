@@ -120,7 +120,7 @@ class PublishSink:
         return wish
 
     def complete(self) -> None:
-        """See `media.PacketSink`: a server is told of the end by `close`, however it came."""
+        """See `interfaces.PacketSink`: a server is told of the end by `close`, however it came."""
 
     def counters(self) -> dict[str, int]:
         """``reconnects``, and ``dropped_packets`` while the server was away. How many watch, only the server knows."""

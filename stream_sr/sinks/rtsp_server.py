@@ -31,7 +31,8 @@ log = logging.getLogger("stream_sr")
 
 class RtspServerSink:
     """Serves at ``rtsp://@:PORT/PATH`` (this machine only: bound to 127.0.0.1) or ``rtsp://@HOST:PORT/PATH`` (bound to
-    that address; 0.0.0.0 for all). Port 0 takes a free one, see ``port``. See `media.PacketSink` and `media.EarlyOpen`.
+    that address; 0.0.0.0 for all). Port 0 takes a free one, see ``port``. See `interfaces.PacketSink` and
+    `interfaces.EarlyOpen`.
 
     Streams of one process may share a port, each at its path. Pictures are H.264, sound is AAC, Opus or G.711 as the
     source has it; over TCP and UDP. With a user and password in the options players have to prove them (Digest);
@@ -81,7 +82,7 @@ class RtspServerSink:
         self.port = self._listener.port
 
     def open(self, stream: EncodedStream) -> None:
-        """Start to serve. See `media.PacketSink`."""
+        """Start to serve. See `interfaces.PacketSink`."""
         if stream.codec != "h264":
             raise SinkOpenError(f"{self.name} serves H.264, not {stream.codec}; choose --encoder libx264 or h264_nvenc")
         self.check()
@@ -109,14 +110,14 @@ class RtspServerSink:
         self._loop.loop.call_soon_threadsafe(server.send, packet, sounds)
 
     def wants_keyframe(self) -> bool:
-        """See `media.PacketSink`."""
+        """See `interfaces.PacketSink`."""
         if self._wish.is_set():
             self._wish.clear()
             return True
         return False
 
     def complete(self) -> None:
-        """See `media.PacketSink`: viewers are told of the end by `close`, however it came."""
+        """See `interfaces.PacketSink`: viewers are told of the end by `close`, however it came."""
 
     def counters(self) -> dict[str, int]:
         """``viewers`` now, ``dropped_packets`` that the server's loop did not take in time, ``lost_datagrams`` that the

@@ -36,7 +36,7 @@ from stream_sr.video.orientation import Orientation
 log = logging.getLogger("stream_sr")
 
 SHARE_OF_SCREEN = 0.9  # the window opens no larger than this part of the screen; it can be resized
-QUIT_KEYS = (ord("q"), 27)  # as `viewer.decode` gives them: letters in lower case
+QUIT_KEYS = (ord("q"), 27)  # as `window_process.decode` gives them: letters in lower case
 RECORD_KEY, AUTO_KEY = ord("r"), ord("a")
 MODEL_KEYS = (ord("1"), ord("2"), ord("3"), ord("4"))
 ANSWER_SECONDS = 10.0  # to load OpenCV on a busy machine; a picture takes milliseconds
@@ -48,10 +48,10 @@ class WindowSink:
     """Shows each frame as soon as it comes; q, Esc or the close button end the run (`write` returns False).
 
     Left of a line that the mouse and the arrow keys move is the source by bicubic, right of it the result;
-    `viewer.HELP` lists the keys. PNGs go into ``record_dir``, or where the program was started. Pixels are converted
-    with the stream's own matrix and range, stretched to square pixels and turned upright. The window belongs to a
-    process of its own (see `viewer`), which `check` starts and `close` ends; nothing that happens to it, or to the
-    display, can take this process along. See `media.FrameSink` and `media.Display`.
+    `window_process.HELP` lists the keys. PNGs go into ``record_dir``, or where the program was started. Pixels are
+    converted with the stream's own matrix and range, stretched to square pixels and turned upright. The window belongs
+    to a process of its own (see `window_process`), which `check` starts and `close` ends; nothing that happens to it,
+    or to the display, can take this process along. See `interfaces.FrameSink` and `interfaces.Display`.
     """
 
     name = "window:"
@@ -77,11 +77,11 @@ class WindowSink:
             self._viewer = _Viewer(self._title, self._folder)
 
     def take_controls(self, controls: Controls) -> None:
-        """See `media.Display`."""
+        """See `interfaces.Display`."""
         self._controls = controls
 
     def show_figures(self, figures: Mapping[str, Any]) -> None:
-        """See `media.Display`: they are drawn with the next picture."""
+        """See `interfaces.Display`: they are drawn with the next picture."""
         self._figures = figures
 
     def open(self, info: StreamInfo) -> None:

@@ -28,7 +28,7 @@ NO_DELAY_MS = 100  # what browsers take for a picture that is shown for no time
 
 
 class AnimatedWebpSource:
-    """The pictures of an animated WebP, each shown as long as the file says, once through. See `media.Source`.
+    """The pictures of an animated WebP, each shown as long as the file says, once through. See `interfaces.Source`.
 
     Every picture is the whole canvas; where it is transparent it is black, as for every other input alpha is dropped.
     RGB becomes limited-range YUV. Raises SourceOpenError for a file that cannot be read, DecodeError for a damaged

@@ -103,7 +103,7 @@ class AvSource:
         self._regular = not scheme and os.path.isfile(address)
         self._changes_of_size = 0
         self._opened = time.monotonic()
-        self.prepare: Callable[[StreamInfo], None] | None = None  # see `media.Resizing`
+        self.prepare: Callable[[StreamInfo], None] | None = None  # see `interfaces.Resizing`
         self._open()
         try:
             self._truncated = self._regular and is_truncated(address, self._container)

@@ -61,7 +61,7 @@ class Backoff:
 
 
 class ReconnectingSource:
-    """A live source that outlives the loss of its input. See `media.Source`.
+    """A live source that outlives the loss of its input. See `interfaces.Source`.
 
     ``connect`` opens the input, now and after every loss; it may be called from another thread, one call at a time,
     and gives up soon once the event that it is given is set. It raises SourceError where the input is not there; any
@@ -109,7 +109,7 @@ class ReconnectingSource:
     # -- frames ------------------------------------------------------------------------------------------------------
 
     def frames(self, pool: FramePool | None = None) -> Iterator[Frame]:
-        """See `media.Source`. Slots of another size than ``pool``'s are of a pool of our own, as large as that."""
+        """See `interfaces.Source`. Slots of another size than ``pool``'s are of a pool of our own, as large as that."""
         try:
             source = self._source
             assert source is not None
@@ -266,7 +266,7 @@ class ReconnectingSource:
             raise
 
     def stop(self) -> None:
-        """See `media.Source`."""
+        """See `interfaces.Source`."""
         self._stopping.set()
         with self._lock:
             source, search = self._source, self._search
@@ -291,7 +291,7 @@ class ReconnectingSource:
             self._source = None
 
     def close(self) -> None:
-        """See `media.Source`. Does not wait for the network: ``connect`` gives up once `stop` was called."""
+        """See `interfaces.Source`. Does not wait for the network: ``connect`` gives up once `stop` was called."""
         self.stop()
         with self._lock:
             source, search = self._source, self._search

@@ -1,7 +1,7 @@
 """Live H.264 or HEVC from an RTSP server with no frame held back: a picture is decoded when its last packet is there.
 
 FFmpeg's demuxer gives a picture out when the next one begins, a frame interval later. Here aiortsp is the client, RTP
-is put together on the marker (codec/rtp.py), and only the decoder is PyAV's. What this reader does not know (other
+is put together on the marker (rtsp/rtp.py), and only the decoder is PyAV's. What this reader does not know (other
 codecs, TLS, interlaced pictures, odd servers) is refused with `LowDelayUnsupported`, and `open_source` takes
 PyAV's demuxer instead.
 """
@@ -55,7 +55,7 @@ def open_rtsp(url: str, options: SourceOptions, *, cancelled: threading.Event | 
 
 
 class RtspSource:
-    """An open RTSP stream. See `media.Source`.
+    """An open RTSP stream. See `interfaces.Source`.
 
     ``captured_ns`` is when the last packet of the picture had arrived; pts counts 90 kHz from 0 at the first frame and
     grows strictly. The queue between the network and the decoder is bounded: what is not read in time is decoded
@@ -107,7 +107,7 @@ class RtspSource:
                     raise SourceLost(f"{self._client.name}: the opening was cancelled") from None
 
     def frames(self, pool: FramePool | None = None) -> Iterator[Frame]:
-        """See `media.Source`. Once; from the call on, every picture is kept for it.
+        """See `interfaces.Source`. Once; from the call on, every picture is kept for it.
 
         Pictures that came while the caller was still getting ready are decoded and, but for the newest, not handed out:
         a live run begins with now, not with a burst of the past.
@@ -135,7 +135,7 @@ class RtspSource:
             raise self._client.failure
 
     def stop(self) -> None:
-        """See `media.Source`."""
+        """See `interfaces.Source`."""
         self._stopped = True
         self._client.units.abort()
 
@@ -151,7 +151,7 @@ class RtspSource:
         }
 
     def close(self) -> None:
-        """See `media.Source`."""
+        """See `interfaces.Source`."""
         self.stop()
         if self._closed:
             return

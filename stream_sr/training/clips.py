@@ -38,7 +38,8 @@ class Clip:
 
     @cached_property
     def flow(self) -> Flow:
-        """How far each picture has moved since the one before it, ``[T, 2, h, w]``: `motion.flows` for each pixel.
+        """How far each picture has moved since the one before it, ``[T, 2, h, w]``: `optical_flow.flows` for each
+        pixel.
 
         Measured on the degraded pictures, as it is where the network is used; noise that a step adds is not in it.
         """

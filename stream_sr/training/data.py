@@ -93,7 +93,7 @@ def turn(planes: npt.NDArray[Samples], turns: int, flip: bool) -> npt.NDArray[Sa
 
 
 def turn_flow(flow: Flow, turns: int, flip: bool) -> Flow:
-    """`motion.Flow`, ``[..., 2, h, w]``, of what `turn` has turned."""
+    """`optical_flow.Flow`, ``[..., 2, h, w]``, of what `turn` has turned."""
     right, down = turn(flow[..., 0, :, :], turns, flip), turn(flow[..., 1, :, :], turns, flip)
     for _ in range(turns):  # counter-clockwise: what went right goes up
         right, down = down, -right

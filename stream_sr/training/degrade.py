@@ -45,7 +45,7 @@ class Degradation:
     ) -> list[Plane]:
         """The degraded pictures of ``truth``, each reduced by ``scale`` (a factor of its sides), uint8.
 
-        ``roundtrip`` is `codec.roundtrip.h264_roundtrip`, handed in because training itself knows no codec.
+        ``roundtrip`` is `codec_roundtrip.h264_roundtrip`, handed in because training itself knows no codec.
         """
         frames = [self._sense(_blur(one, self.blur * scale), scale, random) for one in truth]
         if self.codec == "h264":

@@ -223,7 +223,9 @@ class _Writer:
         elif node.op == "call_function" and node.target in ARITHMETIC:
             self._arithmetic(node)
         else:
-            raise ModelError(f"a network with {node.op} '{node.target}' cannot be exported; add it to train/export.py")
+            raise ModelError(
+                f"a network with {node.op} '{node.target}' cannot be exported; add it to training/export.py"
+            )
 
     def _emit(self, node: fx.Node, kind: str, inputs: list[str], **attributes: Any) -> None:
         self.names[node] = node.name
@@ -250,7 +252,7 @@ class _Writer:
         elif isinstance(layer, nn.Conv2d | Deconvolution):
             self._convolution(node, name, layer, source)
         else:
-            raise ModelError(f"layer {name} ({type(layer).__name__}) cannot be exported; add it to train/export.py")
+            raise ModelError(f"layer {name} ({type(layer).__name__}) cannot be exported; add it to training/export.py")
 
     def _convolution(self, node: fx.Node, name: str, layer: nn.Conv2d | Deconvolution, source: str) -> None:
         if isinstance(layer.padding, str) or layer.padding_mode != "zeros":

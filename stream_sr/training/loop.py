@@ -49,7 +49,7 @@ def train(
     """Train a network and return the path of its checkpoint, ``out/checkpoint.pt``.
 
     ``folders`` hold pictures, of which those named in the recipe's validation list choose the best weights and are
-    left out of training, or clips (`train.clips`). ``start_from`` is the checkpoint to start from (needed where the
+    left out of training, or clips (`training.clips`). ``start_from`` is the checkpoint to start from (needed where the
     recipe says ``from_scale``). ``teacher`` is the checkpoint of a larger network to learn from as well,
     ``unlabelled`` are folders of pictures that only it is asked about (they are enlarged as they are). ``stop()`` is
     asked after every iteration: when true, the state is written and the run can go on with ``resume``, to the same

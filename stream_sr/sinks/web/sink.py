@@ -51,8 +51,9 @@ log = logging.getLogger("stream_sr")
 class WebSink:
     """Serves a page at ``web:[HOST:]PORT``: to this machine only, unless a HOST says otherwise; port 0: a free one.
 
-    See `media.FrameSink`, `media.EarlyOpen` and `media.Display`. The page's stream has times of its own, in which the
-    frames lie at the distance that they come at, without gaps: that is what a browser plays without stopping.
+    See `interfaces.FrameSink`, `interfaces.EarlyOpen` and `interfaces.Display`. The page's stream has times of its own,
+    in which the frames lie at the distance that they come at, without gaps: that is what a browser plays without
+    stopping.
     """
 
     paced = True
@@ -101,7 +102,7 @@ class WebSink:
         self.name = f"web:{_bracketed(self.host)}:{self.port}"
 
     def take_controls(self, controls: Controls) -> None:
-        """See `media.Display`; a read-only page takes none."""
+        """See `interfaces.Display`; a read-only page takes none."""
         self._controls = None if self._options.web_read_only else controls
 
     def open(self, info: StreamInfo) -> None:
@@ -149,7 +150,7 @@ class WebSink:
         return True
 
     def show_figures(self, figures: Mapping[str, Any]) -> None:
-        """See `media.Display`."""
+        """See `interfaces.Display`."""
         server, loop = self._server, self._loop
         if server is not None and loop is not None and not self._closed:
             with contextlib.suppress(RuntimeError):  # `close` has ended the loop meanwhile

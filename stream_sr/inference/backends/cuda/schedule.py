@@ -110,7 +110,7 @@ class Program(Protocol):
 
     @property
     def flow(self) -> Any:
-        """Device memory of the `motion.Flow` by which it moves that, as `flow_bytes` of float32."""
+        """Device memory of the `optical_flow.Flow` by which it moves that, as `flow_bytes` of float32."""
         ...
 
 
@@ -281,7 +281,7 @@ class OverlappedEngine:
         return target
 
     def _remember(self, lane: Lane, frame: Frame, motion: Motion) -> None:
-        """Give the network its last output and how to move it, or the frame itself; see `motion.LastOutput`."""
+        """Give the network its last output and how to move it, or the frame itself; see `optical_flow.LastOutput`."""
         driver, previous, luma = self._driver, self._program.previous, frame.planes[0]
         width, height = self.spec.output_size
         flow = motion.follow(luma, anew=frame.discontinuity or self._anew)
@@ -373,7 +373,7 @@ def i420_bytes(width: int, height: int) -> int:
 
 
 def flow_bytes(size: Sequence[int]) -> int:
-    """Bytes of a `motion.Flow` in float32, of a picture of ``size`` (height, width)."""
+    """Bytes of a `optical_flow.Flow` in float32, of a picture of ``size`` (height, width)."""
     height, width = flow_size(size)
     return 4 * 2 * height * width
 

@@ -1,6 +1,6 @@
 """OpenVINO on the CPU: the default where there is no GPU.
 
-The graph is rewritten before it is compiled (`openvino_graph`). Chroma is enlarged by a small fp32 model of its own.
+The graph is rewritten before it is compiled (`graph`). Chroma is enlarged by a small fp32 model of its own.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A model in eight bits as OpenVINO computes it fastest: each QuantizeLinear and DequantizeLinear as one FakeQuantize.
 
-So the passes of `openvino_graph` see one operation with values in, values out, and OpenVINO's own make bytes of it.
+So the passes of `graph` see one operation with values in, values out, and OpenVINO's own make bytes of it.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 ALIGNMENT = 256  # bytes; TensorRT wants its tensors to begin there
 FRAME, CHROMA = "frame", "chroma"
-FLOW = "flow"  # float32 [1, 2, h, w], a `motion.Flow`: beside `previous`
+FLOW = "flow"  # float32 [1, 2, h, w], a `optical_flow.Flow`: beside `previous`
 UPSCALED, UPSCALED_LUMA, UPSCALED_CHROMA = "upscaled", "upscaled_luma", "upscaled_chroma"
 
 
@@ -77,7 +77,7 @@ class FrameNodes:
         return self._packed(nodes) if self.picture.packed else self._side_by_side(nodes)
 
     def move(self, nodes: list[onnx.NodeProto]) -> list[onnx.NodeProto]:
-        """Move the last output as the flow says, where it comes in; as `motion.register` does."""
+        """Move the last output as the flow says, where it comes in; as `optical_flow.register` does."""
         width, height = self.picture.output
         for node in nodes:
             _rename(node, {PREVIOUS: "previous.moved"})

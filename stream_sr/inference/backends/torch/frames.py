@@ -43,7 +43,7 @@ class FrameNetwork(nn.Module):
     """``network`` (luma in [0, 1]) on frames of ``info``'s size; layers in ``precision``, the rest in fp32.
 
     Called with (frame, result, previous, flow): byte tensors in I420, and for a recurrent network its last luma output
-    and the `motion.Flow` by which it is moved, in bytes of float32.
+    and the `optical_flow.Flow` by which it is moved, in bytes of float32.
     """
 
     def __init__(self, network: nn.Module, info: StreamInfo, scale: int, precision: str, form: Form) -> None:
