@@ -28,7 +28,8 @@ from stream_sr.cli.latency import WARM_UP_SECONDS, LatencyProbe, chain
 from stream_sr.codec.encoder import Encoder
 from stream_sr.config import Config
 from stream_sr.pipeline.interfaces import SinkOptions
-from stream_sr.pipeline.pipeline import Pipeline, Plan
+from stream_sr.pipeline.pipeline import Pipeline
+from stream_sr.pipeline.plan import Plan
 from stream_sr.pipeline.stats import Stats
 from stream_sr.sinks import open_sink
 from stream_sr.system import machine

@@ -21,7 +21,8 @@ from prometheus_client.core import (
 )
 
 from stream_sr.errors import ConfigError
-from stream_sr.pipeline.pipeline import Pipeline, counters_of
+from stream_sr.pipeline.pipeline import Pipeline
+from stream_sr.pipeline.plan import counters_of
 from stream_sr.pipeline.stats import Histogram, Stats
 from stream_sr.pipeline.threads import Worker
 from stream_sr.system.printable import printable

@@ -27,7 +27,8 @@ from stream_sr.inference.model import AUTO, ModelSpec, default_model, find_model
 from stream_sr.inference.refit import RefitEngine
 from stream_sr.pipeline.engine import Engine, EngineOptions, EngineSpec
 from stream_sr.pipeline.interfaces import Display, FrameSink, PacketSink, Resizing, SinkOptions
-from stream_sr.pipeline.pipeline import ABORT_SECONDS, Pipeline, Plan, counters_of, split_sinks
+from stream_sr.pipeline.pipeline import ABORT_SECONDS, Pipeline
+from stream_sr.pipeline.plan import Plan, counters_of, split_sinks
 from stream_sr.pipeline.stall import StallWatch, working
 from stream_sr.pipeline.stats import Stats
 from stream_sr.pipeline.threads import Abandonable

@@ -10,7 +10,7 @@ from typing import Any
 
 from stream_sr.app.status import Rate
 from stream_sr.pipeline.engine import EngineSpec
-from stream_sr.pipeline.pipeline import Plan
+from stream_sr.pipeline.plan import Plan
 from stream_sr.pipeline.stats import STEPS_KEPT, Histogram, Stats
 from stream_sr.system import machine
 from stream_sr.system.printable import printable

@@ -11,7 +11,8 @@ from stream_sr.inference.engines import open_engine
 from stream_sr.pipeline.engine import EngineOptions
 from stream_sr.pipeline.interfaces import EncoderOptions, SinkOptions, Source, SourceOptions
 from stream_sr.pipeline.packets import Passthrough
-from stream_sr.pipeline.pipeline import Plan, run_sequential
+from stream_sr.pipeline.plan import Plan
+from stream_sr.pipeline.sequential import run_sequential
 from stream_sr.sinks import open_sink
 from stream_sr.sources.synthetic import SyntheticSource, parse_scene
 from stream_sr.video.frame import Frame, StreamInfo

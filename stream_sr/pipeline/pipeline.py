@@ -12,15 +12,14 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
-from typing import TypeGuard
 
 from stream_sr.errors import FrameStalled, PipelineStalled
-from stream_sr.pipeline.engine import Engine
-from stream_sr.pipeline.interfaces import FrameEncoder, FrameSink, PacketSink, Source
-from stream_sr.pipeline.packets import Packet, Passthrough
+from stream_sr.pipeline.interfaces import FrameEncoder, FrameSink, PacketSink
+from stream_sr.pipeline.packets import Packet
+from stream_sr.pipeline.plan import Plan, branch_passthrough, is_packet_sink, split_sinks
 from stream_sr.pipeline.ring import Full, RingBuffer
 from stream_sr.pipeline.stages import drop_late, pace, upscale
 from stream_sr.pipeline.stall import StallWatch, working
@@ -29,7 +28,7 @@ from stream_sr.pipeline.threads import Worker
 from stream_sr.video.color import guess_unknown
 from stream_sr.video.frame import Frame, StreamInfo
 from stream_sr.video.frame_pool import FramePool
-from stream_sr.video.timing import Clock, MonotonicClock, Pacer
+from stream_sr.video.timing import Pacer
 
 log = logging.getLogger("stream_sr")
 
@@ -39,33 +38,6 @@ FILE_FRAMES = 3
 LIVE_PACKETS = 60  # two seconds of slack for an output before it skips to the next keyframe
 FILE_PACKETS = 16
 ABORT_SECONDS = 2.0
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Everything that a run consists of, opened but for the sinks."""
-
-    source: Source
-    engine: Engine
-    sinks: Sequence[FrameSink | PacketSink]
-    make_encoder: Callable[[StreamInfo], FrameEncoder] | None = None  # needed by packet sinks
-    max_latency_ns: int | None = None  # live frames older than this are dropped before inference
-    seen: Callable[[Frame, Frame], None] = lambda before, after: None  # shown each pair, both borrowed
-    clock: Clock = field(default_factory=MonotonicClock)
-    stall_seconds: float | None = None  # that engine or encoder may work on one frame; None: for ever
-    poison: bool = False  # overwrite returned frame memory, for tests
-
-    @property
-    def output(self) -> StreamInfo:
-        """Size and colour of what the sinks get. What the source leaves unsaid is guessed from *its* size."""
-        info, (width, height) = self.source.info, self.engine.spec.output_size
-        color = guess_unknown(info.color, width=info.width, height=info.height)
-        return replace(info, width=width, height=height, color=color)
-
-    @property
-    def pairs(self) -> bool:
-        """Whether a sink asks for the source pictures beside the results."""
-        return any(sink.pairs for sink in split_sinks(self.sinks)[0])
 
 
 class Pipeline:
@@ -128,7 +100,7 @@ class Pipeline:
         """
         try:
             self._start()
-            self._attend(tick, tick_seconds, patience)
+            self._watch(tick, tick_seconds, patience)
         except BaseException as error:
             self._fail("main", error)
             self.abort()
@@ -305,8 +277,8 @@ class Pipeline:
         self._cleanup.append(encoder.close)
         outlets: list[RingBuffer[Packet]] = []
         work: list[tuple[str, Callable[[], None]]] = []
-        lanes = branch_passthrough(self.plan.source.passthrough, list(sinks.values()))
-        for (name, sink), passthrough in zip(sinks.items(), lanes, strict=True):
+        passthroughs = branch_passthrough(self.plan.source.passthrough, list(sinks.values()))
+        for (name, sink), passthrough in zip(sinks.items(), passthroughs, strict=True):
             packets = RingBuffer[Packet](
                 LIVE_PACKETS if live else FILE_PACKETS,
                 Full.SKIP_TO_KEY if live else Full.BLOCK,
@@ -334,7 +306,7 @@ class Pipeline:
     ) -> None:
         clock = self.plan.clock
 
-        def hand_out(packets: Sequence[Packet]) -> None:
+        def distribute(packets: Sequence[Packet]) -> None:
             for packet in packets:
                 for outlet in outlets:
                     outlet.put(packet)
@@ -343,16 +315,16 @@ class Pipeline:
             for frame in self._paced(self._queued(ring, "wait output"), sinks):
                 began = clock.now_ns()
                 try:
-                    wishes = [sink.wants_keyframe() for sink in sinks]  # each is asked: asking clears the wish
+                    requested = [sink.wants_keyframe() for sink in sinks]  # each is asked: asking clears the request
                     with working("encoder"):
-                        packets = encoder.encode(frame, keyframe=any(wishes))
+                        packets = encoder.encode(frame, keyframe=any(requested))
                 finally:
                     frame.release()
                 self.stats.stage("encode", clock.now_ns() - began)
-                hand_out(packets)
+                distribute(packets)
                 if self._abort_wanted:
                     return
-            hand_out(encoder.flush())
+            distribute(encoder.flush())
         finally:
             ring.abort()
             for outlet in outlets:
@@ -369,7 +341,7 @@ class Pipeline:
 
     # -- the calling thread --------------------------------------------------------------------------------------
 
-    def _attend(self, tick: Callable[[Stats], None], tick_seconds: float, patience: float) -> None:
+    def _watch(self, tick: Callable[[Stats], None], tick_seconds: float, patience: float) -> None:
         """Hand out ticks, and see that everything ends once it should."""
         clock, period, source = self.plan.clock, round(tick_seconds * 1e9), self.plan.source
         due, progress, moved_ns = clock.now_ns() + period, -1, 0
@@ -420,82 +392,3 @@ class Pipeline:
             stalled = PipelineStalled(f"{reason} did not end within {limit:g} s: {', '.join(stuck)}")
             stalled.__cause__ = self.failure
             self.failure = stalled
-
-
-def branch_passthrough(passthrough: Passthrough | None, sinks: Sequence[PacketSink]) -> list[Passthrough | None]:
-    """A passthrough for each sink that takes one; packets that nobody takes are dropped at once."""
-    if passthrough is None:
-        return [None for _ in sinks]
-    lanes: list[Passthrough | None] = []
-    free: Passthrough | None = passthrough
-    for sink in sinks:
-        if not sink.takes_passthrough:
-            lanes.append(None)
-            continue
-        lanes.append(passthrough.branch() if free is None else free)
-        free = None
-    if free is not None:
-        free.shut()
-    return lanes
-
-
-def is_packet_sink(sink: FrameSink | PacketSink) -> TypeGuard[PacketSink]:
-    """Whether a sink takes encoded packets."""
-    return hasattr(sink, "wants_keyframe")
-
-
-def counters_of(sink: FrameSink | PacketSink) -> dict[str, int]:
-    """What an output counts, see `interfaces.PacketSink`; nothing where it does not. From any thread."""
-    counters: Callable[[], dict[str, int]] | None = getattr(sink, "counters", None)
-    return {} if counters is None else counters()
-
-
-def split_sinks(sinks: Sequence[FrameSink | PacketSink]) -> tuple[list[FrameSink], list[PacketSink]]:
-    """Those that take frames and those that take packets."""
-    packets = [sink for sink in sinks if is_packet_sink(sink)]
-    return [sink for sink in sinks if sink not in packets], packets  # type: ignore[misc]
-
-
-def run_sequential(plan: Plan) -> Stats:
-    """The same run in one thread, frame by frame, with the same result bit for bit. Not for live sources.
-
-    Raises the first failure, after the sinks were closed.
-    """
-    stats, clock, output = Stats(), plan.clock, plan.output
-    frame_sinks, packet_sinks = split_sinks(plan.sinks)
-    names = [stats.add_output(sink.name) for sink in plan.sinks]
-    encoder = plan.make_encoder(output) if packet_sinks and plan.make_encoder else None
-
-    def captured() -> Iterator[Frame]:
-        for frame in plan.source.frames():
-            stats.count("frames_in")
-            yield replace(frame, color=output.color)
-
-    def send(packets: Sequence[Packet]) -> None:
-        for packet in packets:
-            for sink in packet_sinks:
-                sink.write(packet)
-
-    with ExitStack() as stack:
-        for closing in [*plan.sinks, *([encoder] if encoder else [])]:
-            stack.callback(closing.close)
-        for frame_sink in frame_sinks:
-            frame_sink.open(output)
-        if encoder is not None:
-            for sink, passthrough in zip(
-                packet_sinks, branch_passthrough(plan.source.passthrough, packet_sinks), strict=True
-            ):
-                sink.open(encoder.stream.with_passthrough(passthrough))
-        for frame in upscale(captured(), plan.engine, clock=clock, stats=stats, pairs=plan.pairs):
-            began = clock.now_ns()
-            for frame_sink in frame_sinks:
-                frame_sink.write(frame)
-            if encoder is not None:
-                send(encoder.encode(frame))
-            for name in names:
-                stats.output(name, frame.captured_ns, began, clock.now_ns())
-        if encoder is not None:
-            send(encoder.flush())
-        for sink in packet_sinks:
-            sink.complete()
-    return stats

@@ -17,7 +17,8 @@ from stream_sr.app import metrics
 from stream_sr.app.metrics import Cameras, MetricsServer
 from stream_sr.errors import ConfigError
 from stream_sr.pipeline.interfaces import FrameSink, PacketSink
-from stream_sr.pipeline.pipeline import Pipeline, Plan
+from stream_sr.pipeline.pipeline import Pipeline
+from stream_sr.pipeline.plan import Plan
 from stream_sr.pipeline.stats import Histogram, ModelStep
 
 

@@ -26,7 +26,9 @@ from stream_sr.config import Config
 from stream_sr.errors import ModelError
 from stream_sr.inference.backends.openvino import precision as openvino_precision
 from stream_sr.pipeline.interfaces import EncoderOptions, SinkOptions, SourceOptions
-from stream_sr.pipeline.pipeline import Pipeline, Plan, run_sequential
+from stream_sr.pipeline.pipeline import Pipeline
+from stream_sr.pipeline.plan import Plan
+from stream_sr.pipeline.sequential import run_sequential
 from stream_sr.pipeline.threads import Worker
 from stream_sr.sinks import open_sink
 from stream_sr.sources import open_source

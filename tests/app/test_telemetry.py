@@ -20,7 +20,8 @@ from stream_sr.app.telemetry import (
     without_folder,
 )
 from stream_sr.pipeline.engine import EngineSpec
-from stream_sr.pipeline.pipeline import Pipeline, Plan
+from stream_sr.pipeline.pipeline import Pipeline
+from stream_sr.pipeline.plan import Plan
 from stream_sr.pipeline.stats import ModelStep, Stats
 from stream_sr.system import machine
 

@@ -23,7 +23,8 @@ from stream_sr.inference.hot_swap import SwapEngine
 from stream_sr.inference.model import ModelSpec, model_ladder
 from stream_sr.pipeline.engine import Engine, EngineOptions, Pending
 from stream_sr.pipeline.interfaces import Source
-from stream_sr.pipeline.pipeline import Pipeline, Plan
+from stream_sr.pipeline.pipeline import Pipeline
+from stream_sr.pipeline.plan import Plan
 from stream_sr.pipeline.stats import Stats
 from stream_sr.video.frame import Frame, StreamInfo
 from stream_sr.video.frame_pool import Slot

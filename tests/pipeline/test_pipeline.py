@@ -11,7 +11,9 @@ from doubles import ByteEncoder, CountingSource, DoublingEngine, ListSink, Packe
 
 from stream_sr.errors import EngineRunError, PipelineStalled, SinkWriteError, SourceLost
 from stream_sr.pipeline.packets import Passthrough, Track
-from stream_sr.pipeline.pipeline import Pipeline, Plan, run_sequential
+from stream_sr.pipeline.pipeline import Pipeline
+from stream_sr.pipeline.plan import Plan
+from stream_sr.pipeline.sequential import run_sequential
 from stream_sr.pipeline.stats import Stats
 from stream_sr.video.color import Matrix
 from stream_sr.video.frame import Frame
