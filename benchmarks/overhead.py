@@ -32,7 +32,7 @@ from stream_sr.errors import ConfigError, StreamSRError
 from stream_sr.pipeline.pipeline import Pipeline
 from stream_sr.pipeline.threads import Worker
 from stream_sr.sinks.file import FileSink
-from stream_sr.sources.file import AvSource
+from stream_sr.sources.file import FileSource
 from stream_sr.system.machine import command_line
 
 MARK = 0.03
@@ -99,14 +99,14 @@ def watching(account: Account) -> Iterator[None]:
     """Within, our threads and the calls that they make into PyAV and OpenVINO are entered."""
     import openvino
 
-    create, read, write = Encoder.__init__, AvSource._open, FileSink.open
+    create, read, write = Encoder.__init__, FileSource._open, FileSink.open
 
     def begin(encoder: Encoder, *arguments: Any, **options: Any) -> None:
         create(encoder, *arguments, **options)
         context = encoder._context
         encoder._context = Timed(context, "encode", account.into("encode", context.encode))  # type: ignore[assignment]
 
-    def open_file(source: AvSource) -> None:
+    def open_file(source: FileSource) -> None:
         read(source)
         container = source._container
 
@@ -122,9 +122,9 @@ def watching(account: Account) -> Iterator[None]:
     request = openvino.InferRequest
     changes: list[tuple[Any, str, Any]] = [
         (Worker, "_run", account.thread(Worker._run)),
-        (AvSource, "_decode", account.into("decode", AvSource._decode)),
+        (FileSource, "_decode", account.into("decode", FileSource._decode)),
         (Encoder, "__init__", begin),
-        (AvSource, "_open", open_file),
+        (FileSource, "_open", open_file),
         (FileSink, "open", begin_file),
         *(
             (request, name, account.into("network", getattr(request, name)))

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import errno
-import io
 import itertools
 import logging
-import math
 import os
 import stat
 import time
@@ -17,24 +14,23 @@ from pathlib import Path
 from typing import Any
 
 import av
-from av.stream import Disposition
 from av.video.stream import VideoStream
 
 from stream_sr.codec import mp4
-from stream_sr.codec.metadata import METADATA_ERRORS, add_attachments, write_metadata
+from stream_sr.codec.metadata import add_attachments, write_metadata
 from stream_sr.errors import OutputRemoved, SinkError, SinkOpenError, SinkWriteError
 from stream_sr.pipeline.interfaces import ORIENTATION_LOST, SinkOptions
-from stream_sr.pipeline.packets import EncodedStream, Packet, Passthrough
+from stream_sr.pipeline.packets import EncodedStream, Packet
+from stream_sr.sinks.muxer import add_video, av_packet, muxer_options
+from stream_sr.sinks.output_file import OutputFile, holds_picture, is_same_file
 from stream_sr.sinks.tracks import FFMPEG_ERRORS, Tracks
 from stream_sr.video.orientation import Orientation
 
 log = logging.getLogger("stream_sr")
 
 CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".ts": "mpegts"}
-FINEST_MP4_TICK = 1_000_000  # per second; a finer time base leaves too few bits for the distance of two frames
 LOOK_SECONDS = 1.0  # between looks at whether the file is still where it was created
 MOST_NAME_BYTES = 255  # of a file, on every usual file system
-FRAGMENT_SECONDS = 0.2  # what a kill or a full disk costs at most; shorter fragments only cost some hundred bytes each
 
 
 class FileSink:
@@ -67,7 +63,7 @@ class FileSink:
         self.takes_passthrough = options.audio != "none"
         self._path = Path(path)
         self._options = options
-        self._disk: _Disk | None = None
+        self._disk: OutputFile | None = None
         self._container: Any = None
         self._video: VideoStream | None = None
         self._tracks: Tracks | None = None
@@ -92,7 +88,7 @@ class FileSink:
             raise SinkOpenError(f"{self.name} is a folder; name a file in it, e.g. {path / 'out.mp4'}")
         if not path.parent.is_dir():
             raise SinkOpenError(f"{self.name}: the folder {path.parent} does not exist; make it first (mkdir -p)")
-        self._replace = _same_file(path, self._options.source)
+        self._replace = is_same_file(path, self._options.source)
         if not self._options.overwrite:
             if self._replace:
                 raise SinkOpenError(f"{self.name} is the input itself; choose another name, or give --overwrite")
@@ -106,14 +102,14 @@ class FileSink:
     def open(self, stream: EncodedStream) -> None:
         """Create the file and write its header."""
         self.check()
-        self._disk = _Disk(self.name, *self._target())
+        self._disk = OutputFile(self.name, *self._target())
         kind = CONTAINERS[self._path.suffix.lower()]
         try:
             self._container = av.open(
-                self._disk, "w", format=kind, container_options=_muxer_options(kind, stream), buffer_size=1 << 17
+                self._disk, "w", format=kind, container_options=muxer_options(kind, stream), buffer_size=1 << 17
             )
             metadata = stream.info.metadata
-            self._video = _add_video(self._container, stream)
+            self._video = add_video(self._container, stream)
             if stream.passthrough is not None and self.takes_passthrough:
                 self._tracks = Tracks(
                     self.name,
@@ -161,7 +157,7 @@ class FileSink:
         self._end = max(self._end, began + packet.duration * packet.time_base)
         good = self._disk.size()
         try:
-            self._container.mux_one(_av_packet(packet, self._video, self._offset))
+            self._container.mux_one(av_packet(packet, self._video, self._offset))
             if self._tracks is not None:
                 self._tracks.write(until=self._end, offset=self._offset * packet.time_base)
         except FFMPEG_ERRORS as error:
@@ -172,7 +168,7 @@ class FileSink:
             ) from error
         self._written = True
 
-    def _check_in_place(self, disk: _Disk) -> None:
+    def _check_in_place(self, disk: OutputFile) -> None:
         if not disk.in_place():
             name, seconds = str(disk.path) if self._replace else self.name, float(self._end)
             raise OutputRemoved(
@@ -212,7 +208,7 @@ class FileSink:
                 if not self._failed:  # else the error has said more
                     log.warning("%s: no picture came, so there is no file", self.name)
 
-    def _end_file(self, container: Any, disk: _Disk) -> bool:
+    def _end_file(self, container: Any, disk: OutputFile) -> bool:
         """Write what remains and free all; whether the file is as it should be."""
         good = disk.size()
         try:
@@ -287,182 +283,6 @@ def ending_refused(address: str) -> str:
     """What a user is told who names a file that no muxer of ours writes."""
     ending = Path(address).suffix or "(none)"
     return f"{address}: the ending {ending} is not a container that we write; use one of {', '.join(CONTAINERS)}"
-
-
-class _Disk:
-    """The file under the muxer: created exclusively, written whole, and its first failure remembered."""
-
-    def __init__(self, name: str, path: Path, replace: bool) -> None:
-        self.name, self.path = name, path
-        self.error: OSError | None = None
-        try:
-            if replace:
-                # A new file, so that a reader or another link of the old one keeps what it has.
-                path.unlink(missing_ok=True)
-            self._file = open(path, "xb", buffering=0)  # noqa: SIM115
-        except FileExistsError as error:
-            raise SinkOpenError(f"{name} exists; choose another name, or give --overwrite") from error
-        except OSError as error:
-            raise SinkOpenError(f"{name} cannot be written: {error.strerror}") from error
-        state = os.fstat(self._file.fileno())
-        self._identity = state.st_dev, state.st_ino
-        # Some network file systems do not name a file alike by descriptor and by path, or count no links.
-        self._identified, self._linked = self._is_same(), state.st_nlink > 0
-
-    def in_place(self) -> bool:
-        """Whether the file still lies where it was created: not removed, renamed, replaced or hidden by a mount."""
-        if self._linked and not self._file.closed and os.fstat(self._file.fileno()).st_nlink == 0:
-            return False
-        if not self._identified:
-            return os.path.lexists(self.path)
-        try:
-            return self._is_same()
-        except OSError:
-            return True  # nobody can tell: no right to look, a server that does not answer
-
-    def _is_same(self) -> bool:
-        """Raises OSError where the path cannot be looked up for another reason than that it is not there."""
-        try:
-            found = os.stat(self.path)
-        except OSError as error:
-            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE):
-                return False
-            raise
-        return (found.st_dev, found.st_ino) == self._identity
-
-    @property
-    def closed(self) -> bool:
-        return self._file.closed
-
-    def write(self, data: bytes) -> int:
-        if self.error is not None:
-            raise self.error
-        view = memoryview(data)
-        try:
-            while view:
-                view = view[self._file.write(view) or 0 :]
-        except OSError as error:
-            self.error = error
-            raise
-        return len(data)
-
-    def has_failed(self) -> bool:
-        return self.error is not None
-
-    def size(self) -> int:
-        return os.fstat(self._file.fileno()).st_size
-
-    def sync(self) -> None:
-        """Wait until the data is on the disk: what it is to replace would be gone otherwise, if the power fails."""
-        os.fsync(self._file.fileno())
-
-    def cut(self, size: int) -> None:
-        """After a failed write: drop what came after ``size``. Part of a fragment would spoil the whole file."""
-        if self.error is not None:
-            self._file.truncate(size)
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        return self._file.seek(offset, whence)
-
-    def tell(self) -> int:
-        return self._file.tell()
-
-    def close(self) -> None:
-        self._file.close()
-
-
-def holds_picture(path: Path) -> bool:
-    """Whether a player finds a picture in the file."""
-    try:
-        with av.open(f"file:{path}", "r", metadata_errors=METADATA_ERRORS) as container:
-            return any(packet.size > 0 for packet in container.demux(video=0))
-    except (*FFMPEG_ERRORS, IndexError):
-        return False
-
-
-def free_name(path: Path) -> Path:
-    """The path, or where that is taken with a number: ``door.mkv``, ``door-2.mkv``..."""
-    free, number = path, 1
-    while os.path.lexists(free):
-        number += 1
-        free = path.with_stem(f"{path.stem}-{number}")
-    return free
-
-
-def _same_file(path: Path, source: str) -> bool:
-    try:
-        return bool(source) and os.path.samefile(path, source)
-    except OSError:
-        return False
-
-
-def _muxer_options(kind: str, stream: EncodedStream) -> dict[str, str]:
-    """FFmpeg's options for a container: times as they are, and readable whenever the program dies."""
-    # Packets come in the order of their times: a track without packets for a while must not hold the others up.
-    options = {"flush_packets": "1", "avoid_negative_ts": "disabled", "max_interleave_delta": "1000000"}
-    base = stream.info.time_base
-    if kind in ("mp4", "mov"):
-        ticks = base.denominator
-        if ticks > FINEST_MP4_TICK:
-            log.info("the time base %s s is too fine for MP4: times are rounded to 1/%d s", base, FINEST_MP4_TICK)
-            ticks = FINEST_MP4_TICK
-        options |= {
-            "movflags": "+hybrid_fragmented+delay_moov",
-            "frag_duration": str(round(FRAGMENT_SECONDS * 1_000_000)),
-            "video_track_timescale": str(ticks),
-            "movie_timescale": str(_movie_ticks(ticks, stream.passthrough)),
-        }
-    elif kind == "matroska":
-        options["cluster_time_limit"] = str(round(FRAGMENT_SECONDS * 1000))
-        options["default_mode"] = "passthrough"  # a track is the default one only where it was in the source
-    elif (base / Fraction(1, 90_000)).denominator != 1:
-        log.info("MPEG-TS counts in 1/90000 s, so the times of the pictures are rounded to them")
-    return options
-
-
-def _movie_ticks(ticks: int, passthrough: Passthrough | None) -> int:
-    """Ticks per second in which MP4 says where each track begins: all the tracks' own, if their multiple is usable."""
-    for track in passthrough.tracks if passthrough is not None else ():
-        common = math.lcm(ticks, getattr(track.template.codec_context, "sample_rate", None) or 1000)
-        ticks = common if common < 1 << 31 else ticks
-    return ticks
-
-
-def _add_video(container: Any, stream: EncodedStream) -> VideoStream:
-    """A stream that takes Annex B packets as they are.
-
-    PyAV offers no stream with given codec parameters; one copied from a parsed template that is only the parameter sets
-    is one, and what it does not know yet (size, colours) can be set before the header is written.
-    """
-    info = stream.info
-    template: Any = av.open(io.BytesIO(stream.extradata), format=stream.codec)
-    with template:
-        video: VideoStream = container.add_stream_from_template(template.streams.video[0], opaque=True)
-    context = video.codec_context
-    context.width, context.height, context.pix_fmt = info.width, info.height, "yuv420p"
-    context.extradata = stream.extradata
-    context.sample_aspect_ratio = info.sample_aspect
-    context.colorspace, context.color_range = int(info.color.matrix), int(info.color.range)
-    context.color_primaries, context.color_trc = info.color.primaries, info.color.transfer
-    if info.fps is not None:
-        context.framerate = info.fps
-    video.time_base = info.time_base
-    video.metadata.update(info.metadata.video_tags)
-    if info.metadata.video_disposition:
-        video.disposition = Disposition(info.metadata.video_disposition)
-    if info.orientation != Orientation.UPRIGHT:
-        video.set_display_matrix(info.orientation.matrix)
-    return video
-
-
-def _av_packet(packet: Packet, stream: VideoStream, offset: int) -> av.Packet[Any]:
-    muxed: av.Packet[Any] = av.Packet(packet.data)
-    muxed.time_base = packet.time_base
-    muxed.pts, muxed.dts = packet.pts - offset, packet.dts - offset
-    muxed.duration = packet.duration
-    muxed.is_keyframe = packet.is_keyframe
-    muxed.stream = stream
-    return muxed
 
 
 def _reason(error: Exception) -> str:

@@ -13,7 +13,8 @@ from typing import Any
 from stream_sr.codec.encoder import Encoder
 from stream_sr.errors import OutputRemoved, SinkOpenError, StreamSRError
 from stream_sr.pipeline.interfaces import EncoderOptions, SinkOptions
-from stream_sr.sinks.file import FileSink, free_name
+from stream_sr.sinks.file import FileSink
+from stream_sr.sinks.output_file import free_name
 from stream_sr.video.frame import Frame, StreamInfo
 
 log = logging.getLogger("stream_sr")

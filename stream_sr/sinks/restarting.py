@@ -11,7 +11,8 @@ from pathlib import Path
 from stream_sr.errors import OutputRemoved, SinkError, SinkOpenError
 from stream_sr.pipeline.interfaces import SinkOptions
 from stream_sr.pipeline.packets import EncodedStream, Packet
-from stream_sr.sinks.file import FileSink, free_name
+from stream_sr.sinks.file import FileSink
+from stream_sr.sinks.output_file import free_name
 
 AGAIN_SECONDS = 60.0  # after a disk that was full, or refused for another reason
 FOLDER_SECONDS = 5.0  # while the folder is not there: looking costs nothing

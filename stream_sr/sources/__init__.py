@@ -145,9 +145,9 @@ def open_source(
         from stream_sr.sources.synthetic import SyntheticSource, parse_scene
 
         return SyntheticSource(parse_scene(address), options)
-    from stream_sr.sources.file import open_av
+    from stream_sr.sources.file import open_file
 
-    return open_av(address, options, cancelled)
+    return open_file(address, options, cancelled)
 
 
 def open_reconnecting_source(
@@ -190,12 +190,12 @@ def _open_rtsp(address: str, options: SourceOptions, cancelled: threading.Event 
     try:
         return open_rtsp(address, options, cancelled=cancelled)
     except LowDelayUnsupported as reason:
-        from stream_sr.sources.file import open_av
+        from stream_sr.sources.file import open_file
 
         if str(reason) not in said:
             said.add(str(reason))
             logger.warning("%s is read through FFmpeg, about one frame later: %s", redact(address), reason)
-        return open_av(address, options, cancelled)
+        return open_file(address, options, cancelled)
 
 
 def applicable(address: str) -> frozenset[str]:

@@ -37,7 +37,7 @@ def begins_anywhere(container: InputContainer, origin: Fraction, video: Fraction
     return origin > FAR_SECONDS and not has_table
 
 
-class Timeline:
+class JoinedClock:
     """Joins the clocks of a stream whose times jump: a recording of several parts, a transmitter that restarts.
 
     A jump is a step back, or ahead by more than 10 s beyond every other track, of audio or video (FFmpeg's rules); a

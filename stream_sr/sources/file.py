@@ -12,16 +12,14 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fractions import Fraction
 from functools import partial
 from typing import Any
 
 import av
-from av.container import InputContainer
 
 from stream_sr.codec.decode import FrameReader, check_format
-from stream_sr.codec.decoder import detached
 from stream_sr.codec.deinterlace import Deinterlacer
 from stream_sr.codec.extent import is_truncated
 from stream_sr.codec.metadata import (
@@ -33,51 +31,40 @@ from stream_sr.codec.metadata import (
     unsupported_tracks,
 )
 from stream_sr.codec.nvdec import decoder_in_use
-from stream_sr.codec.picture import orientation_of
-from stream_sr.codec.still import ANIMATED_BRANDS, STILL_BRANDS
 from stream_sr.codec.video_decoder import Origin, VideoDecoder
 from stream_sr.errors import DecodeError, SourceError, SourceLost, SourceOpenError
 from stream_sr.pipeline.interfaces import SourceOptions
-from stream_sr.pipeline.packets import Passthrough, Track
+from stream_sr.pipeline.packets import Passthrough
 from stream_sr.pipeline.stats import Counts
-from stream_sr.sources.clock import Timeline, begins_anywhere, may_jump
+from stream_sr.sources.clock import JoinedClock, begins_anywhere, may_jump
 from stream_sr.sources.demux import PacketReader, read_packets
+from stream_sr.sources.frame_times import FrameTimes, with_durations
 from stream_sr.sources.opening import SILENT, open_cancellable, open_container, refuse_bad_port
+from stream_sr.sources.stream_choice import choose_video_stream, describe_track, sample_aspect, stated_orientation
 from stream_sr.system.limits import codec_threads
 from stream_sr.system.printable import redact
 from stream_sr.video.frame import Frame, StreamInfo
 from stream_sr.video.frame_pool import FramePool, Pools
 from stream_sr.video.metadata import Metadata
-from stream_sr.video.orientation import Orientation
 from stream_sr.video.timing import rescale
 
 logger = logging.getLogger(__name__)
 
 LIVE_SCHEMES = {"rtsp", "rtsps", "rtmp", "rtmps", "srt", "udp", "rtp", "tcp"}
-TEXT_CODECS = {"ansi", "bintext", "xbin", "idf"}  # FFmpeg paints a text file as a terminal would
 FAILURES_IN_A_ROW = 50
 KEYFRAME_SECONDS = 15.0  # that a live stream which was joined between two keyframes may take to the next
 TRAILING_SECONDS = 2  # how far other tracks may lie behind the video in a file
 
 
-@dataclass(frozen=True, slots=True)
-class Stamp:
-    """When a picture is shown, and when its packet was read."""
-
-    pts: int  # in the stream's time base
-    duration: int
-    captured_ns: int
-
-
-def open_av(address: str, options: SourceOptions, cancelled: threading.Event | None = None) -> AvSource:
-    """Open an `AvSource`; this ends soon after Ctrl-C, or after ``cancelled`` was set (see `open_cancellable`)."""
+def open_file(address: str, options: SourceOptions, cancelled: threading.Event | None = None) -> FileSource:
+    """Open an `FileSource`; this ends soon after Ctrl-C, or after ``cancelled`` was set (see `open_cancellable`)."""
     name = redact(address)
     if "://" in address:
         refuse_bad_port(address, name)
-    return open_cancellable(name, lambda given_up: AvSource(address, options, stopping=given_up), cancelled)
+    return open_cancellable(name, lambda given_up: FileSource(address, options, stopping=given_up), cancelled)
 
 
-class AvSource:
+class FileSource:
     """An open file or URL. One thread reads; `stop` may be called from any.
 
     A truncated file delivers what it holds and then raises DecodeError, so that the output is complete up to the
@@ -107,7 +94,7 @@ class AvSource:
         self._open()
         try:
             self._truncated = self._regular and is_truncated(address, self._container)
-            self._first: tuple[av.VideoFrame, Stamp] | None = self._open_pictures()
+            self._first: tuple[av.VideoFrame, FrameTimes] | None = self._open_pictures()
             self.info = self._describe(self._first[0])
             self.decoder = decoder_in_use(self._stream)
         except BaseException as error:
@@ -120,7 +107,7 @@ class AvSource:
         self._packet_reader: PacketReader | None = None  # has the container once it exists
         self._container = open_container(self._address, self._options, self._name)
         try:
-            self._stream = _video_stream(self._container, self._name)
+            self._stream = choose_video_stream(self._container, self._name)
             self._video_index: int = self._stream.index
             self._prepare(self._options)
         except BaseException:
@@ -140,13 +127,13 @@ class AvSource:
         self._fps = Fraction(rate) if rate else None
         self._step = round(1 / self._fps / self._base) if self._fps else 0  # of one picture, in the time base
         passed = [s for s in self._container.streams if s.type in ("audio", "subtitle") and s.codec_context is not None]
-        tracks = tuple(_track(i, s) for i, s in enumerate(passed))
+        tracks = tuple(describe_track(i, s) for i, s in enumerate(passed))
         self._tracks = {s.index: i for i, s in enumerate(passed)}
         self.passthrough: Passthrough | None = Passthrough(tracks) if tracks else None
         starts = [s.start_time * s.time_base for s in (stream, *passed) if s.start_time is not None and s.time_base]
         self._origin = min(starts, default=Fraction(0))
         first = (stream.start_time or 0) * (stream.time_base or Fraction(0))
-        self._timeline = Timeline() if may_jump(self._container) else None
+        self._timeline = JoinedClock() if may_jump(self._container) else None
         self._begin = (
             self._origin if not self._live and begins_anywhere(self._container, self._origin, first) else Fraction(0)
         )
@@ -155,9 +142,9 @@ class AvSource:
             self._begin = self._origin + self._start
         length = _seconds(options.duration)
         self._end = None if length is None else (self._start or 0) + length
-        self._previous: Stamp | None = None
+        self._previous: FrameTimes | None = None
 
-    def _open_pictures(self) -> tuple[av.VideoFrame, Stamp]:
+    def _open_pictures(self) -> tuple[av.VideoFrame, FrameTimes]:
         """The first picture that is wanted; `_pictures` goes on behind it."""
         seekable = self._regular or "://" in self._address  # what was read from a FIFO or a device is gone
         if self._start and not self._live and seekable and not self._seek(self._start):
@@ -199,8 +186,8 @@ class AvSource:
             time_base=self._base,
             fps=self._fps,
             color=self._reader.color(picture),
-            sample_aspect=_aspect(stream),
-            orientation=_orientation(picture, self._name),
+            sample_aspect=sample_aspect(stream),
+            orientation=stated_orientation(picture, self._name),
             live=self._live,
             frame_count=stream.frames if stream.frames and whole and not self._live else None,
             duration_seconds=seconds,
@@ -258,7 +245,7 @@ class AvSource:
             )
             number += 1
 
-    def _next(self) -> tuple[av.VideoFrame, Stamp] | None:
+    def _next(self) -> tuple[av.VideoFrame, FrameTimes] | None:
         with self._in_use:
             return None if self._stopping.is_set() else next(self._pictures, None)
 
@@ -301,12 +288,12 @@ class AvSource:
 
     # The way of a picture: packets -> decoded -> stamped, progressive -> cut to start and end.
 
-    def _wanted(self) -> Iterator[tuple[av.VideoFrame, Stamp]]:
+    def _wanted(self) -> Iterator[tuple[av.VideoFrame, FrameTimes]]:
         shift = self._shift(self._base)
         begin = None if self._start is None else self._origin + self._start
         end = None if self._end is None else self._origin + self._end
         first_pts: int | None = None
-        for picture, stamp in self._progressive() if self._live else _with_durations(self._progressive()):
+        for picture, stamp in self._progressive() if self._live else with_durations(self._progressive()):
             if begin is not None and stamp.pts * self._base < begin:
                 continue
             if first_pts is None:
@@ -316,14 +303,14 @@ class AvSource:
             if end is not None and stamp.pts * self._base >= end:
                 self._pass_on_until(end)
                 return
-            yield picture, Stamp(stamp.pts - shift, stamp.duration, stamp.captured_ns)
+            yield picture, FrameTimes(stamp.pts - shift, stamp.duration, stamp.captured_ns)
 
     def _shift(self, base: Fraction) -> int:
         """What is taken from the pts of a track, in its time base: the same moment for all tracks."""
         return math.floor(self._begin / base)
 
-    def _progressive(self) -> Iterator[tuple[av.VideoFrame, Stamp]]:
-        deinterlacer: Deinterlacer[Stamp] | None = None
+    def _progressive(self) -> Iterator[tuple[av.VideoFrame, FrameTimes]]:
+        deinterlacer: Deinterlacer[FrameTimes] | None = None
         for picture in self._decoded():
             check_format(picture.format)
             stamp = self._stamp(picture)
@@ -461,7 +448,7 @@ class AvSource:
             else:
                 self._pass_on(packet)
 
-    def _stamp(self, picture: av.VideoFrame) -> Stamp:
+    def _stamp(self, picture: av.VideoFrame) -> FrameTimes:
         """Its pts in the stream's time base, made up where there is none, and always behind the one before."""
         old = self._previous
         base = picture.time_base or self._base
@@ -476,81 +463,13 @@ class AvSource:
             self._counts.add("repaired_pts")
             pts = old.pts + 1
         captured = picture.opaque.captured_ns if isinstance(picture.opaque, Origin) else time.monotonic_ns()
-        self._previous = Stamp(pts, duration or (0 if picture.pts is not None else self._step), captured)
+        self._previous = FrameTimes(pts, duration or (0 if picture.pts is not None else self._step), captured)
         return self._previous
 
 
 def _is_loss(error: av.FFmpegError, *, live: bool) -> bool:
     """Whether the input is lost with this error; in a file, reading goes on behind it."""
     return live or isinstance(error, SILENT)
-
-
-def _with_durations(pictures: Iterator[tuple[av.VideoFrame, Stamp]]) -> Iterator[tuple[av.VideoFrame, Stamp]]:
-    """Each picture lasts until the next one, the last one as its packet says; holds one picture back.
-
-    The packets' own durations are those of the decoding order, which B-frames mix up where the rate varies.
-    """
-    held: tuple[av.VideoFrame, Stamp] | None = None
-    try:
-        for item in pictures:
-            if held is not None:
-                picture, stamp = held
-                yield picture, Stamp(stamp.pts, item[1].pts - stamp.pts, stamp.captured_ns)
-            held = item
-    except SourceError:
-        if held is not None:
-            yield held
-        raise
-    if held is not None:
-        yield held
-
-
-def _video_stream(container: InputContainer, name: str) -> Any:
-    """The best video stream that is not a cover picture."""
-    streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
-    if not streams:
-        kinds = ", ".join(sorted({s.type for s in container.streams})) or "nothing"
-        raise SourceOpenError(f"{name} has no video stream (it holds: {kinds})")
-    brand = container.metadata.get("major_brand", "").encode()
-    if brand in STILL_BRANDS and len(streams) > 1:
-        raise SourceOpenError(f"{name} is a picture of several parts (HEIC, AVIF); give it as a local file")
-    if brand in ANIMATED_BRANDS:  # its first picture is there once more, as a still
-        streams = [s for s in streams if s.frames != 1] or streams
-    stream = next((s for s in streams if s.disposition & av.stream.Disposition.default), streams[0])
-    if stream.codec_context is None:
-        raise SourceOpenError(f"{name}: its video codec is not known to this FFmpeg")
-    if stream.codec_context.name in TEXT_CODECS:
-        raise SourceOpenError(f"{name} is a text file, not a video")
-    return stream
-
-
-def _track(index: int, stream: Any) -> Track:
-    codec = stream.codec_context
-    rate, layout = getattr(codec, "sample_rate", None), getattr(codec, "layout", None)
-    return Track(
-        index,
-        stream.type,
-        codec.name,
-        detached(stream),
-        rate or 0,
-        layout.nb_channels if layout is not None else 0,
-        bytes(codec.extradata or b""),
-    )
-
-
-def _aspect(stream: Any) -> Fraction:
-    ratio = stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio
-    return Fraction(ratio) if ratio and ratio > 0 else Fraction(1)
-
-
-def _orientation(picture: av.VideoFrame, name: str) -> Orientation:
-    """What the display matrix states, be it of the container or of the bitstream. Only quarter turns can be kept."""
-    orientation = orientation_of(picture)
-    if orientation is None:
-        degrees = -picture.rotation % 360  # FFmpeg counts the other way
-        logger.warning("%s asks to be turned by %d degrees; only quarter turns are kept", name, degrees)
-        return Orientation.UPRIGHT
-    return orientation
 
 
 def _seconds(value: float | None) -> Fraction | None:

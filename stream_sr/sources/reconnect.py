@@ -8,13 +8,11 @@ first, whose times grow by the clock on the wall; only the size and colours of i
 from __future__ import annotations
 
 import logging
-import math
 import random
 import threading
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
 
 from stream_sr.errors import DecodeError, SourceError, SourceLost, SourceOpenError, SourceRefused
 from stream_sr.pipeline.interfaces import Source
@@ -22,14 +20,14 @@ from stream_sr.pipeline.packets import Passthrough, Track
 from stream_sr.pipeline.stats import Counts
 from stream_sr.pipeline.threads import Worker
 from stream_sr.sources.no_signal import NoSignalPicture
+from stream_sr.sources.timeline import Timeline
 from stream_sr.video.frame import Frame, StreamInfo
 from stream_sr.video.frame_pool import FramePool, Pools
 from stream_sr.video.planes import empty_planes, read_only
-from stream_sr.video.timing import NS, Clock, MonotonicClock, rescale
+from stream_sr.video.timing import NS, Clock, MonotonicClock
 
 PERIOD_SECONDS = 0.2  # between `no signal` pictures: five a second keep every player's buffer alive
 GRACE_SECONDS = 0.5  # a shorter gap is only a gap
-STEP_SECONDS = Fraction(1, 1000)  # between two pictures at least: Matroska tells no shorter times apart
 PASSTHROUGH_BYTES = 4 << 20  # sound of a live stream that may wait for its pictures
 
 log = logging.getLogger("stream_sr")
@@ -102,7 +100,7 @@ class ReconnectingSource:
         self.signal = True  # whether there are pictures now; read anywhere
         self._counts = Counts()
         self._before = Counts()  # what earlier connections counted
-        self._timeline = _Timeline(self.info.time_base)
+        self._timeline = Timeline(self.info.time_base)
         self._last: Frame | None = None  # held, for the picture of `no signal`
         self._pools = Pools(None)
 
@@ -346,61 +344,6 @@ class _Search:
         self._worker.join()
         if (source := self.source) is not None:
             source.close()
-
-
-class _Timeline:
-    """One strictly growing line of times, in one time base, through any number of connections."""
-
-    def __init__(self, time_base: Fraction) -> None:
-        self.time_base = time_base
-        self._step = max(1, math.ceil(STEP_SECONDS / time_base))
-        self.first_pts: int | None = None
-        self._last_pts = 0
-        self._last_captured_ns = 0
-        self._number = -1
-        self._base_number = 0  # of our frames at number 0 of this connection
-        self._offset: Fraction | None = Fraction(0)  # seconds from theirs to ours; None: to be found
-        self._broken = False
-
-    def cut(self) -> None:
-        """What comes next has another clock; how much later it is says the capture time."""
-        self._offset = None
-        self._broken = True
-
-    def stamp(self, frame: Frame) -> Frame:
-        """The frame with our time and number."""
-        base = self.time_base
-        if self._offset is None:
-            away = max(Fraction(frame.captured_ns - self._last_captured_ns, NS), self._step * base)  # the sound's too
-            self._offset = self._last_pts * base + away - frame.pts * frame.time_base
-            self._base_number = self._number + 1 - frame.number
-        if frame.time_base == base and self._offset == 0:
-            pts = frame.pts
-        else:
-            pts = round((frame.pts * frame.time_base + self._offset) / base)
-        if self.first_pts is None:
-            self.first_pts = pts
-        else:
-            pts = max(pts, self._last_pts + self._step)
-        number = max(self._number + 1, frame.number + self._base_number)
-        broken, self._broken = self._broken, False
-        self._last_pts, self._last_captured_ns, self._number = pts, frame.captured_ns, number
-        return replace(
-            frame,
-            pts=pts,
-            time_base=base,
-            duration=rescale(frame.duration, frame.time_base, base),
-            number=number,
-            discontinuity=frame.discontinuity or broken,
-        )
-
-    def shift(self, packet: Any) -> None:
-        """Move a passthrough packet by as much as the pictures beside it."""
-        if not self._offset:
-            return
-        by = round(self._offset / packet.time_base)
-        packet.pts = None if packet.pts is None else packet.pts + by
-        packet.dts = None if packet.dts is None else packet.dts + by
 
 
 def _with_first(first: Frame, rest: Iterator[Frame]) -> Iterator[Frame]:

@@ -16,7 +16,7 @@ from stream_sr.errors import ConfigError
 from stream_sr.evaluation.codec_roundtrip import read_luma
 from stream_sr.pipeline.threads import Worker
 from stream_sr.sinks.file import FileSink
-from stream_sr.sources.file import AvSource
+from stream_sr.sources.file import FileSource
 
 overhead, overlap, memory = map(script, ("overhead", "overlap", "memory"))
 
@@ -27,7 +27,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_thread_and_every_call_into_a_library_is_entered(clip: Path, tmp_path: Path) -> None:
-    before = Worker._run, Encoder.__init__, AvSource._open, FileSink.open
+    before = Worker._run, Encoder.__init__, FileSource._open, FileSink.open
     found = overhead.measure(clip, tmp_path / "out.mp4", Config(model="tiny", backend="openvino"))
     cpu = found["cpu_ms_per_frame"]
     assert found["frames"] == len(list(read_luma(tmp_path / "out.mp4"))) == 15
@@ -38,7 +38,7 @@ def test_every_thread_and_every_call_into_a_library_is_entered(clip: Path, tmp_p
     assert sum(found["threads_ms_per_frame"].values()) == pytest.approx(inside + cpu["ours"], abs=0.01)
     assert cpu["all"] == pytest.approx(cpu["ours"] + inside + cpu["libraries' threads"], abs=0.01)
     assert found["share"] == pytest.approx(cpu["ours"] / cpu["all"], abs=0.01)
-    assert before == (Worker._run, Encoder.__init__, AvSource._open, FileSink.open)
+    assert before == (Worker._run, Encoder.__init__, FileSource._open, FileSink.open)
 
 
 def test_a_run_that_cannot_be_entered_is_refused(clip: Path, tmp_path: Path) -> None:

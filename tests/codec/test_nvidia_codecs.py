@@ -22,7 +22,7 @@ from stream_sr.pipeline.interfaces import EncoderOptions, SinkOptions, SourceOpt
 from stream_sr.pipeline.packets import EncodedStream
 from stream_sr.sinks.rtsp_publish import PublishSink
 from stream_sr.sinks.rtsp_server import RtspServerSink
-from stream_sr.sources.file import AvSource
+from stream_sr.sources.file import FileSource
 from stream_sr.system import machine
 from stream_sr.video.frame import Frame, StreamInfo
 from stream_sr.video.planes import empty_planes, read_only
@@ -73,11 +73,11 @@ def test_decoders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     film = tmp_path / "film.mp4"
     write_video(film)
     for wanted in ("auto", "cpu"):
-        source = AvSource(str(film), SourceOptions(decoder=wanted))
+        source = FileSource(str(film), SourceOptions(decoder=wanted))
         assert source.decoder == "cpu"
         source.close()
     with pytest.raises(SourceOpenError, match="--decoder cuda cannot be: no NVIDIA driver"):
-        AvSource(str(film), replace(SourceOptions(), decoder="cuda"))
+        FileSource(str(film), replace(SourceOptions(), decoder="cuda"))
 
 
 @no_gpu
@@ -87,14 +87,14 @@ def test_a_decoder_that_fails_falls_back_only_for_auto(
     caplog.set_level("INFO", "stream_sr")
     film = tmp_path / "film.mp4"
     write_video(film)
-    source = AvSource(str(film), SourceOptions())
+    source = FileSource(str(film), SourceOptions())
     assert len(list(source.frames())) > 1
     source.close()
     assert "decoding on the processor" in caplog.text
     with pytest.raises(SourceOpenError, match="--decoder cuda cannot be: "):
-        AvSource(str(film), SourceOptions(decoder="cuda"))
+        FileSource(str(film), SourceOptions(decoder="cuda"))
     with pytest.raises(SourceOpenError, match="no such file"):
-        AvSource(str(tmp_path / "gone.mp4"), SourceOptions())
+        FileSource(str(tmp_path / "gone.mp4"), SourceOptions())
 
 
 @no_gpu

@@ -631,7 +631,7 @@ def test_an_input_is_not_replaced_when_the_end_cannot_be_written(
             raise failure
 
         with monkeypatch.context() as patch:
-            patch.setattr("stream_sr.sinks.file._Disk.sync", fail)
+            patch.setattr("stream_sr.sinks.output_file.OutputFile.sync", fail)
             with pytest.raises(seen):
                 sink.close()
         sink.close()

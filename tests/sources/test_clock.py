@@ -6,7 +6,7 @@ from fractions import Fraction
 from types import SimpleNamespace
 from typing import Any
 
-from stream_sr.sources.clock import Timeline
+from stream_sr.sources.clock import JoinedClock
 
 BASE = Fraction(1, 90_000)
 
@@ -18,7 +18,7 @@ def packet(seconds: float, index: int = 0, kind: str = "video", length: float = 
 
 
 def joined(*packets: Any) -> list[float]:
-    timeline = Timeline()
+    timeline = JoinedClock()
     for one in packets:
         timeline.join(one)
     return [round(float(one.pts * BASE), 3) for one in packets]

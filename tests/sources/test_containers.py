@@ -22,7 +22,7 @@ from stream_sr.codec.encoder import Encoder
 from stream_sr.config import Config
 from stream_sr.pipeline.interfaces import EncoderOptions, SinkOptions
 from stream_sr.sinks.file import FileSink
-from stream_sr.sources.file import AvSource
+from stream_sr.sources.file import FileSource
 from stream_sr.video.frame import StreamInfo
 
 TICKS = Fraction(1, 90_000)
@@ -231,7 +231,7 @@ def test_audio_aac_transcodes_other_codecs_and_copies_aac(tmp_path: Path) -> Non
 def test_tracks_outlive_the_container_that_they_came_from(tmp_path: Path) -> None:
     """An output that begins another file describes its tracks after a live input was closed and opened again."""
     write_film(tmp_path / "in.mkv")
-    source = AvSource(str(tmp_path / "in.mkv"))
+    source = FileSource(str(tmp_path / "in.mkv"))
     frames = list(source.frames())
     passthrough = source.passthrough
     assert passthrough is not None
@@ -504,7 +504,7 @@ def test_chapters_without_a_title_are_kept(tmp_path: Path) -> None:
 def test_chapters_follow_start_and_duration(tmp_path: Path) -> None:
     write_film(tmp_path / "in.mkv")
     upscale(tmp_path / "in.mkv", tmp_path / "out.mkv", start=0.4, duration=1.0)
-    origin = AvSource(str(tmp_path / "in.mkv"))._origin  # the encoder's delay of the audio
+    origin = FileSource(str(tmp_path / "in.mkv"))._origin  # the encoder's delay of the audio
     origin_ms = round(1000 * origin)
     found = chapters_of(tmp_path / "out.mkv")
     assert [text for _, _, text in found] == ["Eins", "Zwei äö"]

@@ -26,7 +26,7 @@ from stream_sr.errors import DecodeError, SourceError, SourceLost, SourceOpenErr
 from stream_sr.pipeline.interfaces import SourceOptions
 from stream_sr.pipeline.threads import Worker, abandoned
 from stream_sr.sources import open_source
-from stream_sr.sources.file import AvSource
+from stream_sr.sources.file import FileSource
 from stream_sr.video.color import ColorInfo
 from stream_sr.video.frame import Frame
 from stream_sr.video.orientation import Orientation
@@ -49,7 +49,7 @@ def packets(path: Path, kind: str) -> list[tuple[int | None, int | None, bytes]]
 def test_variable_frame_rate_keeps_every_pts(tmp_path: Path) -> None:
     times = [0, 100, 700, 5000, 5001, 9000, 9001, 9002, 64000, 64512, 70000, 70001]
     write_video(tmp_path / "x.mp4", pts=times)
-    source = AvSource(str(tmp_path / "x.mp4"))
+    source = FileSource(str(tmp_path / "x.mp4"))
     assert source.info.time_base == TIME_BASE
     assert source.info.frame_count == 12
     frames = list(source.frames())
@@ -61,7 +61,7 @@ def test_variable_frame_rate_keeps_every_pts(tmp_path: Path) -> None:
 def test_every_picture_is_there_in_order(tmp_path: Path, name: str) -> None:
     how: dict[str, Any] = {"codec": "mpeg4", "time_base": Fraction(1, 25)} if name == "x.avi" else {}
     write_video(tmp_path / name, count=40, **how)
-    source = AvSource(str(tmp_path / name))
+    source = FileSource(str(tmp_path / name))
     frames = list(source.frames())
     source.close()
     assert len(frames) == 40
@@ -74,7 +74,7 @@ def test_every_picture_is_there_in_order(tmp_path: Path, name: str) -> None:
 
 def test_pictures_without_timestamps_are_counted_up(tmp_path: Path) -> None:
     write_video(tmp_path / "x.h264", count=12)
-    source = AvSource(str(tmp_path / "x.h264"))
+    source = FileSource(str(tmp_path / "x.h264"))
     seconds = [frame.pts * frame.time_base for frame in source.frames()]
     assert seconds == [Fraction(i, 25) for i in range(12)]
 
@@ -88,7 +88,7 @@ def test_every_orientation_is_read_and_the_pixels_stay(
 ) -> None:
     path = tmp_path / f"x.{ending}"
     write_video(path, orientation=orientation, interlaced=interlaced, count=3)
-    source = AvSource(str(path))
+    source = FileSource(str(path))
     assert source.info.orientation == orientation
     assert (source.info.width, source.info.height) == (64, 48)
 
@@ -105,18 +105,18 @@ def test_an_orientation_in_the_bitstream_is_read(tmp_path: Path, orientation: Or
         words = "display_orientation=remove"
     command = ["ffmpeg", "-v", "error", "-i", "x.h264", "-c", "copy", "-bsf:v", f"h264_metadata={words}", "y.h264"]
     subprocess.run(command, check=True, cwd=tmp_path)
-    assert AvSource(str(tmp_path / "y.h264")).info.orientation == orientation
+    assert FileSource(str(tmp_path / "y.h264")).info.orientation == orientation
 
 
 def test_an_angle_between_quarter_turns_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write_video(tmp_path / "x.mp4", count=3, matrix=(46341, 46341, 0, -46341, 46341, 0, 0, 0, 1 << 30))
-    assert AvSource(str(tmp_path / "x.mp4")).info.orientation == Orientation.UPRIGHT
+    assert FileSource(str(tmp_path / "x.mp4")).info.orientation == Orientation.UPRIGHT
     assert "asks to be turned by 45 degrees; only quarter turns are kept" in caplog.text
 
 
 def test_sample_aspect_ratio(tmp_path: Path) -> None:
     write_video(tmp_path / "x.mp4", sample_aspect=Fraction(64, 45))
-    source = AvSource(str(tmp_path / "x.mp4"))
+    source = FileSource(str(tmp_path / "x.mp4"))
     assert source.info.sample_aspect == Fraction(64, 45)
     assert next(source.frames()).sample_aspect == Fraction(64, 45)
 
@@ -124,7 +124,7 @@ def test_sample_aspect_ratio(tmp_path: Path) -> None:
 @pytest.mark.parametrize("color", [(1, 1, 1, 1), (6, 1, 6, 6), (9, 2, 9, 14)])
 def test_colours_are_read(tmp_path: Path, color: tuple[int, int, int, int]) -> None:
     write_video(tmp_path / "x.mp4", color=color)
-    source = AvSource(str(tmp_path / "x.mp4"))
+    source = FileSource(str(tmp_path / "x.mp4"))
     matrix, color_range, primaries, transfer = color
     assert source.info.color == ColorInfo(matrix, color_range, primaries, transfer)
 
@@ -144,7 +144,7 @@ def test_interlaced_is_deinterlaced_said_once_and_keeps_count_and_pts(
     flags = {"flags": "+ildct+ilme", "crf": "5"}
     write_video(tmp_path / "x.mp4", interlaced=True, options=flags, pts=[0, 512, 1024, 3000, 3512], picture=combed)
     with caplog.at_level(logging.INFO):
-        source = AvSource(str(tmp_path / "x.mp4"))
+        source = FileSource(str(tmp_path / "x.mp4"))
         frames = list(source.frames())
     assert [frame.pts for frame in frames] == [0, 512, 1024, 3000, 3512]
     assert caplog.text.count("bwdif") == 1
@@ -157,7 +157,7 @@ def test_interlaced_is_deinterlaced_said_once_and_keeps_count_and_pts(
 
 def test_progressive_is_not_filtered(clip: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
-        list(AvSource(str(clip)).frames())
+        list(FileSource(str(clip)).frames())
     assert "bwdif" not in caplog.text
 
 
@@ -166,7 +166,7 @@ def test_audio_and_subtitles_pass_bit_for_bit(tmp_path: Path, name: str) -> None
     path = tmp_path / name
     texts = [(0, 200, "one"), (300, 100, "two")] if name == "x.mkv" else []
     write_video(path, count=20, audio_seconds=0.8, subtitles=texts)
-    source = AvSource(str(path))
+    source = FileSource(str(path))
     assert source.passthrough is not None
     assert [track.kind for track in source.passthrough.tracks] == (["audio", "subtitle"] if texts else ["audio"])
     assert source.passthrough.tracks[0].codec == "aac"
@@ -178,7 +178,7 @@ def test_audio_and_subtitles_pass_bit_for_bit(tmp_path: Path, name: str) -> None
 
 
 def test_a_full_lane_is_an_error_that_names_the_way_out(clip: Path) -> None:
-    source = AvSource(str(clip))
+    source = FileSource(str(clip))
     assert source.passthrough is not None
     source.passthrough.limit_bytes = source.passthrough.bytes_held + 100
     with pytest.raises(SourceError, match="--audio none"):
@@ -190,13 +190,13 @@ def test_a_full_lane_is_an_error_that_names_the_way_out(clip: Path) -> None:
 def test_start_and_duration_are_exact(tmp_path: Path, name: str, start: float, duration: float | None) -> None:
     path = tmp_path / name
     write_video(path, count=40, options={"crf": "10"})
-    whole = list(AvSource(str(path)).frames())
+    whole = list(FileSource(str(path)).frames())
     first = whole[0].pts
     base = whole[0].time_base
     begin = Fraction(str(start))
     end = None if duration is None else begin + Fraction(str(duration))
     wanted = [f for f in whole if begin <= (f.pts - first) * base and (end is None or (f.pts - first) * base < end)]
-    source = AvSource(str(path), SourceOptions(start=start, duration=duration))
+    source = FileSource(str(path), SourceOptions(start=start, duration=duration))
     got = list(source.frames())
     assert [frame.planes[0].tobytes() for frame in got] == [frame.planes[0].tobytes() for frame in wanted]
     shift = wanted[0].pts - got[0].pts
@@ -206,7 +206,7 @@ def test_start_and_duration_are_exact(tmp_path: Path, name: str, start: float, d
 
 
 def test_sound_is_cut_with_the_pictures(clip: Path) -> None:
-    source = AvSource(str(clip), SourceOptions(start=1.0, duration=0.5))
+    source = FileSource(str(clip), SourceOptions(start=1.0, duration=0.5))
     list(source.frames())
     assert source.passthrough is not None
     sound = [(packet.pts * packet.time_base, bytes(packet)) for _, packet in source.passthrough.take()]
@@ -218,7 +218,7 @@ def test_sound_is_cut_with_the_pictures(clip: Path) -> None:
 
 def test_start_behind_the_end(clip: Path) -> None:
     with pytest.raises(SourceOpenError, match=r"no picture at or after the start, 99 s"):
-        AvSource(str(clip), SourceOptions(start=99))
+        FileSource(str(clip), SourceOptions(start=99))
 
 
 # What a user can get wrong, and what a disk can
@@ -284,11 +284,11 @@ def test_truncated_file_gives_what_it_has_and_then_says_so(tmp_path: Path, name:
     if name == "x.mp4":
         how = {"container_options": {"movflags": "faststart"}}
     write_video(tmp_path / name, count=60, **how)
-    whole = [frame.planes[0].tobytes() for frame in AvSource(str(tmp_path / name)).frames()]
+    whole = [frame.planes[0].tobytes() for frame in FileSource(str(tmp_path / name)).frames()]
     assert len(whole) == 60
     got: list[bytes] = []
     with pytest.raises(DecodeError, match=r"is truncated: it breaks off after \d\.\d\d s") as caught:
-        for frame in AvSource(str(cut(tmp_path / name, 0.6))).frames():
+        for frame in FileSource(str(cut(tmp_path / name, 0.6))).frames():
             got.append(frame.planes[0].tobytes())
     assert "\n" not in str(caught.value)
     assert 10 <= len(got) < 60
@@ -297,7 +297,7 @@ def test_truncated_file_gives_what_it_has_and_then_says_so(tmp_path: Path, name:
 
 def test_a_part_before_the_break_is_no_error(clip: Path) -> None:
     short = cut(clip, 0.7)
-    assert len(list(AvSource(str(short), SourceOptions(duration=0.4)).frames())) == 10
+    assert len(list(FileSource(str(short), SourceOptions(duration=0.4)).frames())) == 10
 
 
 @pytest.mark.parametrize("name", ["x.mp4", "x.mkv", "x.avi", "x.ts"])
@@ -313,12 +313,12 @@ def test_a_whole_file_is_not_called_truncated(tmp_path: Path, name: str) -> None
 def test_truncated_before_its_index(tmp_path: Path) -> None:
     write_video(tmp_path / "x.mp4", count=60)
     with pytest.raises(SourceOpenError, match=r"no index \(moov\): it is truncated"):
-        AvSource(str(cut(tmp_path / "x.mp4", 0.6)))
+        FileSource(str(cut(tmp_path / "x.mp4", 0.6)))
 
 
 def test_corrupt_packets_are_counted_and_skipped(tmp_path: Path) -> None:
     write_video(tmp_path / "x.mkv", codec="ffv1", count=10)
-    source = AvSource(str(tmp_path / "x.mkv"))
+    source = FileSource(str(tmp_path / "x.mkv"))
     decode, calls = source._decode, itertools.count()
 
     def failing(packet: Any) -> list[av.VideoFrame]:
@@ -335,7 +335,7 @@ def test_corrupt_packets_are_counted_and_skipped(tmp_path: Path) -> None:
 
 def test_fifty_corrupt_packets_in_a_row_are_an_error(tmp_path: Path) -> None:
     write_video(tmp_path / "x.mkv", count=70)
-    source = AvSource(str(tmp_path / "x.mkv"))
+    source = FileSource(str(tmp_path / "x.mkv"))
 
     def failing(packet: Any) -> list[av.VideoFrame]:
         raise av.error.InvalidDataError(1, "damaged")
@@ -350,7 +350,7 @@ def test_a_change_of_size_names_both(tmp_path: Path) -> None:
     write_video(tmp_path / "b.h264", width=96, height=48)
     joined = tmp_path / "x.h264"
     joined.write_bytes((tmp_path / "a.h264").read_bytes() + (tmp_path / "b.h264").read_bytes())
-    source = AvSource(str(joined))
+    source = FileSource(str(joined))
     got: list[int] = []
     with pytest.raises(DecodeError, match="from 64x48 to 96x48"):
         for frame in source.frames():
@@ -363,7 +363,7 @@ def test_a_change_of_size_names_both(tmp_path: Path) -> None:
 
 def test_a_silent_peer_is_lost_within_the_read_timeout(tmp_path: Path) -> None:
     with silent_server(tmp_path) as address:
-        source = AvSource(address, SourceOptions(read_timeout=1.0))
+        source = FileSource(address, SourceOptions(read_timeout=1.0))
         assert source.info.live
         assert source.info.frame_count is None
         with pytest.raises(SourceLost, match="fell silent for 1 s"):
@@ -373,7 +373,7 @@ def test_a_silent_peer_is_lost_within_the_read_timeout(tmp_path: Path) -> None:
 
 def test_a_peer_that_goes_away_is_lost(tmp_path: Path) -> None:
     with silent_server(tmp_path, close=True) as address:
-        source = AvSource(address, SourceOptions(read_timeout=5))
+        source = FileSource(address, SourceOptions(read_timeout=5))
         with pytest.raises(SourceLost, match="closed the stream"):
             list(source.frames())
         source.close()
@@ -383,10 +383,10 @@ def test_closing_while_ffmpeg_waits_leaves_the_container_to_the_thread_that_wait
     """`frames` ends and `close` returns at once; the connection is closed when the read has reached its timeout."""
     with socket.create_server(("127.0.0.1", 0)) as listener, tempfile.TemporaryDirectory() as folder:
         write_video(Path(folder) / "x.ts", count=60)
-        opened: list[AvSource] = []
+        opened: list[FileSource] = []
         options = SourceOptions(read_timeout=2)
         url = f"tcp://127.0.0.1:{listener.getsockname()[1]}"
-        opening = Worker("opening", lambda: opened.append(AvSource(url, options)))
+        opening = Worker("opening", lambda: opened.append(FileSource(url, options)))
         peer, _ = listener.accept()
         with peer:
             peer.sendall((Path(folder) / "x.ts").read_bytes())

@@ -15,6 +15,7 @@ from stream_sr.errors import ConfigError, DecodeError, SourceLost, SourceOpenErr
 from stream_sr.pipeline.packets import Passthrough, Track
 from stream_sr.sources import reconnect
 from stream_sr.sources.reconnect import Backoff, ReconnectingSource
+from stream_sr.sources.timeline import Timeline
 from stream_sr.video.frame import Frame, StreamInfo
 from stream_sr.video.frame_pool import FramePool
 from stream_sr.video.planes import empty_planes, read_only
@@ -138,7 +139,7 @@ def test_it_comes_back_in_one_growing_line_of_times() -> None:
 
 def test_a_picture_that_came_before_the_last_no_signal_is_told_apart_from_it_in_every_container() -> None:
     """It waited while one more `no signal` was drawn: less than a millisecond later Matroska shows both at once."""
-    timeline = reconnect._Timeline(Fraction(1, 90000))
+    timeline = Timeline(Fraction(1, 90000))
     picture = Frame(read_only(empty_planes(2, 2)), pts=900, time_base=Fraction(1, 90000), captured_ns=500)
     before = timeline.stamp(picture)
     timeline.cut()

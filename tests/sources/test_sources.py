@@ -24,7 +24,7 @@ from stream_sr.pipeline.interfaces import Source, SourceOptions
 from stream_sr.pipeline.packets import Passthrough
 from stream_sr.pipeline.threads import Worker
 from stream_sr.sources import ADDRESSES, kind_of, open_source
-from stream_sr.sources.file import AvSource
+from stream_sr.sources.file import FileSource
 from stream_sr.sources.images import ImageSource
 from stream_sr.sources.synthetic import Scene, SyntheticSource
 from stream_sr.sources.webcam import CameraSource
@@ -277,7 +277,7 @@ def test_stop_frees_a_waiting_synthetic_camera() -> None:
 
 def test_stop_frees_a_silent_network_stream(tmp_path: Path) -> None:
     with silent_server(tmp_path) as address:
-        source = AvSource(address, SourceOptions(read_timeout=20))
+        source = FileSource(address, SourceOptions(read_timeout=20))
         stopped_while_waiting(source, skip=30, more=30)
 
 
