@@ -22,7 +22,8 @@ from typing import Any
 
 from readers import READERS
 
-from stream_sr.app.session import make_report, open_fitted_engine, warm_up
+from stream_sr.app.engine_setup import open_fitted_engine, warm_up
+from stream_sr.app.report import make_report
 from stream_sr.cli.demo import child, free_port, wait_for_port
 from stream_sr.cli.latency import WARM_UP_SECONDS, LatencyProbe, chain
 from stream_sr.codec.encoder import Encoder

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from stream_sr.app.session import choose_model
+from stream_sr.app.engine_setup import choose_model
 from stream_sr.config import Config
 from stream_sr.errors import ConfigError
 from stream_sr.inference.engines import open_engine

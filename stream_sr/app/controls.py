@@ -136,7 +136,7 @@ class RunControls:
         return found
 
     def _tunes(self, models: Sequence[ModelSpec]) -> tuple[str, list[str]]:
-        """The tune that runs, as `session.choose_model` takes it, and those that there are."""
+        """The tune that runs, as `engine_setup.choose_model` takes it, and those that there are."""
         tunes = [tune for tune in TUNES if any(model.tune == tune for model in models)]
         preferred = "camera" if self._engines[0][1].live else "clean"
         now = next((tune for tune in (self.config.tune, preferred, *tunes) if tune in tunes), None)

@@ -9,7 +9,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from stream_sr.app.session import check_computes, check_outputs, choose_model
+from stream_sr.app.engine_setup import check_computes, choose_model
+from stream_sr.app.session import check_outputs
 from stream_sr.codec.nvenc import CODECS, why_not
 from stream_sr.config import Config, make_config, read_toml, read_values, refuse_control_characters, shown
 from stream_sr.errors import ConfigError, StreamSRError

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from stream_sr.app.session import choose_model
+from stream_sr.app.engine_setup import choose_model
 from stream_sr.bench.clip import make_clip
 from stream_sr.bench.engine import EngineSubject
 from stream_sr.bench.rounds import LoadMeter, Subject, measure, warnings

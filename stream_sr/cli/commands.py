@@ -228,7 +228,7 @@ def engine_command(parsed: argparse.Namespace) -> int:
 
 
 def _build_engines(parsed: argparse.Namespace) -> list[BuildKey]:
-    from stream_sr.app.session import models_of_run
+    from stream_sr.app.engine_setup import models_of_run
     from stream_sr.inference.backends.tensorrt import engine as tensorrt
     from stream_sr.video.frame import StreamInfo
 
@@ -419,7 +419,7 @@ def _need_training(*names: str) -> None:
 
 
 def evaluate_command(parsed: argparse.Namespace) -> int:
-    from stream_sr.app.session import choose_model
+    from stream_sr.app.engine_setup import choose_model
     from stream_sr.evaluation.contact_sheet import Example, write_sheet
     from stream_sr.evaluation.films import evaluate_clip, format_clips, is_film
     from stream_sr.evaluation.images import evaluate, format_table

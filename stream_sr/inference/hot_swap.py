@@ -61,7 +61,7 @@ class SwapEngine:
     def offer(self, engine: Engine) -> None:
         """Let ``engine`` take over with the next frame. An engine offered before and not yet used is closed.
 
-        It must be ready: its first frame should take no longer than any other (`session.warm_up`). Raises ConfigError,
+        It must be ready: its first frame should take no longer than any other (`warm_up`). Raises ConfigError,
         and leaves ``engine`` to the caller, where its sizes are others or its depth is smaller. After `close` the
         engine is closed at once.
         """

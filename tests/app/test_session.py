@@ -18,8 +18,10 @@ from media_files import write_video
 from websockets import Origin
 from websockets.sync.client import connect
 
-from stream_sr.app import session
-from stream_sr.app.session import Hooks, Outcome, choose_model, expected_frames, open_fitted_engine, run
+from stream_sr.app import engine_setup
+from stream_sr.app.engine_setup import choose_model, open_fitted_engine
+from stream_sr.app.report import expected_frames
+from stream_sr.app.session import Hooks, Outcome, run
 from stream_sr.cli.demo import free_port
 from stream_sr.codec.encoder import Encoder
 from stream_sr.config import Config
@@ -204,7 +206,7 @@ def test_a_live_stream_takes_the_weights_that_are_tuned_for_cameras() -> None:
 )
 def test_only_a_long_file_is_worth_a_measurement(info: dict[str, Any], options: dict[str, Any], wanted: bool) -> None:
     stream = StreamInfo(64, 48, Fraction(1, 25), Fraction(25), **info)
-    assert session._is_long(Config(**options), stream) == wanted
+    assert engine_setup._is_long(Config(**options), stream) == wanted
 
 
 def test_how_many_frames_are_expected() -> None:

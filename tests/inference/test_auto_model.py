@@ -15,7 +15,7 @@ import pytest
 from doubles import CountingSource, DoublingEngine, ListSink
 from test_hot_swap import FAILS, GOOD, REFUSES, Tagged, frame_of, tag_of
 
-from stream_sr.app.session import warm_up
+from stream_sr.app.engine_setup import warm_up
 from stream_sr.errors import EngineRunError
 from stream_sr.inference import auto_model, governor
 from stream_sr.inference.auto_model import GovernedEngine, open_governed

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from stream_sr.app.session import choose_model
+from stream_sr.app.engine_setup import choose_model
 from stream_sr.config import Config
 from stream_sr.errors import ModelError
 from stream_sr.inference.model import (
