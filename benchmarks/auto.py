@@ -25,7 +25,7 @@ from typing import Any
 
 from record import RESULTS, ROOT, write_result
 
-from stream_sr.app.session import Hooks, run
+from stream_sr.app.session import RunHooks, run
 from stream_sr.bench.engine import make_pictures
 from stream_sr.config import Config, size
 from stream_sr.errors import ConfigError, StreamSRError
@@ -94,7 +94,7 @@ def measure(picture: str, model: str, seconds: float, *, threads: int | None, wa
     """The report of a run of so many seconds. Raises what ended it."""
     watch = watch or Watch()
     config = Config(model=model, scale=SCALE, duration=seconds, threads=threads)
-    hooks = Hooks(started=watch.start, ticked=watch.tick, show_status=False)
+    hooks = RunHooks(started=watch.start, ticked=watch.tick, show_status=False)
     outcome = run(f"synthetic:photos,{picture}@{FPS}", ["null:"], config, hooks)
     if outcome.error is not None:
         raise outcome.error

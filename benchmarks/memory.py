@@ -25,7 +25,7 @@ import av
 from processes import ProcessFailed, tree_mib, watch
 from record import RESULTS, write_result
 
-from stream_sr.bench.clip import Drawn, write_clip
+from stream_sr.bench.clip import DrawnClip, write_clip
 from stream_sr.config import size
 from stream_sr.errors import StreamSRError
 from stream_sr.system.machine import command_line
@@ -110,7 +110,7 @@ def run_for(film: Path, out: Path, seconds: float, model: str) -> tuple[Samples,
 
 def measure(folder: Path, seconds: float, model: str, picture: tuple[int, int]) -> dict[str, Any]:
     """All that is written, but for the command and the machine."""
-    source = Drawn("synthetic:{}x{}@30".format(*picture), FILM_SECONDS)
+    source = DrawnClip("synthetic:{}x{}@30".format(*picture), FILM_SECONDS)
     film = write_clip(source, folder / "film.mp4", crf=FILM_CRF)
     _, _, trial = run_for(film, folder / "trial.mp4", TRIAL_SECONDS, model)
     needed = 1.5 * max(1.0, trial["fps"]) * seconds

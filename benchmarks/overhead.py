@@ -24,7 +24,7 @@ from typing import Any
 
 from record import RESULTS, write_result
 
-from stream_sr.app.session import Hooks, run
+from stream_sr.app.session import RunHooks, run
 from stream_sr.bench.clip import make_clip
 from stream_sr.codec.encoder import Encoder
 from stream_sr.config import Config, size
@@ -151,7 +151,7 @@ def measure(clip: Path, out: Path, config: Config) -> dict[str, Any]:
         began[:] = [time.process_time_ns(), time.thread_time_ns()]
 
     with watching(account):
-        outcome = run(str(clip), [str(out)], config, Hooks(started=started, show_status=False))
+        outcome = run(str(clip), [str(out)], config, RunHooks(started=started, show_status=False))
     whole, main = time.process_time_ns() - began[0], time.thread_time_ns() - began[1]
     if outcome.error is not None:
         raise outcome.error

@@ -20,7 +20,7 @@ from peers_tables import marks, plot
 from processes import ProcessFailed, Usage, watch
 from record import RESULTS, ROOT, write_result
 
-from stream_sr.bench.clip import Drawn, write_clip
+from stream_sr.bench.clip import DrawnClip, write_clip
 from stream_sr.errors import StreamSRError
 from stream_sr.evaluation.codec_roundtrip import read_luma
 from stream_sr.pipeline.interfaces import Source
@@ -84,7 +84,7 @@ def _reduce(plane: npt.NDArray[np.uint8], size: tuple[int, int]) -> npt.NDArray[
 
 def prepare(clip: Path | None, frames: int, folder: Path) -> tuple[Path, list[npt.NDArray[np.uint8]]]:
     """The input file, and the luma of the truth."""
-    source: Source = open_source(str(clip)) if clip else Drawn(SCENE, float(frames / FPS))
+    source: Source = open_source(str(clip)) if clip else DrawnClip(SCENE, float(frames / FPS))
     halved = Halved(source, frames)
     return write_clip(halved, folder / "input.mp4", crf=INPUT_CRF), halved.truth
 

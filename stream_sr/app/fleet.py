@@ -22,7 +22,7 @@ from stream_sr.sources import check_address as check_source
 from stream_sr.system.printable import redact
 from stream_sr.video.frame import StreamInfo
 
-FORM = '[camera.NAME] with source = "ADDRESS", sinks = ["ADDRESS", ...] and options'
+SYNTAX = '[camera.NAME] with source = "ADDRESS", sinks = ["ADDRESS", ...] and options'
 MOST_NAME = 100  # characters of a camera's name
 MOST_HOST = 253  # of a host name, RFC 1035
 WILDCARDS = ("0.0.0.0", "::")
@@ -77,17 +77,17 @@ def read_fleet(file: Path) -> Fleet:
     shared, cameras = raw.pop("all", {}), raw.pop("camera", {})
     if raw:
         raise ConfigError(
-            f"{file}: '{shown(next(iter(raw)))}' is not known; there are metrics-port, metrics-host, [all], {FORM}"
+            f"{file}: '{shown(next(iter(raw)))}' is not known; known are metrics-port, metrics-host, [all], {SYNTAX}"
         )
     if not isinstance(shared, dict) or not isinstance(cameras, dict) or not cameras:
-        raise ConfigError(f"{file} names no camera; write {FORM}")
+        raise ConfigError(f"{file} names no camera; write {SYNTAX}")
     if port is not None and (isinstance(port, bool) or not isinstance(port, int) or not 0 <= port < 65536):
         raise ConfigError(f"{file}: metrics-port is no port; it is a whole number from 0 to 65535")
     if not isinstance(host, str) or not 0 < len(host) <= MOST_HOST or not host.isprintable():
         raise ConfigError(f"{file}: metrics-host is no host; write an address of this machine, such as 127.0.0.1")
     base = read_values(shared, f"{file}: [all]")
     plans = tuple(_camera(file, name, table, base, len(cameras)) for name, table in cameras.items())
-    _refuse_twice(file, plans, port, host)
+    _refuse_duplicates(file, plans, port, host)
     devices = {plan.config.device for plan in plans}
     if len(devices) > 1:
         raise ConfigError(
@@ -102,13 +102,13 @@ def _camera(file: Path, name: str, table: Any, base: Mapping[str, Any], cameras:
     if not name.isprintable() or not 0 < len(name) <= MOST_NAME:
         raise ConfigError(f"{where}: a name has 1 to {MOST_NAME} characters, none of them a control character")
     if not isinstance(table, dict):
-        raise ConfigError(f"{where} is no table; write {FORM}")
+        raise ConfigError(f"{where} is no table; write {SYNTAX}")
     options = dict(table)
     source, sinks = options.pop("source", None), options.pop("sinks", None)
     if not isinstance(source, str) or not source:
-        raise ConfigError(f"{where} has no source; write {FORM}")
+        raise ConfigError(f"{where} has no source; write {SYNTAX}")
     if not isinstance(sinks, list) or not sinks or not all(isinstance(sink, str) and sink for sink in sinks):
-        raise ConfigError(f"{where} has no sinks; write {FORM}")
+        raise ConfigError(f"{where} has no sinks; write {SYNTAX}")
     for place in (source, *sinks):
         refuse_control_characters(place, where)
         if place in ("-", "window:"):
@@ -151,7 +151,7 @@ def _check_here(plan: CameraPlan) -> None:
         raise ConfigError(f"--record-dir {folder} is no folder; make it first (mkdir -p)")
 
 
-def _refuse_twice(file: Path, plans: tuple[CameraPlan, ...], port: int | None, host: str) -> None:
+def _refuse_duplicates(file: Path, plans: tuple[CameraPlan, ...], port: int | None, host: str) -> None:
     """Raise ConfigError where two outputs are one file, one address, or ports that exclude each other."""
     places: dict[str, str] = {}
     ports: dict[int, list[tuple[str, str | None, str]]] = {}

@@ -35,7 +35,7 @@ BOUNDS_MS = (5, 10, 15, 20, 30, 40, 50, 75, 100, 150, 200, 300, 500, 1000, 2000,
 log = logging.getLogger("stream_sr")
 
 
-class Camera:
+class CameraMetrics:
     """One stream as it is watched from outside; fed by the thread that runs it, read by any."""
 
     def __init__(self, name: str) -> None:
@@ -74,24 +74,24 @@ class Camera:
         return "live" if getattr(pipeline.plan.source, "signal", True) else "no signal"
 
 
-class Cameras:
+class CameraCollector:
     """All streams of the process; thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._cameras: dict[str, Camera] = {}
+        self._cameras: dict[str, CameraMetrics] = {}
 
-    def add(self, name: str) -> Camera:
+    def add(self, name: str) -> CameraMetrics:
         with self._lock:
-            camera = self._cameras[name] = Camera(name)
+            camera = self._cameras[name] = CameraMetrics(name)
             return camera
 
-    def remove(self, camera: Camera) -> None:
+    def remove(self, camera: CameraMetrics) -> None:
         with self._lock:
             if self._cameras.get(camera.name) is camera:
                 del self._cameras[camera.name]
 
-    def __iter__(self) -> Iterator[Camera]:
+    def __iter__(self) -> Iterator[CameraMetrics]:
         with self._lock:
             return iter(list(self._cameras.values()))
 
@@ -230,7 +230,7 @@ class MetricsServer:
     Raises ConfigError where the port cannot be had. There is no password: it binds to this machine unless told else.
     """
 
-    def __init__(self, cameras: Cameras, port: int, host: str = "127.0.0.1") -> None:
+    def __init__(self, cameras: CameraCollector, port: int, host: str = "127.0.0.1") -> None:
         registry = CollectorRegistry()
         registry.register(cameras)
         ProcessCollector(registry=registry)
@@ -270,7 +270,7 @@ class _Server(HTTPServer):
 
 
 class _Handler(BaseHTTPRequestHandler):
-    cameras: Cameras
+    cameras: CameraCollector
     registry: CollectorRegistry
     timeout = REQUEST_SECONDS
     server_version, sys_version = "stream_sr", ""

@@ -26,7 +26,7 @@ from stream_sr.codec.encoder import Encoder, check_options
 from stream_sr.config import Config
 from stream_sr.errors import ConfigError, PipelineStalled, StreamSRError
 from stream_sr.inference.refit import RefitEngine
-from stream_sr.pipeline.interfaces import Display, FrameSink, PacketSink, Resizing, SinkOptions
+from stream_sr.pipeline.interfaces import Display, FrameSink, PacketSink, ResizingSource, SinkOptions
 from stream_sr.pipeline.pipeline import Pipeline
 from stream_sr.pipeline.plan import Plan, split_sinks
 from stream_sr.pipeline.stats import Stats
@@ -42,7 +42,7 @@ ENCODER_OPTIONS = {"encoder", "crf", "bitrate", "encoder_preset", "gop", "audio"
 
 
 @dataclass(frozen=True)
-class Hooks:
+class RunHooks:
     """What the caller of a run wants to know while it goes."""
 
     started: Callable[[Pipeline], None] = lambda _: None  # just before the first frame; keep it to stop the run
@@ -55,18 +55,18 @@ class Hooks:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RunResult:
     """How a run ended. The report of a failed run is worth having, so the error stands beside it."""
 
     report: dict[str, Any]
     error: StreamSRError | None
 
 
-def run(source: str, sinks: Sequence[str], config: Config, hooks: Hooks | None = None) -> Outcome:
+def run(source: str, sinks: Sequence[str], config: Config, hooks: RunHooks | None = None) -> RunResult:
     """Run the filter to its end. Raises only what happens before the first frame; later errors are in the outcome."""
-    hooks = hooks or Hooks()
-    _refuse_twice(sinks)
-    _refuse_losing_the_input(source, sinks, config)
+    hooks = hooks or RunHooks()
+    _refuse_duplicates(sinks)
+    _refuse_overwriting_input(source, sinks, config)
     choose_model(config)  # a wrong name is refused before anything is opened
     with ExitStack() as stack:
         outputs = [stack.enter_context(closing(hooks.open_sink(sink, config.sink_options(source)))) for sink in sinks]
@@ -102,7 +102,7 @@ def run(source: str, sinks: Sequence[str], config: Config, hooks: Hooks | None =
             engine = controls.wrap(engine, reader.info)
             for display in displays:
                 display.take_controls(controls)
-        if isinstance(reader, Resizing):
+        if isinstance(reader, ResizingSource):
             make = partial(open_other_engine, config, controls, stats if live else None)
             engine = refit = RefitEngine(engine, reader.info, make)
             reader.prepare = refit.prepare
@@ -137,7 +137,7 @@ def run(source: str, sinks: Sequence[str], config: Config, hooks: Hooks | None =
         finally:
             if status:
                 status.close()
-        return Outcome(make_report(plan, pipeline.stats, error), error)
+        return RunResult(make_report(plan, pipeline.stats, error), error)
 
 
 class _Panel:
@@ -188,7 +188,7 @@ def _refuse_idle_server_options(config: Config, sinks: Sequence[str]) -> None:
             config.refuse({"viewer_user", "viewer_password", "max_viewers"}, "no output is served here")
 
 
-def _refuse_twice(sinks: Sequence[str]) -> None:
+def _refuse_duplicates(sinks: Sequence[str]) -> None:
     """Raise ConfigError if two outputs are the same file, address or standard output."""
     places = [os.path.realpath(sink) if is_file(sink) else sink for sink in sinks if sink != "null:"]
     for place in places:
@@ -196,7 +196,7 @@ def _refuse_twice(sinks: Sequence[str]) -> None:
             raise ConfigError(f"the output {redact(place)} is given twice; give each output once")
 
 
-def _refuse_losing_the_input(source: str, sinks: Sequence[str], config: Config) -> None:
+def _refuse_overwriting_input(source: str, sinks: Sequence[str], config: Config) -> None:
     """Raise ConfigError if a part of the input would take the place of all of it."""
     if config.start is None and config.duration is None:
         return

@@ -42,10 +42,10 @@ def open_status(
     stream = stream or sys.stderr
     sizes = f"{source.width}x{source.height} > {output.width}x{output.height}"
     if not stream.isatty():
-        return LogLines(sizes, model, frames, live=source.live)
+        return LogStatus(sizes, model, frames, live=source.live)
     if not source.live:
-        return Bar(sizes, frames, stream)
-    return Line(sizes, stream, model)
+        return ProgressBar(sizes, frames, stream)
+    return StatusLine(sizes, stream, model)
 
 
 class Rate:
@@ -82,14 +82,14 @@ def describe(sizes: str, fps: float, summary: dict[str, Any], model: str = "", *
     return "  ".join(parts)
 
 
-def describe_shortly(fps: float, summary: dict[str, Any], model: str = "") -> str:
+def describe_briefly(fps: float, summary: dict[str, Any], model: str = "") -> str:
     """The same in 40 columns: ``30.0 fps  12.1/20.3 ms  dropped 3``, and what is said of the model."""
     latency = summary["latency_ms"]
     delay = f"  {latency['p50']:.1f}/{latency['p99']:.1f} ms" if latency["count"] else ""
     return f"{fps:.1f} fps{delay}  dropped {sum(summary['dropped'].values())}" + (f"  {model}" if model else "")
 
 
-class Line:
+class StatusLine:
     """One line, rewritten."""
 
     def __init__(self, sizes: str, stream: TextIO, model: Model) -> None:
@@ -104,7 +104,7 @@ class Line:
         model = printable(self._model(stats))
         text = describe(self._sizes, fps, summary, model)
         if len(text) > width:
-            text = describe_shortly(fps, summary, model)
+            text = describe_briefly(fps, summary, model)
         self._stream.write("\r\x1b[2K" + text[:width])
         self._stream.flush()
 
@@ -126,7 +126,7 @@ class _AboveLine(logging.Handler):
         self._to.flush()
 
 
-class Bar:
+class ProgressBar:
     """Progress through a file."""
 
     def __init__(self, sizes: str, frames: int | None, stream: TextIO) -> None:
@@ -139,7 +139,7 @@ class Bar:
         self._bar.close()
 
 
-class LogLines:
+class LogStatus:
     """A log line every few seconds; of a file, how far it is."""
 
     def __init__(self, sizes: str, model: Model, frames: int | None, *, live: bool) -> None:

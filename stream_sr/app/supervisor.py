@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 
 from stream_sr.app.fleet import CameraPlan, check_fleet, read_fleet
-from stream_sr.app.metrics import Camera, Cameras
-from stream_sr.app.session import Hooks, run
+from stream_sr.app.metrics import CameraCollector, CameraMetrics
+from stream_sr.app.session import RunHooks, run
 from stream_sr.app.status import describe
 from stream_sr.app.telemetry import auto_line
 from stream_sr.errors import ConfigError, ModelError, PipelineStalled, SourceRefused, StreamSRError
@@ -34,9 +34,9 @@ log = logging.getLogger("stream_sr")
 class CameraWorker:
     """One camera's thread: runs it, and runs it again after a failure, with growing waits."""
 
-    def __init__(self, plan: CameraPlan, cameras: Cameras) -> None:
+    def __init__(self, plan: CameraPlan, cameras: CameraCollector) -> None:
         self.plan = plan
-        self.camera: Camera = cameras.add(plan.name)
+        self.camera: CameraMetrics = cameras.add(plan.name)
         self.stuck: PipelineStalled | None = None
         self._cameras = cameras
         self._stopping = threading.Event()
@@ -46,7 +46,7 @@ class CameraWorker:
         self._lock = threading.Lock()
         self._rate_at, self._rate_frames = time.monotonic(), 0
         try:
-            self._worker = Worker(f"camera {plan.name}", self._keep)
+            self._worker = Worker(f"camera {plan.name}", self._run_until_stopped)
         except BaseException:
             cameras.remove(self.camera)
             raise
@@ -84,7 +84,7 @@ class CameraWorker:
         model = auto_line(pipeline.plan.engine.spec, pipeline.stats)
         return f"{self.plan.name}: {self.camera.health()}  {describe('', max(0.0, fps), summary, model).strip()}"
 
-    def _keep(self) -> None:
+    def _run_until_stopped(self) -> None:
         failures = 0
         while not self._stopping.is_set():
             began = time.monotonic()
@@ -114,7 +114,7 @@ class CameraWorker:
     def _once(self) -> BaseException | None:
         """One run; why it ended, None when its source came to its end."""
         try:
-            hooks = Hooks(
+            hooks = RunHooks(
                 started=self._attach,
                 ticked=self.camera.tick,
                 show_status=False,
@@ -159,12 +159,12 @@ def _open_sink(address: str, options: SinkOptions) -> FrameSink | PacketSink:
 class Supervisor:
     """All cameras of a file. `run` blocks; `stop`, `abort` and `reload` may be called by a signal handler."""
 
-    def __init__(self, file: Path, cameras: Cameras) -> None:
+    def __init__(self, file: Path, cameras: CameraCollector) -> None:
         """Raises ConfigError."""
         self._file, self._cameras = file, cameras
         self.fleet = read_fleet(file)
-        self._keepers: dict[str, CameraWorker] = {}
-        self._leaving: list[CameraWorker] = []  # stopped, not ended yet
+        self._workers: dict[str, CameraWorker] = {}
+        self._stopping_workers: list[CameraWorker] = []  # stopped, not ended yet
         self._stuck: list[PipelineStalled] = []  # of cameras that have left
         self._patience = 0.0  # until when their successors wait
         self._start_at = 0.0  # no camera is started before
@@ -191,53 +191,53 @@ class Supervisor:
             while not self._stop_wanted and self._alive():
                 if self._reload_wanted:
                     self._reload_wanted = False
-                    self._take_up()
-                self._let_leave()
-                if any(keeper.stuck for keeper in self._keepers.values()):
+                    self._reload()
+                self._forget_ended()
+                if any(worker.stuck for worker in self._workers.values()):
                     break
                 self._start()
                 time.sleep(0.1)
                 if time.monotonic() >= due:
                     due = time.monotonic() + LOG_EVERY_SECONDS
-                    for keeper in self._keepers.values():
-                        log.info("%s", keeper.line())
+                    for worker in self._workers.values():
+                        log.info("%s", worker.line())
         finally:
             self._end()
 
-    def _let_leave(self) -> None:
+    def _forget_ended(self) -> None:
         """Forget cameras that were stopped and have ended; of one that hangs it is kept that it does."""
-        ended = [keeper for keeper in self._leaving if keeper.join(0)]
-        self._leaving = [keeper for keeper in self._leaving if keeper not in ended]
-        for keeper in ended:
-            if keeper.stuck is not None:
+        ended = [worker for worker in self._stopping_workers if worker.join(0)]
+        self._stopping_workers = [worker for worker in self._stopping_workers if worker not in ended]
+        for worker in ended:
+            if worker.stuck is not None:
                 log.error(
-                    "%s was stopped, but %s; the process has to be restarted some time", keeper.plan.name, keeper.stuck
+                    "%s was stopped, but %s; the process has to be restarted some time", worker.plan.name, worker.stuck
                 )
-                self._stuck.append(keeper.stuck)
+                self._stuck.append(worker.stuck)
 
     def _alive(self) -> bool:
-        waiting = len(self._keepers) < len(self.fleet.cameras)
-        return waiting or any(keeper.camera.state != "ended" for keeper in self._keepers.values())
+        waiting = len(self._workers) < len(self.fleet.cameras)
+        return waiting or any(worker.camera.state != "ended" for worker in self._workers.values())
 
     def _start(self) -> None:
         """Start what is not running, once the ports and files of those that leave are free, or they take too long."""
-        waiting = [plan for plan in self.fleet.cameras if plan.name not in self._keepers]
+        waiting = [plan for plan in self.fleet.cameras if plan.name not in self._workers]
         now = time.monotonic()
-        if not waiting or now < self._start_at or (self._leaving and now < self._patience):
+        if not waiting or now < self._start_at or (self._stopping_workers and now < self._patience):
             return
-        for keeper in self._leaving:
-            log.warning("%s takes its time to end", keeper.plan.name)
+        for worker in self._stopping_workers:
+            log.warning("%s takes its time to end", worker.plan.name)
         for plan in waiting:
             try:
-                self._keepers[plan.name] = CameraWorker(plan, self._cameras)
+                self._workers[plan.name] = CameraWorker(plan, self._cameras)
             except (RuntimeError, MemoryError) as error:  # the system gives no more threads
                 log.error("%s cannot be started: %s; trying again in %.0f s", plan.name, error, AGAIN_SECONDS)
                 self._start_at = time.monotonic() + AGAIN_SECONDS
                 return
 
-    def _take_up(self) -> None:
+    def _reload(self) -> None:
         """Read the file again, check it as a whole, and stop what it changes. Unchanged cameras are not touched."""
-        running = {keeper.plan for keeper in self._keepers.values() if keeper.camera.state not in ("failed", "ended")}
+        running = {worker.plan for worker in self._workers.values() if worker.camera.state not in ("failed", "ended")}
         try:
             fleet = check_fleet(self._file, running)
         except ConfigError as error:
@@ -252,14 +252,14 @@ class Supervisor:
         wanted = {plan.name: plan for plan in fleet.cameras}
         changed = [
             name
-            for name, keeper in self._keepers.items()
-            if wanted.get(name) != keeper.plan or keeper.camera.state in ("failed", "ended")
+            for name, worker in self._workers.items()
+            if wanted.get(name) != worker.plan or worker.camera.state in ("failed", "ended")
         ]
-        new = [name for name in wanted if name not in self._keepers]
+        new = [name for name in wanted if name not in self._workers]
         for name in changed:
-            keeper = self._keepers.pop(name)
-            keeper.stop()
-            self._leaving.append(keeper)
+            worker = self._workers.pop(name)
+            worker.stop()
+            self._stopping_workers.append(worker)
         self._patience = time.monotonic() + LEAVE_SECONDS
         self.fleet = fleet
         gone = [name for name in changed if name not in wanted]
@@ -276,25 +276,25 @@ class Supervisor:
 
     def _end(self) -> None:
         """Stop every camera and wait for it; raise what hangs."""
-        keepers = [*self._keepers.values(), *self._leaving]
-        stuck = [(keeper.plan.name, keeper.stuck) for keeper in self._keepers.values() if keeper.stuck is not None]
+        workers = [*self._workers.values(), *self._stopping_workers]
+        stuck = [(worker.plan.name, worker.stuck) for worker in self._workers.values() if worker.stuck is not None]
         for name, error in stuck:
             log.error("%s: %s; ending the other cameras, and the process with exit code 6", name, error)
-        for keeper in keepers:
-            keeper.stop()
+        for worker in workers:
+            worker.stop()
         limit = LEAVE_SECONDS if stuck else END_SECONDS
-        waiting, deadline, aborted = list(keepers), time.monotonic() + limit, False
+        waiting, deadline, aborted = list(workers), time.monotonic() + limit, False
         while waiting and time.monotonic() < deadline:
             if self._abort_wanted and not aborted:
                 aborted, deadline = True, time.monotonic() + ABORT_SECONDS + 1
-                for keeper in waiting:
-                    keeper.abort()
-            waiting = [keeper for keeper in waiting if not keeper.join(0.05)]
+                for worker in waiting:
+                    worker.abort()
+            waiting = [worker for worker in waiting if not worker.join(0.05)]
         if stuck:
             raise PipelineStalled(f"{stuck[0][0]}: {stuck[0][1]}")
         if waiting:
-            names = ", ".join(keeper.plan.name for keeper in waiting)
+            names = ", ".join(worker.plan.name for worker in waiting)
             raise PipelineStalled(f"these cameras did not end in time: {names}")
-        late = [keeper.stuck for keeper in keepers if keeper.stuck is not None] + self._stuck
+        late = [worker.stuck for worker in workers if worker.stuck is not None] + self._stuck
         if late:
             raise late[0]

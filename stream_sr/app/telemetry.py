@@ -40,7 +40,7 @@ class Telemetry:
         plan, info, output = self._plan, self._plan.source.info, self._plan.output
         return {
             "source": {
-                "name": printable(without_folder(info.name)),
+                "name": printable(strip_folder(info.name)),
                 "live": info.live,
                 "width": info.width,
                 "height": info.height,
@@ -74,7 +74,7 @@ class Telemetry:
         return {name: None if math.isnan(value) else round(value, 2) for name, value in values.items()}
 
 
-def without_folder(name: str) -> str:
+def strip_folder(name: str) -> str:
     """The name of a source or an output as others may read it: a path's last part, anything else as it is."""
     if "://" in name:
         return name
@@ -86,7 +86,7 @@ def without_folder(name: str) -> str:
 def _named(outputs: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, counts in outputs.items():
-        short = printable(without_folder(name))
+        short = printable(strip_folder(name))
         found[f"{short} ({len(found) + 1})" if short in found else short] = counts
     return found
 

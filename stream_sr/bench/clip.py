@@ -20,7 +20,7 @@ from stream_sr.video.frame_pool import FramePool
 from stream_sr.video.timing import ManualClock
 
 
-class Drawn:
+class DrawnClip:
     """The synthetic source by a clock that does not wait; not live, so that nothing is dropped."""
 
     passthrough: Passthrough | None = None
@@ -49,7 +49,7 @@ def make_clip(address: str, seconds: float, path: Path) -> Path:
     Raises ConfigError for another address, SourceOpenError where photographs are wanted and not installed, and what a
     file sink raises.
     """
-    return write_clip(Drawn(address, seconds), path, crf=18)
+    return write_clip(DrawnClip(address, seconds), path, crf=18)
 
 
 def write_clip(source: Source, path: Path, *, crf: float) -> Path:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from stream_sr.app.session import Hooks, Outcome, run
+from stream_sr.app.session import RunHooks, RunResult, run
 from stream_sr.bench.rounds import LoadMeter, Turn
 from stream_sr.config import Config
 from stream_sr.errors import ConfigError
@@ -70,7 +70,7 @@ class RunSubject:
             self._counts[name].update(report[name])
         return Turn(report["fps"], report["frames_out"], wall, load)
 
-    def _run(self, config: Config) -> tuple[Outcome, Pipeline, float, dict[str, Any]]:
+    def _run(self, config: Config) -> tuple[RunResult, Pipeline, float, dict[str, Any]]:
         began = [0]
         pipelines: list[Pipeline] = []
 
@@ -80,7 +80,7 @@ class RunSubject:
             self._meter.begin()
             began[0] = time.monotonic_ns()
 
-        outcome = run(self._source, [self._sink], config, Hooks(started=started, show_status=False))
+        outcome = run(self._source, [self._sink], config, RunHooks(started=started, show_status=False))
         wall = (time.monotonic_ns() - began[0]) / 1e9
         load = self._meter.end(max(1, outcome.report["frames_out"]))
         if outcome.error is not None:

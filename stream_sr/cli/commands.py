@@ -69,7 +69,7 @@ def restream_command(parsed: argparse.Namespace) -> int:
 
 
 def _filter(parsed: argparse.Namespace, sinks: Sequence[str]) -> int:
-    from stream_sr.app.session import Hooks, run
+    from stream_sr.app.session import RunHooks, run
 
     if parsed.json == "-" and "-" in sinks:
         raise ConfigError("the picture and --json cannot both go to standard output; give --json a file")
@@ -80,9 +80,9 @@ def _filter(parsed: argparse.Namespace, sinks: Sequence[str]) -> int:
     with ExitStack() as stack:
         camera = None
         if parsed.metrics_port is not None:
-            from stream_sr.app.metrics import Cameras, MetricsServer
+            from stream_sr.app.metrics import CameraCollector, MetricsServer
 
-            cameras = Cameras()
+            cameras = CameraCollector()
             camera = cameras.add("main")
             port = _metrics_port(parsed.metrics_port)
             stack.enter_context(MetricsServer(cameras, port, parsed.metrics_host or "127.0.0.1"))
@@ -94,7 +94,7 @@ def _filter(parsed: argparse.Namespace, sinks: Sequence[str]) -> int:
                 camera.attach(pipeline)
 
         ticked = camera.tick if camera is not None else lambda stats: None
-        outcome = run(parsed.source, sinks, config, Hooks(started=started, ticked=ticked))
+        outcome = run(parsed.source, sinks, config, RunHooks(started=started, ticked=ticked))
     code = _end_of_run(parsed.json, outcome.report, outcome.error, interrupts)
     if code == 0 and "-" not in sinks and parsed.json != "-":
         logging.getLogger("stream_sr").info("%s", _closing_line(outcome.report))
@@ -131,14 +131,14 @@ def serve_command(parsed: argparse.Namespace) -> int:
     with ExitStack() as stack:
         interrupts = stack.enter_context(Interrupts(reloads=True))  # first: SIGHUP would end the program
         from stream_sr.app.fleet import check_fleet
-        from stream_sr.app.metrics import Cameras, MetricsServer
+        from stream_sr.app.metrics import CameraCollector, MetricsServer
         from stream_sr.app.supervisor import Supervisor
 
         if parsed.check:
             for plan in check_fleet(parsed.file).cameras:
                 say(f"{plan.name}: {redact(plan.source)} > {', '.join(map(redact, plan.sinks))}")
             return 0
-        cameras = Cameras()
+        cameras = CameraCollector()
         supervisor = Supervisor(parsed.file, cameras)
         fleet = supervisor.fleet
         interrupts.attach(supervisor)

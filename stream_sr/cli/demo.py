@@ -22,11 +22,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from stream_sr.app.session import Hooks, run
+from stream_sr.app.session import RunHooks, run
 from stream_sr.cli.screenshot import find_chromium
 from stream_sr.config import Config
 from stream_sr.errors import SinkOpenError, SourceOpenError, StreamSRError
-from stream_sr.evaluation.before_after import PairKeeper
+from stream_sr.evaluation.before_after import ExampleFrames
 from stream_sr.pipeline.pipeline import Pipeline
 from stream_sr.pipeline.stages import measure
 from stream_sr.pipeline.stats import Stats
@@ -73,7 +73,7 @@ def demo(out: Path, seconds: float, config: Config, *, started: Callable[[Any], 
     served_url = f"rtsp://127.0.0.1:{served_port}/demo"
     patience = max(config.read_timeout, PATIENCE_SECONDS)  # with a camera that is only starting, on a busy machine
     config = replace(config, overwrite=True, duration=seconds, read_timeout=patience)
-    pairs = PairKeeper(wanted=round(min(seconds / 2, 3) * 30))  # a place that shows the motorcycle
+    pairs = ExampleFrames(wanted=round(min(seconds / 2, 3) * 30))  # a place that shows the motorcycle
     runs: list[Pipeline] = []
 
     def start(pipeline: Pipeline) -> None:
@@ -93,7 +93,7 @@ def demo(out: Path, seconds: float, config: Config, *, started: Callable[[Any], 
         wait_for_port(camera_port, PATIENCE_SECONDS)
         with child("viewer", "view", served_url, str(out / "viewer.json"), module="stream_sr.cli.demo") as viewer:
             log.info("or in a player: ffplay -flags low_delay %s", served_url)
-            hooks = Hooks(started=start, seen=pairs.see)
+            hooks = RunHooks(started=start, seen=pairs.see)
             outcome = run(camera_url, [f"rtsp://@:{served_port}/demo", str(video), page], config, hooks)
             if outcome.error is not None:
                 raise outcome.error
@@ -126,7 +126,7 @@ def _take_screenshot(camera: str, page: str, file: Path, config: Config, started
             started(pipeline)
             ended.append(Worker("screenshot", partial(_stop_after, browser, pipeline)))
 
-        outcome = run(camera, [page], replace(config, duration=SCREENSHOT_SECONDS), Hooks(start, show_status=False))
+        outcome = run(camera, [page], replace(config, duration=SCREENSHOT_SECONDS), RunHooks(start, show_status=False))
         if browser.poll() is None:
             browser.terminate()
         for worker in ended:

@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from stream_sr.app.session import Hooks, run
+from stream_sr.app.session import RunHooks, run
 from stream_sr.cli.demo import LEFT_NOTHING, child, free_port, wait_for_port
 from stream_sr.config import Config
 from stream_sr.errors import ConfigError, SourceOpenError, StreamSRError
@@ -87,7 +87,7 @@ def measure(
             words = ("view", url, str(folder / "viewer.json"), config.rtsp_transport)
             viewer = stack.enter_context(child("viewer", *words, module="stream_sr.cli.latency"))
         config = replace(config, duration=seconds + WARM_UP_SECONDS)
-        outcome = run(source, [sink], config, Hooks(started=started, seen=marks.see))
+        outcome = run(source, [sink], config, RunHooks(started=started, seen=marks.see))
         if outcome.error is not None:
             raise outcome.error
         seen: dict[str, int] = {}

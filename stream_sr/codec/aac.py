@@ -150,7 +150,7 @@ class Resampler:
     """
 
     def __init__(self, first: av.AudioFrame, layout: str, rate: int) -> None:
-        self._form = _form(first)
+        self._audio_format = _audio_format(first)
         self._graph = av.filter.Graph()
         self._graph.threads = 1
         source = self._graph.add_abuffer(
@@ -167,7 +167,7 @@ class Resampler:
 
     def takes(self, frame: av.AudioFrame) -> bool:
         """Whether the frame has the format, layout and rate of the first."""
-        return _form(frame) == self._form
+        return _audio_format(frame) == self._audio_format
 
     def resample(self, frame: av.AudioFrame) -> list[npt.NDArray[Any]]:
         """What is complete with this frame, float32 ``[channels, n]`` each; its time is not looked at."""
@@ -181,7 +181,7 @@ class Resampler:
         return pieces
 
 
-def _form(frame: av.AudioFrame) -> tuple[str, str, int]:
+def _audio_format(frame: av.AudioFrame) -> tuple[str, str, int]:
     return frame.format.name, frame.layout.name, frame.sample_rate
 
 

@@ -24,7 +24,7 @@ class Deinterlacer(Generic[T]):
     def __init__(self, picture: av.VideoFrame, time_base: Fraction) -> None:
         self._waiting: deque[T] = deque()
         self._base = time_base
-        self._form = _form(picture)
+        self._frame_shape = _frame_shape(picture)
         self._graph = av.filter.Graph()
         self._graph.threads = codec_threads()
         source = self._graph.add(
@@ -40,11 +40,11 @@ class Deinterlacer(Generic[T]):
 
     def takes(self, picture: av.VideoFrame) -> bool:
         """Whether the picture has the size, format and colours of the first: the filter takes no others."""
-        return _form(picture) == self._form
+        return _frame_shape(picture) == self._frame_shape
 
     def put(self, picture: av.VideoFrame, pts: int, companion: T) -> Iterator[tuple[av.VideoFrame, T]]:
         """Push one picture, its pts in the time base; yields those that are ready (one picture later)."""
-        expect(picture, *self._form[:3])
+        expect(picture, *self._frame_shape[:3])
         self._waiting.append(companion)
         picture.pts, picture.time_base = pts, self._base
         self._graph.vpush(picture)
@@ -61,8 +61,8 @@ class Deinterlacer(Generic[T]):
                 picture = self._graph.vpull()
             except (av.BlockingIOError, av.EOFError):
                 return
-            yield expect(picture, *self._form[:3]), self._waiting.popleft()
+            yield expect(picture, *self._frame_shape[:3]), self._waiting.popleft()
 
 
-def _form(picture: av.VideoFrame) -> tuple[int, int, str, int, int]:
+def _frame_shape(picture: av.VideoFrame) -> tuple[int, int, str, int, int]:
     return picture.width, picture.height, picture.format.name, int(picture.colorspace), int(picture.color_range)

@@ -73,10 +73,10 @@ def shown_color(color: ColorInfo) -> ColorInfo:
     return replace(color, matrix=matrix, range=Range.FULL, primaries=1, transfer=1)
 
 
-Form = tuple[int, int, Fraction, ColorInfo, int, int]  # of the source, and the size of the result
+PairShape = tuple[int, int, Fraction, ColorInfo, int, int]  # of the source, and the size of the result
 
 
-def form_of(frame: Frame) -> Form:
+def pair_shape(frame: Frame) -> PairShape:
     """What a frame and its source must have in common with others to be composed alike."""
     source = frame.source
     assert source is not None
@@ -127,7 +127,7 @@ def _part(planes: Planes, left: int, top: int, width: int, height: int) -> Plane
     return y[top : top + height, left : left + width], u[rows, columns], v[rows, columns]
 
 
-class PairStack:
+class SideBySide:
     """Composes frames that hold their source into one picture of full range. One thread; the planes are used again.
 
     Made for frames of the ``form`` of ``frame``; ``info`` says how they are turned for the eye, and how fast they come.
@@ -135,7 +135,7 @@ class PairStack:
     """
 
     def __init__(self, frame: Frame, info: StreamInfo) -> None:
-        self.form = form_of(frame)
+        self.form = pair_shape(frame)
         turned = info.orientation.swaps_sides
         whole = (frame.width, frame.height)
         self.layout = arrange(whole[turned], whole[not turned], info.fps)

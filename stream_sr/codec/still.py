@@ -19,7 +19,7 @@ DERIVED = {b"grid": "tiles", b"iovl": "an overlay of several pictures", b"iden":
 LARGEST_BOX = 64 << 20  # bytes; tables of a picture are far smaller
 
 
-class Content(enum.Enum):
+class ImageContent(enum.Enum):
     """Which kind of file it is."""
 
     UNKNOWN = "unknown"  # by its content neither of these
@@ -29,29 +29,29 @@ class Content(enum.Enum):
     ANIMATED_WEBP = "an animated WebP"
 
 
-def content_of(path: str | os.PathLike[str]) -> Content:
+def probe_image(path: str | os.PathLike[str]) -> ImageContent:
     """What the file is. UNKNOWN for one that is no ordinary file or cannot be read."""
     try:
         if not os.path.isfile(path):  # reading from a pipe would take its data away
-            return Content.UNKNOWN
+            return ImageContent.UNKNOWN
         with open(path, "rb") as file:
             return _content(file)
     except OSError:
-        return Content.UNKNOWN
+        return ImageContent.UNKNOWN
 
 
-def _content(file: BinaryIO) -> Content:
+def _content(file: BinaryIO) -> ImageContent:
     head = file.read(32)
     if head.startswith(PNG):
-        return Content.VIDEO if _is_animated_png(file) else Content.STILL
+        return ImageContent.VIDEO if _is_animated_png(file) else ImageContent.STILL
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         animated = head[12:16] == b"VP8X" and len(head) > 20 and head[20] & 2
-        return Content.ANIMATED_WEBP if animated else Content.STILL
+        return ImageContent.ANIMATED_WEBP if animated else ImageContent.STILL
     if head[:6] in (b"GIF87a", b"GIF89a") or head[:4] == EBML or (head[:4] == b"RIFF" and head[8:12] == b"AVI "):
-        return Content.VIDEO
+        return ImageContent.VIDEO
     if head[4:8] == b"ftyp":
-        return Content.HEIF if head[8:12] in STILL_BRANDS else Content.VIDEO
-    return Content.UNKNOWN
+        return ImageContent.HEIF if head[8:12] in STILL_BRANDS else ImageContent.VIDEO
+    return ImageContent.UNKNOWN
 
 
 def _is_animated_png(file: BinaryIO) -> bool:
@@ -69,7 +69,7 @@ def _is_animated_png(file: BinaryIO) -> bool:
 
 def demuxer_of(path: str | os.PathLike[str]) -> str | None:
     """FFmpeg's name of the format where it could take the file's name for the pattern of a sequence (``100%d.png``)."""
-    if "%" not in os.fspath(path) or content_of(path) is not Content.VIDEO:
+    if "%" not in os.fspath(path) or probe_image(path) is not ImageContent.VIDEO:
         return None
     with open(path, "rb") as file:
         head = file.read(12)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import av
 from av.codec.context import ThreadType
 
-from stream_sr.pipeline.stats import Counts
+from stream_sr.pipeline.stats import Counters
 from stream_sr.system.limits import codec_threads
 
 log = logging.getLogger("stream_sr")
@@ -39,7 +39,7 @@ class VideoDecoder:
     ``corrupt_pictures``, frames with concealed damage.
     """
 
-    def __init__(self, stream: Any, reopen: Callable[[], Any] | None, counts: Counts) -> None:
+    def __init__(self, stream: Any, reopen: Callable[[], Any] | None, counts: Counters) -> None:
         """``reopen`` returns the same stream of a container of its own, whose decoder is not open yet.
 
         None where ``stream`` does not decode with frame threads (a live source, a hardware decoder).

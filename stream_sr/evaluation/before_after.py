@@ -20,7 +20,7 @@ log = logging.getLogger("stream_sr")
 Picture = npt.NDArray[np.uint8]  # [H, W, 3], RGB
 
 
-class PairKeeper:
+class ExampleFrames:
     """Keeps copies of one frame before and after the engine."""
 
     def __init__(self, wanted: int) -> None:

@@ -38,7 +38,7 @@ class Quantized:
 class ModelSpec:
     """One ONNX graph, luma uint8 ``[1,1,H,W]`` to ``[1,1,sH,sW]``, dynamic H and W, and what is known about it.
 
-    A recurrent one takes its last output beside it, uint8 ``[1,1,sH,sW]``, as `optical_flow.LastOutput` writes it.
+    A recurrent one takes its last output beside it, uint8 ``[1,1,sH,sW]``, as `optical_flow.PreviousOutput` writes it.
 
     ``network`` is ``{"kind": ..., arguments}`` for `networks.build_network`, empty for a bare ONNX file. ``scale`` is 0
     where only a trial run can tell (a bare file).

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from stream_sr.errors import EngineUnavailable, ModelError
 from stream_sr.inference.model import PREVIOUS, ModelSpec
-from stream_sr.video.optical_flow import LastOutput
+from stream_sr.video.optical_flow import PreviousOutput
 from stream_sr.video.quality import texture
 
 Plane = npt.NDArray[np.uint8]
@@ -94,7 +94,7 @@ def evaluate(model: ModelSpec, planes: list[Plane]) -> list[Plane]:
         names = {one.name for one in inputs} - {PREVIOUS}
         (luma,) = names
         recurrent = len(inputs) > 1
-        last, results = LastOutput(model.scale) if recurrent else None, []
+        last, results = PreviousOutput(model.scale) if recurrent else None, []
         for plane in planes if last else planes[:1]:
             given: dict[str, npt.NDArray[np.uint8]] = {luma: plane[None, None]}
             if last:

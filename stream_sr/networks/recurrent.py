@@ -8,28 +8,28 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
 from stream_sr.networks.layers import Anchor, Deconvolution, bound, start_quietly
-from stream_sr.video.optical_flow import ANEW, PARTS
+from stream_sr.video.optical_flow import NO_REFERENCE, PARTS
 
 
 class RecurrentSR(nn.Module):
     """`PlainSR` that also sees its last output, moved to where the picture is now; causal.
 
     The last output, moved by the optical flow, is what recurrent networks since FRVSR (Sajjadi, Vemulapalli and Brown,
-    CVPR 2018) hand on. It is moved before it comes here (`optical_flow.LastOutput`): so the layers need not find the
-    motion, which a narrow network cannot, and only have to tell where it fits. What it adds to the repeated pixels,
-    folded to input size (``known``), enters the first layer through a convolution that is `Bounded`, and comes out
-    again through a gate of one channel between 0 and 1, which three layers of ``GATE`` channels open and close. So the
-    state cannot grow by itself; and as it fades with every picture, to ``FADE``, small errors do not add up on a scene
-    that stands still. While it is trained it fades less: what is hardly steady then is steady after.
+    CVPR 2018) hand on. It is moved before it comes here (`PreviousOutput`): so the layers need not find the motion,
+    which a narrow network cannot, and only have to tell where it fits. What it adds to the repeated pixels, folded to
+    input size (``known``), enters the first layer through a convolution that is `Bounded`, and comes out again through
+    a gate of one channel between 0 and 1, which three layers of ``GATE`` channels open and close. So the state cannot
+    grow by itself; and as it fades with every picture, to ``FADE``, small errors do not add up on a scene that stands
+    still. While it is trained it fades less: what is hardly steady then is steady after.
 
     Where the last output says no more than the input (each pixel repeated, which is how a stream begins), ``known`` is
     zero, and the result is that of the `PlainSR` with the same weights.
 
-    Called on a sequence ``[N, T, 1, H, W]`` and its motion ``[N, T, 2, H, W]`` (`optical_flow.Flow`;
-    `optical_flow.ANEW` where the picture before says nothing) it gives ``[N, T, 1, sH, sW]``; `step` is one picture.
-    ``still`` are pictures of the same scene, without motion, ``[N', K, 1, H, W]``, that came before every other
-    sequence and which no gradient passes: a network that was never shown what it makes of a still scene in the long run
-    makes it worse from picture to picture.
+    Called on a sequence ``[N, T, 1, H, W]`` and its motion ``[N, T, 2, H, W]`` (`Flow`; `NO_REFERENCE` where the
+    picture before says nothing) it gives ``[N, T, 1, sH, sW]``; `step` is one picture. ``still`` are pictures of the
+    same scene, without motion, ``[N', K, 1, H, W]``, that came before every other sequence and which no gradient
+    passes: a network that was never shown what it makes of a still scene in the long run makes it worse from picture to
+    picture.
     """
 
     GATE = 8
@@ -79,7 +79,7 @@ class RecurrentSR(nn.Module):
             for t in range(sequence.shape[1]):
                 previous = before
                 if pictures:
-                    anew = flow[:, t, :1, :1, :1] == ANEW
+                    anew = flow[:, t, :1, :1, :1] == NO_REFERENCE
                     moved = move(levels(pictures[-1]), flow[:, t])
                     previous = torch.where(anew, repeated(sequence[:, t], self.scale), moved)
                 pictures.append(self.step(sequence[:, t], previous))

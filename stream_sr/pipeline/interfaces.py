@@ -86,7 +86,7 @@ class Source(Protocol):
 
 
 @runtime_checkable
-class Resizing(Protocol):
+class ResizingSource(Protocol):
     """A source whose frames may change their size and colours: a camera that comes back, a file of several parts.
 
     ``prepare`` is set by who can take such frames. The source calls it with the new description before the first of
@@ -173,7 +173,7 @@ class PacketSink(Protocol):
 
 
 @runtime_checkable
-class EarlyOpen(Protocol):
+class CheckedSink(Protocol):
     """A sink that can refuse before any work is done (output exists, port taken, no display)."""
 
     def check(self) -> None:

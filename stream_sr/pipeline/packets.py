@@ -58,7 +58,7 @@ class Track:
     config: bytes = b""  # the codec's extradata: AAC's AudioSpecificConfig
 
     @property
-    def form(self) -> tuple[str, str, int, int, bytes]:
+    def signature(self) -> tuple[str, str, int, int, bytes]:
         """What two tracks must have in common for the one to go on as the other."""
         return self.kind, self.codec, self.sample_rate, self.channels, self.config
 

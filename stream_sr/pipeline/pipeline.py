@@ -20,7 +20,7 @@ from stream_sr.errors import FrameStalled, PipelineStalled
 from stream_sr.pipeline.interfaces import FrameEncoder, FrameSink, PacketSink
 from stream_sr.pipeline.packets import Packet
 from stream_sr.pipeline.plan import Plan, branch_passthrough, is_packet_sink, split_sinks
-from stream_sr.pipeline.ring import Full, RingBuffer
+from stream_sr.pipeline.ring import Overflow, RingBuffer
 from stream_sr.pipeline.stages import drop_late, pace, upscale
 from stream_sr.pipeline.stall import StallWatch, working
 from stream_sr.pipeline.stats import Stats
@@ -142,7 +142,7 @@ class Pipeline:
         live = self.plan.source.info.live
         ring = RingBuffer[Queued](
             LIVE_FRAMES if live else FILE_FRAMES,
-            Full.DROP_OLDEST if live else Full.BLOCK,
+            Overflow.DROP_OLDEST if live else Overflow.BLOCK,
             discard=lambda queued: queued[0].release(),
             lost=lambda amount: self.stats.drop(reason, amount, outputs=outputs),
         )
@@ -281,9 +281,9 @@ class Pipeline:
         for (name, sink), passthrough in zip(sinks.items(), passthroughs, strict=True):
             packets = RingBuffer[Packet](
                 LIVE_PACKETS if live else FILE_PACKETS,
-                Full.SKIP_TO_KEY if live else Full.BLOCK,
+                Overflow.SKIP_TO_KEYFRAME if live else Overflow.BLOCK,
                 lost=partial(self._lost_packets, name),
-                is_key=lambda packet: packet.is_keyframe,
+                is_keyframe=lambda packet: packet.is_keyframe,
             )
             self._rings.append(packets)
             self._queues[name] = packets

@@ -11,12 +11,12 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
-class Full(enum.Enum):
+class Overflow(enum.Enum):
     """What a full ring does with a new item."""
 
     BLOCK = "block"  # wait: nothing is lost
     DROP_OLDEST = "drop oldest"  # a live picture
-    SKIP_TO_KEY = "skip to key"  # encoded packets: drop all, then everything up to the next key packet
+    SKIP_TO_KEYFRAME = "skip to key"  # encoded packets: drop all, then everything up to the next key packet
 
 
 class RingBuffer(Generic[T]):
@@ -25,23 +25,23 @@ class RingBuffer(Generic[T]):
     `end`: no more comes, the consumer still gets what is there. `abort`: everything is dropped, both sides wake.
     Dropped items are handed to ``discard`` (which gives their memory back). Those that a full ring lost are counted in
     ``dropped`` and their number told to ``lost``, in the producer's thread.
-    ``is_key`` tells key packets apart (SKIP_TO_KEY only).
+    ``is_keyframe`` tells key packets apart (SKIP_TO_KEY only).
     """
 
     def __init__(
         self,
         capacity: int,
-        full: Full,
+        full: Overflow,
         *,
         discard: Callable[[T], None] = lambda _: None,
         lost: Callable[[int], None] = lambda _: None,
-        is_key: Callable[[T], bool] = lambda _: True,
+        is_keyframe: Callable[[T], bool] = lambda _: True,
     ) -> None:
         if capacity < 1:
             raise ValueError(f"capacity is {capacity}; it must be at least 1")
         self.capacity, self.full = capacity, full
         self.dropped = 0
-        self._discard, self._lost, self._is_key = discard, lost, is_key
+        self._discard, self._lost, self._is_key = discard, lost, is_keyframe
         self._items: deque[T] = deque()
         self._ended = self._aborted = self._skipping = False
         self._changed = threading.Condition(threading.Lock())
@@ -50,7 +50,7 @@ class RingBuffer(Generic[T]):
         """Hand an item over. False, and the item discarded, once the ring was ended or aborted."""
         lost: list[T] = []
         with self._changed:
-            if self.full is Full.BLOCK:
+            if self.full is Overflow.BLOCK:
                 while len(self._items) >= self.capacity and not (self._ended or self._aborted):
                     self._changed.wait()
             taken = not (self._ended or self._aborted)
@@ -69,13 +69,13 @@ class RingBuffer(Generic[T]):
         return taken
 
     def _make_room(self, item: T) -> list[T]:
-        if self.full is Full.SKIP_TO_KEY and self._skipping:
+        if self.full is Overflow.SKIP_TO_KEYFRAME and self._skipping:
             if not self._is_key(item):
                 return [item]
             self._skipping = False
         if len(self._items) < self.capacity:
             return []
-        if self.full is Full.DROP_OLDEST:
+        if self.full is Overflow.DROP_OLDEST:
             return [self._items.popleft()]
         lost = list(self._items)
         self._items.clear()

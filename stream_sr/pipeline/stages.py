@@ -62,7 +62,7 @@ def upscale(
         try:
             if flight.pending is None:
                 assert made is not None
-                result = _once_more(made, flight.frame).retain()
+                result = _repeat_last(made, flight.frame).retain()
             else:
                 with working("engine"):
                     result = flight.pending.wait()
@@ -86,7 +86,7 @@ def upscale(
         for frame in frames:
             flight = _Flight(frame)
             try:
-                if last is not None and engine.spec.is_deterministic and frame.shows_the_same(last):
+                if last is not None and engine.spec.is_deterministic and frame.is_duplicate_of(last):
                     stats.count("repeated")
                 else:
                     flight.slot = lease() if lease else None
@@ -128,7 +128,7 @@ class _Flight:
             self.slot.release()
 
 
-def _once_more(made: Frame, frame: Frame) -> Frame:
+def _repeat_last(made: Frame, frame: Frame) -> Frame:
     """The result ``made`` at the moment of ``frame``: the engine may have given it colours and a shape of its own."""
     return replace(frame.with_planes(made.planes, made.slot), color=made.color, sample_aspect=made.sample_aspect)
 

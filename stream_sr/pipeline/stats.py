@@ -99,7 +99,7 @@ class Histogram:
         }
 
 
-class Counts:
+class Counters:
     """Named counters to which one thread adds while others read. Thread-safe.
 
     A bare `collections.Counter` is not: reading it raises RuntimeError when another thread counts something new.

@@ -16,7 +16,7 @@ from aiortsp.rtsp.errors import RTSPConnectionError, RTSPError, RTSPResponseErro
 from aiortsp.rtsp.parser import RTSPResponse
 
 from stream_sr.errors import DecodeError, SourceError, SourceLost, SourceOpenError, SourceRefused
-from stream_sr.pipeline.ring import Full, RingBuffer
+from stream_sr.pipeline.ring import Overflow, RingBuffer
 from stream_sr.rtsp import rtp_audio
 from stream_sr.rtsp.audio_clock import AudioTrack
 from stream_sr.rtsp.auth import Target, join_control
@@ -60,7 +60,9 @@ class Client:
         self._udp = udp
         self.wall = WallClock()
         self.audio: AudioTrack | None = None
-        self.units: RingBuffer[AccessUnit] = RingBuffer(QUEUE_UNITS, Full.SKIP_TO_KEY, is_key=lambda unit: unit.key)
+        self.units: RingBuffer[AccessUnit] = RingBuffer(
+            QUEUE_UNITS, Overflow.SKIP_TO_KEYFRAME, is_keyframe=lambda unit: unit.key
+        )
         self.depacketiser = Depacketiser()
         self.failure: SourceError | None = None
         self._lock = threading.Lock()

@@ -11,7 +11,7 @@ import re
 from pathlib import PurePath
 
 from stream_sr.errors import ConfigError
-from stream_sr.pipeline.interfaces import EarlyOpen, FrameSink, PacketSink, SinkOptions
+from stream_sr.pipeline.interfaces import CheckedSink, FrameSink, PacketSink, SinkOptions
 from stream_sr.system.printable import redact
 
 ADDRESSES = (
@@ -88,7 +88,7 @@ def open_sink(address: str, options: SinkOptions) -> FrameSink | PacketSink:
     Raises ConfigError for an address that is none of `ADDRESSES`, SinkOpenError for an output that cannot be opened.
     """
     sink = construct(address, options)
-    if isinstance(sink, EarlyOpen):
+    if isinstance(sink, CheckedSink):
         sink.check()
     return sink
 

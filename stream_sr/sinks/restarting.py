@@ -23,7 +23,7 @@ log = logging.getLogger("stream_sr")
 
 
 class RestartingFile:
-    """A `FileSink` for each part. See `interfaces.PacketSink` and `interfaces.EarlyOpen`.
+    """A `FileSink` for each part. See `interfaces.PacketSink` and `interfaces.CheckedSink`.
 
     ``name`` may hold the time at which a part begins, as strftime writes it. Where the name is taken it gets a number:
     a part never stands in the way of the next, and is never replaced by it. Only the first part of a run replaces what

@@ -32,7 +32,7 @@ log = logging.getLogger("stream_sr")
 class RtspServerSink:
     """Serves at ``rtsp://@:PORT/PATH`` (this machine only: bound to 127.0.0.1) or ``rtsp://@HOST:PORT/PATH`` (bound to
     that address; 0.0.0.0 for all). Port 0 takes a free one, see ``port``. See `interfaces.PacketSink` and
-    `interfaces.EarlyOpen`.
+    `interfaces.CheckedSink`.
 
     Streams of one process may share a port, each at its path. Pictures are H.264, sound is AAC, Opus or G.711 as the
     source has it; over TCP and UDP. With a user and password in the options players have to prove them (Digest);

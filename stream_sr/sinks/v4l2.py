@@ -31,7 +31,7 @@ MAKE = "sudo modprobe v4l2loopback exclusive_caps=1 card_label=stream_sr"
 
 
 class V4l2Sink:
-    """Writes planar 4:2:0 to ``v4l2:/dev/videoN``. See `interfaces.FrameSink` and `interfaces.EarlyOpen`.
+    """Writes planar 4:2:0 to ``v4l2:/dev/videoN``. See `interfaces.FrameSink` and `interfaces.CheckedSink`.
 
     Who takes pictures from there is told nothing but their size. So they are given upright, with square pixels, in
     limited range and even sizes.

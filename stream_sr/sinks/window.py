@@ -19,7 +19,7 @@ import numpy.typing as npt
 from av.video.reformatter import VideoReformatter
 
 from stream_sr.codec.decode import SWSCALE_MATRIX
-from stream_sr.codec.pairs import Bicubic, Form, form_of
+from stream_sr.codec.pairs import Bicubic, PairShape, pair_shape
 from stream_sr.codec.picture import shown_size, square_size
 from stream_sr.codec.rgb import QUICK, to_rgb
 from stream_sr.errors import PictureShapeError, SinkOpenError, SinkWriteError, StreamSRError
@@ -65,7 +65,7 @@ class WindowSink:
         self._info: StreamInfo | None = None
         self._screen = (0, 0)
         self._reformatters = (VideoReformatter(), VideoReformatter())
-        self._bicubic: tuple[Form, Bicubic] | None = None
+        self._bicubic: tuple[PairShape, Bicubic] | None = None
         self._controls: Controls | None = None
         self._figures: Mapping[str, Any] = {}
         self._said = ""  # why a wish was refused
@@ -113,7 +113,7 @@ class WindowSink:
             process.close()
 
     def _enlarged(self, frame: Frame) -> Frame:
-        form = form_of(frame)
+        form = pair_shape(frame)
         if self._bicubic is None or self._bicubic[0] != form:
             self._bicubic = form, Bicubic(frame, (frame.width, frame.height))
         return replace(frame, planes=self._bicubic[1](frame), slot=None, source=None)

@@ -54,7 +54,7 @@ def kind_of(address: str) -> str:
 
     A file is looked into: an animated picture often has the name of a still one.
     """
-    from stream_sr.codec.still import Content, content_of
+    from stream_sr.codec.still import ImageContent, probe_image
     from stream_sr.sources.images import is_image
     from stream_sr.sources.webcam import is_camera
 
@@ -67,10 +67,10 @@ def kind_of(address: str) -> str:
     if "://" in address:
         return "rtsp" if address.startswith(("rtsp://", "rtsps://")) else "url"
     path = Path(address)
-    content = content_of(path)
-    if content is Content.ANIMATED_WEBP:
+    content = probe_image(path)
+    if content is ImageContent.ANIMATED_WEBP:
         return "animated WebP"
-    if content is Content.HEIF or os.path.isdir(path) or (is_image(path) and content is not Content.VIDEO):
+    if content is ImageContent.HEIF or os.path.isdir(path) or (is_image(path) and content is not ImageContent.VIDEO):
         return "pictures"
     return "file"
 

@@ -12,7 +12,7 @@ from typing import Any
 import av
 from av.container import InputContainer
 
-from stream_sr.pipeline.ring import Full, RingBuffer
+from stream_sr.pipeline.ring import Overflow, RingBuffer
 from stream_sr.pipeline.threads import Abandonable
 
 QUEUED_PACKETS = 8  # read ahead by a thread; a caller that does not take them stops the reading
@@ -60,7 +60,7 @@ class PacketReader:
         ends: Callable[[av.FFmpegError], bool],
         in_use: threading.Lock,
     ) -> None:
-        self._ring = RingBuffer[Any](QUEUED_PACKETS, Full.BLOCK)
+        self._ring = RingBuffer[Any](QUEUED_PACKETS, Overflow.BLOCK)
         self._closing = threading.Event()
         self._thread = Abandonable(
             "demux", partial(_read, container, streams, stamped, ends, in_use, self._ring, self._closing)

@@ -35,7 +35,7 @@ from stream_sr.codec.video_decoder import Origin, VideoDecoder
 from stream_sr.errors import DecodeError, SourceError, SourceLost, SourceOpenError
 from stream_sr.pipeline.interfaces import SourceOptions
 from stream_sr.pipeline.packets import Passthrough
-from stream_sr.pipeline.stats import Counts
+from stream_sr.pipeline.stats import Counters
 from stream_sr.sources.clock import JoinedClock, begins_anywhere, may_jump
 from stream_sr.sources.demux import PacketReader, read_packets
 from stream_sr.sources.frame_times import FrameTimes, with_durations
@@ -84,13 +84,13 @@ class FileSource:
         self._address, self._name = address, redact(address)
         self._live = scheme in LIVE_SCHEMES
         self._options = options
-        self._counts = Counts()
+        self._counts = Counters()
         self._stopping = stopping or threading.Event()
         self._in_use = threading.Lock()  # held while `frames` uses the container, and to close it
         self._regular = not scheme and os.path.isfile(address)
         self._changes_of_size = 0
         self._opened = time.monotonic()
-        self.prepare: Callable[[StreamInfo], None] | None = None  # see `interfaces.Resizing`
+        self.prepare: Callable[[StreamInfo], None] | None = None  # see `interfaces.ResizingSource`
         self._open()
         try:
             self._truncated = self._regular and is_truncated(address, self._container)

@@ -21,7 +21,7 @@ from av.video.stream import VideoStream
 
 from stream_sr.codec.decode import FrameReader, check_format, color_of
 from stream_sr.codec.picture import orientation_of
-from stream_sr.codec.still import Content, content_of, derived_picture, stated_color
+from stream_sr.codec.still import ImageContent, derived_picture, probe_image, stated_color
 from stream_sr.codec.upright import upright
 from stream_sr.errors import DecodeError, SourceOpenError
 from stream_sr.pipeline.interfaces import SourceOptions
@@ -134,7 +134,7 @@ def _find(path: Path) -> list[Path]:
 
 def _load(path: Path) -> tuple[av.VideoFrame, str]:
     """The picture, upright, and its codec's name. Raises DecodeError."""
-    if content_of(path) in (Content.VIDEO, Content.ANIMATED_WEBP):
+    if probe_image(path) in (ImageContent.VIDEO, ImageContent.ANIMATED_WEBP):
         raise DecodeError(
             f"{path} is animated, or a video: in a folder each file must hold one picture; give it alone as the input, "
             "or take it out of the folder"

@@ -17,7 +17,7 @@ from fractions import Fraction
 from stream_sr.errors import DecodeError, SourceError, SourceLost, SourceOpenError, SourceRefused
 from stream_sr.pipeline.interfaces import Source
 from stream_sr.pipeline.packets import Passthrough, Track
-from stream_sr.pipeline.stats import Counts
+from stream_sr.pipeline.stats import Counters
 from stream_sr.pipeline.threads import Worker
 from stream_sr.sources.no_signal import NoSignalPicture
 from stream_sr.sources.timeline import Timeline
@@ -90,7 +90,7 @@ class ReconnectingSource:
         self._stopping = threading.Event()
         self._lock = threading.Lock()
         self._source: Source | None = connect(self._stopping if cancelled is None else cancelled)
-        self._search: _Search | None = None
+        self._search: _ReconnectAttempt | None = None
         self.info: StreamInfo = self._source.info
         inner = self._source.passthrough
         self.passthrough: Passthrough | None = (
@@ -98,8 +98,8 @@ class ReconnectingSource:
         )
         self.prepare: Callable[[StreamInfo], None] | None = None
         self.signal = True  # whether there are pictures now; read anywhere
-        self._counts = Counts()
-        self._before = Counts()  # what earlier connections counted
+        self._counts = Counters()
+        self._before = Counters()  # what earlier connections counted
         self._timeline = Timeline(self.info.time_base)
         self._last: Frame | None = None  # held, for the picture of `no signal`
         self._pools = Pools(None)
@@ -117,7 +117,7 @@ class ReconnectingSource:
                 failure = yield from self._play(source, pictures)
                 if failure is None:
                     return
-                found = yield from self._away(source, failure)
+                found = yield from self._while_disconnected(source, failure)
                 if found is None:
                     return
                 source, pictures = found
@@ -148,18 +148,18 @@ class ReconnectingSource:
         first = self._timeline.first_pts or 0
         return float((pts - first) * self.info.time_base) >= self._duration
 
-    def _away(self, source: Source, failure: SourceError) -> Generator[Frame, None, Opened | None]:
+    def _while_disconnected(self, source: Source, failure: SourceError) -> Generator[Frame, None, Opened | None]:
         """`no signal` until the input is back (returns it and its frames) or the run is over (returns None)."""
         lost_ns = self._clock.now_ns()
         self.signal = False
-        self._count_up(source)
+        self._add_counters(source)
         log.warning("%s; trying to get it back", failure)
         picture = self._no_signal_picture()
         self._timeline.cut()
         with self._lock:
             if self._stopping.is_set():
                 return None
-            self._source, self._search = None, _Search(self, source)
+            self._source, self._search = None, _ReconnectAttempt(self, source)
             search = self._search
         wait = GRACE_SECONDS
         while not search.done.wait(wait):
@@ -239,12 +239,12 @@ class ReconnectingSource:
 
     def _track_like(self, track: Track, number: int) -> int | None:
         tracks = self.passthrough.tracks if self.passthrough is not None else ()
-        alike = [index for index, one in enumerate(tracks) if one.form == track.form]
+        alike = [index for index, one in enumerate(tracks) if one.signature == track.signature]
         return None if not alike else number if number in alike else alike[0]
 
     # -- from other threads ------------------------------------------------------------------------------------------
 
-    def connect_again(self, search: _Search) -> Opened:
+    def reconnect(self, search: _ReconnectAttempt) -> Opened:
         """One try, in the search's thread: the input opened, prepared for and showing its first picture."""
         source = self._connect(self._stopping)
         search.source = source
@@ -278,12 +278,12 @@ class ReconnectingSource:
         with self._lock:
             search = self._search
             source = self._source or (search.source if search is not None else None)
-            total = Counts()
+            total = Counters()
             for counted in (self._before.read(), source.counters() if source is not None else {}, self._counts.read()):
                 total.add_all(counted)
             return total.read()
 
-    def _count_up(self, source: Source) -> None:
+    def _add_counters(self, source: Source) -> None:
         with self._lock:
             self._before.add_all(source.counters())
             self._source = None
@@ -299,7 +299,7 @@ class ReconnectingSource:
             source.close()
 
 
-class _Search:
+class _ReconnectAttempt:
     """The thread that closes what was lost and tries to open it again. ``done`` is set when it ends."""
 
     def __init__(self, owner: ReconnectingSource, lost: Source) -> None:
@@ -316,7 +316,7 @@ class _Search:
             while not owner._stopping.is_set():
                 began = clock.now_ns()
                 try:
-                    self._found = owner.connect_again(self)
+                    self._found = owner.reconnect(self)
                     return
                 except (SourceOpenError, SourceLost, DecodeError) as error:
                     log.debug("still away: %s", error)

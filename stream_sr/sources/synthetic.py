@@ -29,7 +29,7 @@ from stream_sr.video.frame_pool import FramePool
 from stream_sr.video.planes import Plane, Planes, empty_planes, read_only
 from stream_sr.video.timing import NS, Clock, MonotonicClock
 
-FORM = "synthetic:[photos,][WxH@FPS]"
+ADDRESS_SYNTAX = "synthetic:[photos,][WxH@FPS]"
 SMALLEST, LARGEST = (128, 96), (7680, 4320)
 PHOTO_WIDTH = 480  # of a cell on the wall: the photographs are enlarged no further, or they would show no detail
 GAP = 4
@@ -52,7 +52,7 @@ def parse_scene(address: str) -> Scene:
     """Read ``synthetic:``, ``synthetic:photos``, ``synthetic:1280x720@60``... Raises ConfigError."""
     match = re.fullmatch(r"synthetic:(photos)?,?(?:(\d+)x(\d+))?(?:@(\d+(?:\.\d+|/[1-9]\d*)?))?", address)
     if match is None:
-        raise ConfigError(f"{address} is not of the form {FORM}, e.g. synthetic:photos,640x360@30")
+        raise ConfigError(f"{address} is not of the form {ADDRESS_SYNTAX}, e.g. synthetic:photos,640x360@30")
     photos, width, height, fps = match.groups()
     scene = Scene(
         photos=photos is not None,

@@ -20,7 +20,7 @@ from stream_sr.codec.picture import expect
 from stream_sr.errors import DecodeError, SourceLost, SourceOpenError
 from stream_sr.pipeline.interfaces import SourceOptions
 from stream_sr.pipeline.packets import Passthrough
-from stream_sr.pipeline.stats import Counts
+from stream_sr.pipeline.stats import Counters
 from stream_sr.video.frame import Frame, StreamInfo
 from stream_sr.video.frame_pool import FramePool
 from stream_sr.video.opencv import load_opencv
@@ -81,7 +81,7 @@ class CameraSource:
     ) -> None:
         self._options = options or SourceOptions()
         self._stopping = stopping or threading.Event()
-        self._counts = Counts()
+        self._counts = Counters()
         self._clock = CameraClock()
         self._reader = FrameReader()
         self._device = device_of(address)

@@ -61,7 +61,7 @@ def pan(still: Still, scale: int, length: int, random: np.random.Generator) -> l
 
 
 @dataclass(frozen=True)
-class _Thing:
+class _MovingObject:
     """Something before the camera: a rounded shape with the texture of another still, and where it goes."""
 
     centre: tuple[float, float]
@@ -86,7 +86,7 @@ def scene(still: Still, other: Still, scale: int, length: int, random: np.random
     path[:, :2] = np.clip(path[:, :2], -REACH, REACH)
     reach = [(part / 2 + REACH + 2) / shrink for part in size]
     middle = tuple(_place(random, side, part) for side, part in zip(still.shape, reach, strict=True))
-    things = [_thing(random, size, other, length) for _ in range(int(random.integers(calm, THINGS + 1)))]
+    things = [_moving_object(random, size, other, length) for _ in range(int(random.integers(calm, THINGS + 1)))]
     ground, front = (Image.fromarray(one.astype(np.float32)) for one in (still, other))
     close = 1.0 if min(other.shape) < LARGE else SHRINKS[-1]
     frames = []
@@ -98,11 +98,11 @@ def scene(still: Still, other: Still, scale: int, length: int, random: np.random
     return frames
 
 
-def _thing(random: np.random.Generator, size: tuple[int, int], other: Still, length: int) -> _Thing:
+def _moving_object(random: np.random.Generator, size: tuple[int, int], other: Still, length: int) -> _MovingObject:
     height, width = (max(8, int(random.uniform(0.15, 0.5) * side)) for side in size)
     centre = tuple(random.uniform(part / 2, side - part / 2) for side, part in zip(size, (height, width), strict=True))
     texture = tuple(_place(random, side, part) for side, part in zip(other.shape, (height, width), strict=True))
-    return _Thing(
+    return _MovingObject(
         (centre[0], centre[1]),
         (height, width),
         int(random.choice([1, 2, 4])),
@@ -137,7 +137,7 @@ def _look(
     return np.asarray(large, np.float64).reshape(size[0], 2, size[1], 2).mean((1, 3))
 
 
-def _put(picture: npt.NDArray[np.float64], front: Image.Image, thing: _Thing, n: int, shrink: float) -> None:
+def _put(picture: npt.NDArray[np.float64], front: Image.Image, thing: _MovingObject, n: int, shrink: float) -> None:
     """Draw a thing into the ``n``-th picture, in place, as far as it is inside."""
     pose = thing.path[n]
     centre = np.array(thing.centre) + pose[:2]

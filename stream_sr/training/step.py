@@ -70,9 +70,9 @@ class Step:
         masters = round_weights(self.network) if rounding else []
         with torch.autocast(self.device.type, torch.bfloat16, enabled=recipe.bf16):
             output = self.network(x, *sequence)
-            taught = None if self.teacher is None else self._taught(x, *sequence)
+            taught = None if self.teacher is None else self._distillation(x, *sequence)
             z = unlabelled.float() / 255
-            more = None if self.teacher is None or not len(z) else (self.network(z), self._taught(z))
+            more = None if self.teacher is None or not len(z) else (self.network(z), self._distillation(z))
         loss = kind(output.float(), y)  # not in bfloat16
         if taught is not None:
             loss = (1 - recipe.teacher_share) * loss + recipe.teacher_share * kind(output.float(), taught)
@@ -108,7 +108,7 @@ class Step:
         return x, y, flow, before
 
     @torch.no_grad()
-    def _taught(self, *given: Tensor | None) -> Tensor:
+    def _distillation(self, *given: Tensor | None) -> Tensor:
         assert self.teacher is not None
         return self.teacher(*given).float().clamp(0, 1)
 

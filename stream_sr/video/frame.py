@@ -80,7 +80,7 @@ class Frame:
         """The same moment with other pixels (and size), without ``source``."""
         return replace(self, planes=read_only(planes), slot=slot, source=None)
 
-    def shows_the_same(self, other: Frame) -> bool:
+    def is_duplicate_of(self, other: Frame) -> bool:
         """Whether every sample is equal, and means the same. Costs next to nothing where the middle row differs."""
         if self.planes[0].shape != other.planes[0].shape or self.color != other.color:
             return False

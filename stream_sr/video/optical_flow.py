@@ -21,7 +21,7 @@ In `PARTS` of a pixel of the enlarged picture; `flow_size` says on which grid.
 """
 
 PARTS = 4  # of a pixel, to which motion is told; finer ones would be noise
-ANEW = -(1 << 15)  # in place of every motion, where the picture before says nothing
+NO_REFERENCE = -(1 << 15)  # in place of every motion, where the picture before says nothing
 MOST = 320 * 180  # samples: of a larger picture the motion is measured on its half, its quarter and so on
 LEAST = 12  # samples, the shorter side: a smaller picture stands still
 STRIDE = 4  # samples from one patch of 8x8 to the next
@@ -60,14 +60,14 @@ class Motion:
         if cut and change(grid(_sampled(before, back)), grid(now)) > CUT:  # a fast pan looks like one
             return None
         pixels = self.scale * np.array(luma.shape[::-1]) / now.shape[::-1]  # of the enlarged picture, to a sample
-        parts = np.rint(back * (-PARTS * pixels).astype(np.float32)).clip(ANEW + 1, -ANEW - 1)
+        parts = np.rint(back * (-PARTS * pixels).astype(np.float32)).clip(NO_REFERENCE + 1, -NO_REFERENCE - 1)
         return np.ascontiguousarray(parts.transpose(2, 0, 1), np.int16)
 
 
 def flows(planes: Sequence[Plane], scale: int) -> Flow:
-    """What `Motion` says of each of consecutive planes ``[H, W]``, ``[T, 2, h, w]``; `ANEW` where it says None."""
+    """The motion (`Motion`) of consecutive planes ``[H, W]``, ``[T, 2, h, w]``; `NO_REFERENCE` where there is none."""
     motion = Motion(scale)
-    found = np.full((len(planes), 2, *flow_size(planes[0].shape)), ANEW, np.int16)
+    found = np.full((len(planes), 2, *flow_size(planes[0].shape)), NO_REFERENCE, np.int16)
     for n, plane in enumerate(planes):
         if (flow := motion.follow(plane)) is not None:
             found[n] = flow
@@ -129,7 +129,7 @@ def repeat(luma: Plane, out: Plane) -> None:
     cells[:] = luma[:, None, :, None]
 
 
-class LastOutput:
+class PreviousOutput:
     """What a recurrent network is given beside each picture: its last output, moved to where the picture is now.
 
     Each pixel of the picture repeated where nothing came before. One thread.

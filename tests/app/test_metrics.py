@@ -14,7 +14,7 @@ import pytest
 from doubles import ByteEncoder, CountingSource, DoublingEngine, ListSink, PacketList
 
 from stream_sr.app import metrics
-from stream_sr.app.metrics import Cameras, MetricsServer
+from stream_sr.app.metrics import CameraCollector, MetricsServer
 from stream_sr.errors import ConfigError
 from stream_sr.pipeline.interfaces import FrameSink, PacketSink
 from stream_sr.pipeline.pipeline import Pipeline
@@ -56,7 +56,7 @@ def ran(count: int) -> Pipeline:
 
 
 def test_a_run_in_figures() -> None:
-    cameras = Cameras()
+    cameras = CameraCollector()
     camera = cameras.add("door")
     with MetricsServer(cameras, 0) as server:
         assert value(ask(server, "/metrics")[1], "stream_sr_up", camera="door") == 0
@@ -77,7 +77,7 @@ def test_a_run_in_figures() -> None:
 
 
 def test_the_model_in_use_and_its_steps() -> None:
-    cameras = Cameras()
+    cameras = CameraCollector()
     camera = cameras.add("door")
     pipeline = ran(2)
     engine: Any = pipeline.plan.engine
@@ -96,7 +96,7 @@ def test_the_model_in_use_and_its_steps() -> None:
 
 
 def test_health(monkeypatch: pytest.MonkeyPatch) -> None:
-    cameras = Cameras()
+    cameras = CameraCollector()
     camera, other = cameras.add("door"), cameras.add("yard")
     with MetricsServer(cameras, 0) as server:
         camera.attach(pipeline := ran(3))
@@ -119,14 +119,14 @@ def test_health(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_client_that_says_nothing_does_not_hold_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metrics._Handler, "timeout", 0.05)
-    with MetricsServer(Cameras(), 0) as server, socket.create_connection(("127.0.0.1", server.port)) as silent:
+    with MetricsServer(CameraCollector(), 0) as server, socket.create_connection(("127.0.0.1", server.port)) as silent:
         silent.sendall(b"GET /metr")
         assert ask(server, "/healthz")[0] == 200
 
 
 def test_a_port_that_is_taken() -> None:
-    with MetricsServer(Cameras(), 0) as server, pytest.raises(ConfigError, match="cannot be had"):
-        MetricsServer(Cameras(), server.port)
+    with MetricsServer(CameraCollector(), 0) as server, pytest.raises(ConfigError, match="cannot be had"):
+        MetricsServer(CameraCollector(), server.port)
 
 
 @pytest.mark.parametrize("ns", [0, 999, 1000, 5_000_000, 10**13])

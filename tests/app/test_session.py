@@ -21,7 +21,7 @@ from websockets.sync.client import connect
 from stream_sr.app import engine_setup
 from stream_sr.app.engine_setup import choose_model, open_fitted_engine
 from stream_sr.app.report import expected_frames
-from stream_sr.app.session import Hooks, Outcome, run
+from stream_sr.app.session import RunHooks, RunResult, run
 from stream_sr.cli.demo import free_port
 from stream_sr.codec.encoder import Encoder
 from stream_sr.config import Config
@@ -88,11 +88,11 @@ def test_what_a_page_asks_for_happens_in_the_running_filter(tmp_path: Path, monk
     port = free_port()
     host = f"127.0.0.1:{port}"
     running: Queue[Pipeline] = Queue()
-    outcomes: list[Outcome] = []
+    outcomes: list[RunResult] = []
 
     def work() -> None:
         config = Config(model="fsrcnn-s", record_dir=tmp_path)
-        hooks = Hooks(started=running.put, show_status=False)
+        hooks = RunHooks(started=running.put, show_status=False)
         outcomes.append(run("synthetic:128x96@30", ["null:", f"web:{port}"], config, hooks))
 
     worker = Worker("filter", work)
@@ -144,10 +144,10 @@ def test_the_page_turns_auto_off_and_on(tmp_path: Path, monkeypatch: pytest.Monk
     port = free_port()
     host = f"127.0.0.1:{port}"
     running: Queue[Pipeline] = Queue()
-    outcomes: list[Outcome] = []
+    outcomes: list[RunResult] = []
 
     def work() -> None:
-        hooks = Hooks(started=running.put, show_status=False)
+        hooks = RunHooks(started=running.put, show_status=False)
         outcomes.append(run("synthetic:128x96@30", ["null:", f"web:{port}"], Config(model="auto"), hooks))
 
     worker = Worker("filter", work)

@@ -12,7 +12,7 @@ import pytest
 
 from stream_sr.app import supervisor as serve
 from stream_sr.app.fleet import read_fleet
-from stream_sr.app.metrics import Cameras
+from stream_sr.app.metrics import CameraCollector
 from stream_sr.app.supervisor import Supervisor
 from stream_sr.cli import main as cli
 from stream_sr.errors import ConfigError, SourceOpenError, SourceRefused
@@ -117,7 +117,7 @@ def test_a_camera_fails_alone_and_is_tried_again(tmp_path: Path, monkeypatch: py
         ONE.format(name="good") + f'[camera.bad]\nsource = "{tmp_path}/none.mp4"\nsinks = ["null:"]\n'
         '[camera.wrong]\nsource = "synthetic:128x96@30"\nsinks = ["null:"]\nmodel = "nonsense"\nbackend = "auto"\n'
     )
-    cameras = Cameras()
+    cameras = CameraCollector()
     with running(Supervisor(file, cameras)):
         until(lambda: len(list(cameras)) == 3)
         states = {camera.name: camera for camera in cameras}
@@ -139,7 +139,7 @@ def test_a_camera_or_server_that_is_away_is_said_once(
         file.write_text(f'[camera.bad]\nsource = "{tmp_path}/none.mp4"\nsinks = ["null:"]\n')
     else:
         file.write_text(ONE.format(name="bad").replace("null:", "rtsp://127.0.0.1:1/nobody"))
-    cameras = Cameras()
+    cameras = CameraCollector()
     with running(Supervisor(file, cameras)):
         until(lambda: [camera.restarts >= 3 for camera in cameras] == [True])
     assert len([record for record in caplog.records if record.levelno >= logging.WARNING]) == 1
@@ -166,7 +166,7 @@ def test_a_stop_does_not_wait_for_a_camera_that_is_being_opened(tmp_path: Path) 
         file.write_text(
             f'[all]\nread-timeout = 600\n[camera.a]\nsource = "rtsp://127.0.0.1:{port}/a"\nsinks = ["null:"]\n'
         )
-        cameras = Cameras()
+        cameras = CameraCollector()
         with running(Supervisor(file, cameras)):
             until(lambda: [camera.state for camera in cameras] == ["starting"])
             until(lambda: any(thread.name == "rtsp source" for thread in threading.enumerate()))
@@ -178,7 +178,7 @@ def test_a_recording_is_never_in_its_own_way(tmp_path: Path, monkeypatch: pytest
     (tmp_path / "a.mkv").write_bytes(b"an earlier recording")
     file = tmp_path / "c.toml"
     file.write_text(ONE.format(name="a").replace('"null:"', f'"{tmp_path}/a.mkv"'))
-    cameras = Cameras()
+    cameras = CameraCollector()
     with running(Supervisor(file, cameras)):
         until(lambda: [camera.health() for camera in cameras] == ["live"])
         until(lambda: (tmp_path / "a-2.mkv").exists())
@@ -197,7 +197,7 @@ def test_a_reload_does_not_wait_for_a_camera_that_takes_its_time_to_end(
     )
     file = tmp_path / "c.toml"
     file.write_text(ONE.format(name="a"))
-    cameras = Cameras()
+    cameras = CameraCollector()
     supervisor = Supervisor(file, cameras)
     with running(supervisor):
         until(lambda: [camera.health() for camera in cameras] == ["live"])
@@ -221,7 +221,7 @@ def test_reloading_leaves_the_unchanged_alone(tmp_path: Path, caplog: pytest.Log
     file = tmp_path / "c.toml"
     second = '[camera.second]\nsource = "synthetic:128x96@{fps}"\nsinks = ["null:"]\n'
     file.write_text(ONE.format(name="first") + second.format(fps=30))
-    cameras = Cameras()
+    cameras = CameraCollector()
     supervisor = Supervisor(file, cameras)
     with running(supervisor):
         until(lambda: [camera.health() for camera in cameras] == ["live", "live"])
@@ -248,7 +248,7 @@ def test_reloading_leaves_the_unchanged_alone(tmp_path: Path, caplog: pytest.Log
 def test_a_source_that_ends_is_no_failure(tmp_path: Path) -> None:
     file = tmp_path / "c.toml"
     file.write_text(ONE.format(name="short") + "duration = 0.2\n")
-    worker = Worker("supervisor", Supervisor(file, Cameras()).run)
+    worker = Worker("supervisor", Supervisor(file, CameraCollector()).run)
     assert worker.join(20)
     assert worker.error is None
 

@@ -17,7 +17,7 @@ from stream_sr.app.telemetry import (
     auto_figures,
     auto_line,
     engine_figures,
-    without_folder,
+    strip_folder,
 )
 from stream_sr.pipeline.engine import EngineSpec
 from stream_sr.pipeline.pipeline import Pipeline
@@ -142,7 +142,7 @@ def test_without_a_driver_there_are_no_gpus(monkeypatch: pytest.MonkeyPatch) -> 
     ],
 )
 def test_a_page_does_not_tell_where_files_lie(name: str, shown: str) -> None:
-    assert without_folder(name) == shown
+    assert strip_folder(name) == shown
 
 
 def test_two_outputs_of_one_name_are_both_told() -> None:

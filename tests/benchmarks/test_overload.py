@@ -13,7 +13,7 @@ import pytest
 from doubles import HEIGHT, WIDTH, CountingSource, DoublingEngine, _Doubling
 
 import stream_sr
-from stream_sr.pipeline.ring import Full, RingBuffer
+from stream_sr.pipeline.ring import Overflow, RingBuffer
 from stream_sr.pipeline.stages import drop_late, upscale
 from stream_sr.pipeline.stats import Stats
 from stream_sr.video.frame import Frame
@@ -45,7 +45,10 @@ def ages_out(capacity: int, limit_ns: int) -> tuple[list[int], Stats]:
     stats.add_output("out")
     pool = FramePool(WIDTH, HEIGHT, capacity + 3)
     ring = RingBuffer[Frame](
-        capacity, Full.DROP_OLDEST, discard=Frame.release, lost=lambda amount: stats.drop("slow engine", amount)
+        capacity,
+        Overflow.DROP_OLDEST,
+        discard=Frame.release,
+        lost=lambda amount: stats.drop("slow engine", amount),
     )
     camera = CountingSource(COUNT).frames(pool)
 

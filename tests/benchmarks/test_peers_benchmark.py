@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from scripts import script
 
-from stream_sr.bench.clip import Drawn
+from stream_sr.bench.clip import DrawnClip
 from stream_sr.errors import ModelError
 from stream_sr.evaluation.codec_roundtrip import read_luma
 from stream_sr.inference.model import find_model
@@ -38,7 +38,7 @@ def test_a_program_is_watched_to_its_end() -> None:
 @pytest.fixture(scope="module")
 def film(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Any]]:
     folder = tmp_path_factory.mktemp("film")
-    halved = peers_run.Halved(Drawn("synthetic:192x128@25", 1), 4)
+    halved = peers_run.Halved(DrawnClip("synthetic:192x128@25", 1), 4)
     return peers_run.write_clip(halved, folder / "input.mp4", crf=18), halved.truth
 
 

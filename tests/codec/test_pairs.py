@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from media_files import upright
 
-from stream_sr.codec.pairs import LEAST_GAP, LONGEST_SIDE, MOST_MACROBLOCKS, Bicubic, PairStack, arrange, form_of
+from stream_sr.codec.pairs import LEAST_GAP, LONGEST_SIDE, MOST_MACROBLOCKS, Bicubic, SideBySide, arrange, pair_shape
 from stream_sr.video.color import ColorInfo, Matrix, Range, Siting
 from stream_sr.video.frame import Frame, StreamInfo
 from stream_sr.video.orientation import Orientation
@@ -86,7 +86,7 @@ def test_a_picture_too_large_for_two_is_shrunk() -> None:
 def test_each_side_is_where_the_layout_says_and_no_line_between_mixes_them(size: tuple[int, int]) -> None:
     source = plain(32, 24, 60, 100, 150) if size[0] > size[1] else plain(24, 32, 60, 100, 150)
     frame = pair(source, plain(*size, 200, 90, 30))
-    stack = PairStack(frame, StreamInfo(*size, BASE))
+    stack = SideBySide(frame, StreamInfo(*size, BASE))
     planes = stack.compose(frame)
     layout = stack.layout
     for plane, left, right, part in zip(planes, (60, 100, 150), (200, 90, 30), (1, 2, 2), strict=True):
@@ -101,7 +101,7 @@ def test_each_side_is_where_the_layout_says_and_no_line_between_mixes_them(size:
 def test_limited_range_becomes_full() -> None:
     color = ColorInfo(Matrix.BT470BG, Range.LIMITED, 5, 6, Siting.LEFT)
     frame = pair(plain(32, 24, 16, 16, 240, color=color), plain(64, 48, 235, 128, 1, color=color))
-    stack = PairStack(frame, StreamInfo(64, 48, BASE))
+    stack = SideBySide(frame, StreamInfo(64, 48, BASE))
     planes = stack.compose(frame)
     assert [int(plane[0, 0]) for plane in planes] == [0, 0, 255]
     assert [int(plane[-1, -1]) for plane in planes] == [255, 128, 0]
@@ -113,7 +113,7 @@ def test_a_turned_picture_is_shown_upright(orientation: Orientation) -> None:
     random = np.random.default_rng(3)
     planes = tuple(random.integers(0, 255, shape).astype(np.uint8) for shape in ((48, 64), (24, 32), (24, 32)))
     frame = replace(plain(64, 48, 0, aspect=Fraction(4, 3)), planes=read_only((planes[0], planes[1], planes[2])))
-    stack = PairStack(pair(frame, frame), StreamInfo(64, 48, BASE, orientation=orientation))
+    stack = SideBySide(pair(frame, frame), StreamInfo(64, 48, BASE, orientation=orientation))
     both = stack.compose(pair(frame, frame))
     layout = stack.layout
     for plane, original, part in zip(both, planes, (1, 2, 2), strict=True):
@@ -125,7 +125,7 @@ def test_a_turned_picture_is_shown_upright(orientation: Orientation) -> None:
 
 def test_a_pair_too_large_is_shrunk_on_both_sides() -> None:
     frame = pair(plain(64, 2880, 50), plain(128, 5760, 90))
-    stack = PairStack(frame, StreamInfo(128, 5760, BASE))
+    stack = SideBySide(frame, StreamInfo(128, 5760, BASE))
     assert stack.shrunk
     assert set(np.unique(stack.compose(frame)[0])) == {50, 90}
 
@@ -138,4 +138,4 @@ def test_a_source_of_another_shape_and_colour_is_shown_as_its_result_is() -> Non
     assert (left[0][:, :16] == 0).all()
     assert (left[0][:, -16:] == 0).all()
     assert np.abs(left[0][:, 20:-20].astype(int) - 128).max() <= 1
-    assert form_of(frame) != form_of(pair(plain(64, 36, 126), plain(128, 72, 90)))
+    assert pair_shape(frame) != pair_shape(pair(plain(64, 36, 126), plain(128, 72, 90)))

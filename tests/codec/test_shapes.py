@@ -22,7 +22,7 @@ from PIL import Image
 
 from stream_sr.cli.main import main
 from stream_sr.codec.encoder import Encoder
-from stream_sr.codec.pairs import PairStack
+from stream_sr.codec.pairs import SideBySide
 from stream_sr.codec.picture import check_picture, expect, fill, picture_in_place, picture_planes
 from stream_sr.codec.rgb import to_rgb
 from stream_sr.codec.swscale import Scaler
@@ -156,7 +156,7 @@ def through_the_live_encoder(size: Size, folder: Path) -> None:
 def through_the_page(size: Size, folder: Path) -> None:
     """Both sides in one picture, as the page's encoder gets it: ours where the layout says, the source's beside it."""
     info, frames = results(size)
-    stack = PairStack(frames[0], info)
+    stack = SideBySide(frames[0], info)
     with closing(Encoder(stack.stream, LOSSLESS, live=True)) as encoder:
         packets = []
         for frame in frames:

@@ -13,7 +13,7 @@ from av.codec.context import ThreadType
 from media_files import write_video
 
 from stream_sr.codec.video_decoder import VideoDecoder
-from stream_sr.pipeline.stats import Counts
+from stream_sr.pipeline.stats import Counters
 
 COUNT = 60
 
@@ -53,7 +53,7 @@ def open_stream(path: Path, threads: int, kind: ThreadType) -> Any:
 def decoded(path: Path, damage: dict[int, str], threads: int) -> tuple[list[tuple[int, bytes]], int]:
     """Times and luma of all frames, and the number of damaged packets."""
     stream = open_stream(path, threads, ThreadType.FRAME)
-    counts = Counts()
+    counts = Counters()
     decoder = VideoDecoder(stream, lambda: open_stream(path, 1, ThreadType.SLICE), counts)
     pictures: list[av.VideoFrame] = []
     failures = 0

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from stream_sr.codec.rgb import to_rgb
-from stream_sr.evaluation.before_after import PairKeeper, compose
+from stream_sr.evaluation.before_after import ExampleFrames, compose
 from stream_sr.video.color import ColorInfo, Matrix, Range
 from stream_sr.video.frame import Frame
 from stream_sr.video.planes import empty_planes, read_only
@@ -49,11 +49,11 @@ def test_a_pair_is_kept_by_copy_and_saved(tmp_path: Path) -> None:
     color = ColorInfo(matrix=Matrix.BT709, range=Range.LIMITED)
     before, after = flat(64, 48, (100, 128, 128), color), flat(128, 96, (100, 128, 128), color)
     memory = before.planes[0].base
-    keeper = PairKeeper(wanted=5)
-    keeper.see(before, after)
+    worker = ExampleFrames(wanted=5)
+    worker.see(before, after)
     assert isinstance(memory, np.ndarray)
     memory.fill(0)  # the pipeline reuses the memory
-    keeper.save(tmp_path / "sheet.png", model="test x2")
+    worker.save(tmp_path / "sheet.png", model="test x2")
     with Image.open(tmp_path / "sheet.png") as file:
         picture = np.asarray(file)
     assert picture.shape == (2 * 96 + 8, 2 * 128 + 8, 3)

@@ -18,7 +18,7 @@ from stream_sr.networks.layers import collapse
 from stream_sr.networks.recurrent import RecurrentSR
 from stream_sr.networks.registry import LumaGraph, build_network
 from stream_sr.training.export import write_model
-from stream_sr.video.optical_flow import LastOutput, flows
+from stream_sr.video.optical_flow import PreviousOutput, flows
 from stream_sr.video.quality import texture
 
 KINDS = [
@@ -44,7 +44,7 @@ def make(folder: Path, network: dict[str, object], scale: int) -> tuple[ModelSpe
 def run(graph: Graph, pictures: list[npt.NDArray[np.uint8]]) -> list[npt.NDArray[np.uint8]]:
     height, width = pictures[0].shape
     request = compile_graph(graph.sized(height, width), precision="fp32", threads=1, streams=1).create_infer_request()
-    last, results = LastOutput(graph.scale), []
+    last, results = PreviousOutput(graph.scale), []
     for picture in pictures:
         request.get_tensor(LUMA).data[0, 0] = picture
         if graph.recurrent:

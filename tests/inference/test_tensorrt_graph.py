@@ -20,7 +20,7 @@ from stream_sr.inference.model import PREVIOUS, ModelSpec
 from stream_sr.inference.verify import enlarge_chroma
 from stream_sr.video import optical_flow
 from stream_sr.video.color import Siting
-from stream_sr.video.optical_flow import MOST, LastOutput, flow_size, register
+from stream_sr.video.optical_flow import MOST, PreviousOutput, flow_size, register
 from stream_sr.video.planes import chroma_shape
 from stream_sr.video.quality import psnr, texture
 
@@ -48,7 +48,7 @@ def run(graph: bytes, picture: Picture, frames: list[np.ndarray[Any, np.dtype[np
     onnx.checker.check_model(model, full_check=True)
     ports = tensors(picture)
     evaluator = ReferenceEvaluator(model)
-    last, (width, height) = LastOutput(picture.scale), picture.output
+    last, (width, height) = PreviousOutput(picture.scale), picture.output
     results = []
     for frame in frames:
         inputs = {one.name: one for one in model.graph.input}

@@ -21,7 +21,7 @@ from stream_sr.pipeline.engine import EngineOptions
 from stream_sr.video import optical_flow
 from stream_sr.video.color import ColorInfo, Siting
 from stream_sr.video.frame import StreamInfo
-from stream_sr.video.optical_flow import LastOutput
+from stream_sr.video.optical_flow import PreviousOutput
 from stream_sr.video.planes import chroma_shape
 from stream_sr.video.quality import psnr, texture
 
@@ -42,7 +42,7 @@ def test_the_same_picture_in_every_form(network: dict[str, object], size: tuple[
         for precision, least in LEAST.items():
             frames = FrameNetwork(load_network(model), info, 2, precision, Form(form.lowered))
             assert frames.recurrent == (len(wanted) == 2)
-            last = LastOutput(2)
+            last = PreviousOutput(2)
             for right in wanted:
                 result = torch.full((width * height + 2 * rows * columns,), 7, dtype=torch.uint8)
                 previous = np.empty((height, width), np.uint8)

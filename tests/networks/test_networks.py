@@ -9,7 +9,7 @@ from stream_sr.networks.layers import Anchor, Collapsible, Deconvolution, bound,
 from stream_sr.networks.plain import PlainSR
 from stream_sr.networks.recurrent import RecurrentSR, repeated
 from stream_sr.networks.registry import LumaGraph, build_network, transfer
-from stream_sr.video.optical_flow import ANEW, register
+from stream_sr.video.optical_flow import NO_REFERENCE, register
 
 
 def test_sizes_are_those_of_the_paper() -> None:
@@ -160,7 +160,7 @@ def test_where_nothing_came_before_the_recurrent_network_is_the_plain_one(skip: 
 def test_a_sequence_is_its_steps_and_the_past_counts() -> None:
     network, sequence = recurrent(), torch.rand(2, 3, 1, 8, 9)
     flow = torch.randint(-20, 21, (2, 3, 2, 8, 9), dtype=torch.int16)
-    flow[0, 2] = ANEW
+    flow[0, 2] = NO_REFERENCE
     whole = network(sequence, flow)
     for n in range(2):
         for t in range(3):

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_sr.pipeline.ring import Full, RingBuffer
+from stream_sr.pipeline.ring import Overflow, RingBuffer
 from stream_sr.pipeline.threads import Worker
 from stream_sr.video.frame_pool import POISON, FramePool, Slot
 
@@ -36,7 +36,7 @@ def join(*workers: Worker) -> None:
 @given(st.integers(1, 4), st.lists(st.booleans(), max_size=40))
 def test_drop_oldest_keeps_the_newest(capacity: int, steps: list[bool]) -> None:
     lost: list[int] = []
-    ring: RingBuffer[int] = RingBuffer(capacity, Full.DROP_OLDEST, discard=lost.append)
+    ring: RingBuffer[int] = RingBuffer(capacity, Overflow.DROP_OLDEST, discard=lost.append)
     model: list[int] = []
     for number, is_put in enumerate(steps):
         if is_put:
@@ -56,7 +56,9 @@ def test_drop_oldest_keeps_the_newest(capacity: int, steps: list[bool]) -> None:
 def test_skip_to_key_never_hands_out_a_packet_whose_predecessors_are_missing(capacity: int, steps: list[str]) -> None:
     lost: list[int] = []
     keys: set[int] = {0}
-    ring: RingBuffer[int] = RingBuffer(capacity, Full.SKIP_TO_KEY, discard=lost.append, is_key=keys.__contains__)
+    ring: RingBuffer[int] = RingBuffer(
+        capacity, Overflow.SKIP_TO_KEYFRAME, discard=lost.append, is_keyframe=keys.__contains__
+    )
     ring.put(0)
     taken: list[int] = []
     number = 0
@@ -80,7 +82,7 @@ def test_skip_to_key_never_hands_out_a_packet_whose_predecessors_are_missing(cap
 
 def test_skip_to_key_goes_on_with_the_keyframe_that_found_the_ring_full() -> None:
     lost: list[str] = []
-    ring: RingBuffer[str] = RingBuffer(2, Full.SKIP_TO_KEY, discard=lost.append, is_key=str.isupper)
+    ring: RingBuffer[str] = RingBuffer(2, Overflow.SKIP_TO_KEYFRAME, discard=lost.append, is_keyframe=str.isupper)
     for packet in ("A", "b", "C", "d"):
         ring.put(packet)
     assert lost == ["A", "b"]
@@ -92,8 +94,8 @@ def test_skip_to_key_goes_on_with_the_keyframe_that_found_the_ring_full() -> Non
     assert list(ring) == ["G"]
 
 
-@pytest.mark.parametrize("full", Full)
-def test_end_hands_out_what_is_there_and_refuses_more(full: Full) -> None:
+@pytest.mark.parametrize("full", Overflow)
+def test_end_hands_out_what_is_there_and_refuses_more(full: Overflow) -> None:
     lost: list[int] = []
     ring: RingBuffer[int] = RingBuffer(3, full, discard=lost.append)
     ring.put(1)
@@ -106,8 +108,8 @@ def test_end_hands_out_what_is_there_and_refuses_more(full: Full) -> None:
     assert ring.dropped == 0  # only what a full ring lost
 
 
-@pytest.mark.parametrize("full", Full)
-def test_abort_gives_everything_back(full: Full) -> None:
+@pytest.mark.parametrize("full", Overflow)
+def test_abort_gives_everything_back(full: Overflow) -> None:
     lost: list[int] = []
     ring: RingBuffer[int] = RingBuffer(3, full, discard=lost.append)
     ring.put(1)
@@ -120,7 +122,7 @@ def test_abort_gives_everything_back(full: Full) -> None:
 
 @pytest.mark.parametrize("ending", ["end", "abort"])
 def test_a_waiting_consumer_wakes(ending: str) -> None:
-    ring: RingBuffer[int] = RingBuffer(1, Full.BLOCK)
+    ring: RingBuffer[int] = RingBuffer(1, Overflow.BLOCK)
     got: list[int | None] = []
     consumer = Worker("consumer", lambda: got.append(ring.get()))
     getattr(ring, ending)()
@@ -131,7 +133,7 @@ def test_a_waiting_consumer_wakes(ending: str) -> None:
 @pytest.mark.parametrize("ending", ["end", "abort"])
 def test_a_blocked_producer_wakes_and_its_item_is_given_back(ending: str) -> None:
     lost: list[int] = []
-    ring: RingBuffer[int] = RingBuffer(1, Full.BLOCK, discard=lost.append)
+    ring: RingBuffer[int] = RingBuffer(1, Overflow.BLOCK, discard=lost.append)
     ring.put(1)
     answers: list[bool] = []
     producer = Worker("producer", lambda: answers.append(ring.put(2)))
@@ -144,7 +146,7 @@ def test_a_blocked_producer_wakes_and_its_item_is_given_back(ending: str) -> Non
 @pytest.mark.usefixtures("restless")
 @pytest.mark.parametrize("capacity", [1, 2])
 def test_a_blocking_ring_loses_nothing_between_threads(capacity: int) -> None:
-    ring: RingBuffer[int] = RingBuffer(capacity, Full.BLOCK)
+    ring: RingBuffer[int] = RingBuffer(capacity, Overflow.BLOCK)
     got: list[int] = []
 
     def produce() -> None:
@@ -168,8 +170,8 @@ def send(pool: FramePool, ring: RingBuffer[Slot], count: int) -> None:
 
 
 @pytest.mark.usefixtures("restless")
-@pytest.mark.parametrize("full", [Full.BLOCK, Full.DROP_OLDEST])
-def test_a_held_slot_is_never_overwritten_and_each_comes_back(full: Full) -> None:
+@pytest.mark.parametrize("full", [Overflow.BLOCK, Overflow.DROP_OLDEST])
+def test_a_held_slot_is_never_overwritten_and_each_comes_back(full: Overflow) -> None:
     pool = FramePool(16, 8, 2 + 1 + 1, poison=True)  # ring, producer, consumer
     ring: RingBuffer[Slot] = RingBuffer(2, full, discard=Slot.release)
     seen: Counter[str] = Counter()
@@ -201,7 +203,7 @@ def test_reading_a_slot_after_its_release_shows_the_poison() -> None:
 def test_abort_in_the_middle_gives_every_slot_back() -> None:
     for _ in range(30):
         pool = FramePool(8, 8, 4, poison=True)
-        ring: RingBuffer[Slot] = RingBuffer(2, Full.BLOCK, discard=Slot.release)
+        ring: RingBuffer[Slot] = RingBuffer(2, Overflow.BLOCK, discard=Slot.release)
         some = threading.Event()
 
         def receive(ring: RingBuffer[Slot] = ring, some: threading.Event = some) -> None:
@@ -261,4 +263,4 @@ def test_a_pool_takes_memory_where_it_is_told() -> None:
 
 def test_a_ring_without_room_is_refused() -> None:
     with pytest.raises(ValueError, match="at least 1"):
-        RingBuffer(0, Full.BLOCK)
+        RingBuffer(0, Overflow.BLOCK)

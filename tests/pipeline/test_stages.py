@@ -173,13 +173,13 @@ def test_a_repeated_picture_gives_memory_back_when_something_fails(depth: int) -
 
 def test_pictures_are_the_same_only_sample_by_sample() -> None:
     one, other = (next(frames(1)) for _ in range(2))
-    assert one.shows_the_same(other)
+    assert one.is_duplicate_of(other)
     for plane, row in ((0, HEIGHT // 2), (0, HEIGHT - 1), (1, 0), (2, HEIGHT // 2 - 1)):
         planes = [part.copy() for part in other.planes]
         planes[plane][row, 0] += 1
-        assert not one.shows_the_same(other.with_planes((planes[0], planes[1], planes[2])))
-    assert not one.shows_the_same(replace(other, color=replace(other.color, siting=other.color.siting + 1)))
-    assert not one.shows_the_same(other.with_planes(empty_planes(WIDTH, HEIGHT + 2)))
+        assert not one.is_duplicate_of(other.with_planes((planes[0], planes[1], planes[2])))
+    assert not one.is_duplicate_of(replace(other, color=replace(other.color, siting=other.color.siting + 1)))
+    assert not one.is_duplicate_of(other.with_planes(empty_planes(WIDTH, HEIGHT + 2)))
 
 
 def test_pace_waits_for_the_presentation_time() -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_sr.pipeline.stats import BUCKETS, Counts, Histogram, Stats
+from stream_sr.pipeline.stats import BUCKETS, Counters, Histogram, Stats
 
 
 @given(st.lists(st.integers(1_000, 10**12), min_size=1, max_size=200), st.sampled_from([1, 50, 95, 99, 100]))
@@ -129,9 +129,9 @@ def test_counts_are_read_while_another_thread_counts_something_new() -> None:
     try:
         with ThreadPoolExecutor(3) as pool:
             for _ in range(20):
-                counts = Counts()
+                counts = Counters()
 
-                def add(counts: Counts = counts) -> None:
+                def add(counts: Counters = counts) -> None:
                     for number in range(2000):
                         counts.add(f"kind {number % 500}")
                         counts.add_all({"all": 1, f"other {number}": 0})

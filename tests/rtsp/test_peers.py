@@ -56,7 +56,7 @@ def test_cameras_of_gstreamer(gst: str, transport: str, mount: str, codec: str, 
         assert isinstance(source, RtspSource)
         assert (source.info.width, source.info.height, source.info.codec) == (320, 180, codec)
         assert source.passthrough is not None
-        assert source.passthrough.tracks[0].form[1:4] == sound
+        assert source.passthrough.tracks[0].signature[1:4] == sound
         frames = list(source.frames())
         packets = [packet for _, packet in source.passthrough.take()]
         assert source.counters()["lost_packets"] == 0

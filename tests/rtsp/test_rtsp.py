@@ -756,7 +756,7 @@ def test_sound_arrives_with_the_pictures(packets: list[Packet], transport: str) 
     options = SourceOptions(read_timeout=5.0, rtsp_transport=transport)
     with serving(packets, passthrough=sounding(60)) as sink, closing(open_rtsp(sink.url, options)) as source:
         assert source.passthrough is not None
-        assert source.passthrough.tracks[0].form == make_track(SOUND).form
+        assert source.passthrough.tracks[0].signature == make_track(SOUND).signature
         reading, frames = source.frames(), []
         for packet in packets:
             sink.write(packet)

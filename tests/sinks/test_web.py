@@ -23,7 +23,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from stream_sr.errors import ConfigError, SinkOpenError, SinkWriteError
-from stream_sr.pipeline.interfaces import Display, EarlyOpen, SinkOptions
+from stream_sr.pipeline.interfaces import CheckedSink, Display, SinkOptions
 from stream_sr.sinks import open_sink
 from stream_sr.sinks.web.access import FORGET_SECONDS, WRONG_PASSWORDS, Gate
 from stream_sr.sinks.web.server import load_page
@@ -80,7 +80,7 @@ def receive(connection: ClientConnection, wanted: int | str) -> Any:
 def test_addresses(address: str, host: str, port: int) -> None:
     sink = WebSink(address, SinkOptions())
     assert (sink.host, sink.port) == (host, port)
-    assert isinstance(sink, EarlyOpen)
+    assert isinstance(sink, CheckedSink)
     assert isinstance(sink, Display)
 
 
@@ -259,11 +259,11 @@ def test_a_viewer_gets_the_stream_from_a_keyframe_on(feed: Feed) -> None:
                 assert 0 <= time.monotonic_ns() / 1e6 - captured_ms < 20_000
                 times.append((number, at))
             assert times == sorted(times)
-            assert is_key(init, message) is False
+            assert is_keyframe(init, message) is False
     assert feed.number > 0
 
 
-def is_key(init: bytes, message: bytes) -> bool:
+def is_keyframe(init: bytes, message: bytes) -> bool:
     """By the sample's flags: sample_is_non_sync_sample."""
     where = message.index(b"trun") + 4 + 4 + 4 + 4 + 4 + 4
     return not struct.unpack_from(">I", message, where)[0] & 0x10000

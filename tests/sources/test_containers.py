@@ -17,7 +17,7 @@ from av.stream import Disposition
 from media_files import test_picture as moving_picture
 from media_files import video_frame, write_video
 
-from stream_sr.app.session import Hooks, run
+from stream_sr.app.session import RunHooks, run
 from stream_sr.codec.encoder import Encoder
 from stream_sr.config import Config
 from stream_sr.pipeline.interfaces import EncoderOptions, SinkOptions
@@ -33,7 +33,7 @@ AAC_FRAME = Fraction(1024, 48_000)
 def upscale(source: Path, target: Path, **options: Any) -> dict[str, Any]:
     """Run the program on files; its report."""
     config = Config(backend="bicubic", encoder_preset="ultrafast", **options)
-    outcome = run(str(source), [str(target)], config, Hooks(show_status=False))
+    outcome = run(str(source), [str(target)], config, RunHooks(show_status=False))
     assert outcome.error is None, outcome.error
     return outcome.report
 

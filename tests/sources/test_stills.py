@@ -21,7 +21,7 @@ from PIL import Image, ImageDraw, ImageOps, ImageSequence
 
 from stream_sr.cli.main import main
 from stream_sr.codec.rgb import to_rgb
-from stream_sr.codec.still import Content, content_of, webp_delays
+from stream_sr.codec.still import ImageContent, probe_image, webp_delays
 from stream_sr.errors import DecodeError, SourceOpenError
 from stream_sr.pipeline.interfaces import SourceOptions
 from stream_sr.sources import kind_of, open_source
@@ -337,7 +337,7 @@ def test_stills_stay_stills(tmp_path: Path) -> None:
     save(tmp_path / "x.gif", "GIF")
     assert kind_of(str(tmp_path / "x.gif")) == "file"
     os.mkfifo(tmp_path / "pipe.png")
-    assert content_of(tmp_path / "pipe.png") is Content.UNKNOWN  # and is not read
+    assert probe_image(tmp_path / "pipe.png") is ImageContent.UNKNOWN  # and is not read
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "GIF", "AVIF"])

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream_sr.app.metrics import Cameras
+from stream_sr.app.metrics import CameraCollector
 from stream_sr.app.telemetry import _named
 from stream_sr.cli import doctor
 from stream_sr.cli.terminal import _Formatter
@@ -64,7 +64,7 @@ def test_a_log_line_is_one_line() -> None:
 def test_displays_and_metrics_get_it_escaped() -> None:
     assert not FORBIDDEN.search(overlay({}, EVIL))
     assert not FORBIDDEN.search("".join(_named({f"file:/x/{EVIL}": 1})))
-    cameras = Cameras()
+    cameras = CameraCollector()
     cameras.add(EVIL + os.fsdecode(b"\xff"))
     labels = [label for metric in cameras.collect() for sample in metric.samples for label in sample.labels.values()]
     assert labels

@@ -16,7 +16,7 @@ from stream_sr.training.device import DevicePatches
 from stream_sr.training.loop import CHECKPOINT, measure, train
 from stream_sr.training.material import load_material
 from stream_sr.training.recipe import Recipe
-from stream_sr.video.optical_flow import ANEW, PARTS, flows, register
+from stream_sr.video.optical_flow import NO_REFERENCE, PARTS, flows, register
 from stream_sr.video.planes import Plane
 from stream_sr.video.resample import bicubic, to_uint8
 
@@ -140,7 +140,7 @@ def test_the_motion_of_an_example_is_that_of_its_pictures(tmp_path: Path) -> Non
     truth = noise(90, 90)
     planes = np.stack([truth[8 - 2 * n : 72 - 2 * n, 4 + n : 68 + n] for n in range(4)])  # down by 2, left by 1
     clip = Clip(np.ascontiguousarray(planes[:, ::2, ::2]), planes, "moving")
-    flow = np.full((4, 2, 32, 32), ANEW, np.int16)
+    flow = np.full((4, 2, 32, 32), NO_REFERENCE, np.int16)
     flow[1:] = np.array([-PARTS, 2 * PARTS])[:, None, None]
     vars(clip)["flow"] = flow
     lows, truths, moves = ClipPatches([clip], patch=24, frames=3, seed=4).batch(40)
@@ -164,7 +164,7 @@ def test_the_flow_of_a_clip_is_measured_on_its_degraded_pictures() -> None:
     low = np.stack([to_uint8(bicubic(one.astype(np.float64), (64, 64))) for one in truth])
     clip = Clip(low, truth, "pan")
     assert clip.flow.shape == (3, 2, 64, 64)
-    assert (clip.flow[0] == ANEW).all()
+    assert (clip.flow[0] == NO_REFERENCE).all()
     middle = clip.flow[1:, :, 12:-12, 12:-12]
     assert np.abs(middle[:, 0] - 8 * PARTS).mean() < PARTS
     assert np.abs(middle[:, 1]).mean() < PARTS

@@ -3,7 +3,17 @@
 import numpy as np
 import pytest
 
-from stream_sr.video.optical_flow import ANEW, MOST, PARTS, LastOutput, Motion, flow_size, flows, register, repeat
+from stream_sr.video.optical_flow import (
+    MOST,
+    NO_REFERENCE,
+    PARTS,
+    Motion,
+    PreviousOutput,
+    flow_size,
+    flows,
+    register,
+    repeat,
+)
 from stream_sr.video.quality import psnr, texture
 from stream_sr.video.resample import bicubic, to_uint8
 
@@ -82,7 +92,7 @@ def test_a_cut_and_a_break_say_that_nothing_came_before() -> None:
     assert motion.follow(view(1, 0), anew=True) is None
     assert motion.follow(255 - view(1, 0)) is None
     found = flows([view(0, 0), view(0, 1), 255 - view(0, 1)], 4)
-    assert [(flow == ANEW).all() for flow in found] == [True, False, True]
+    assert [(flow == NO_REFERENCE).all() for flow in found] == [True, False, True]
 
 
 def test_registered_pixels_lie_where_they_went_and_beyond_the_border_lies_what_is_on_it() -> None:
@@ -112,7 +122,7 @@ def test_a_coarse_flow_moves_every_pixel_of_a_larger_picture() -> None:
 
 
 def test_the_last_output_is_the_picture_repeated_until_there_is_one() -> None:
-    last, given = LastOutput(4), np.empty((240, 320), np.uint8)
+    last, given = PreviousOutput(4), np.empty((240, 320), np.uint8)
     first, second = view(0, 0), view(4, 0)
     last.write(first, given)
     repeated = np.empty_like(given)

@@ -25,7 +25,7 @@ from av.video.reformatter import Colorspace, VideoReformatter
 from stream_sr.codec import fmp4
 from stream_sr.codec.decode import swscale_matrix
 from stream_sr.codec.encoder import Encoder
-from stream_sr.codec.pairs import PairStack, form_of
+from stream_sr.codec.pairs import SideBySide, pair_shape
 from stream_sr.codec.picture import expect, picture_of
 from stream_sr.errors import SinkOpenError, SinkWriteError
 from stream_sr.pipeline.interfaces import Controls, EncoderOptions, SinkOptions
@@ -51,8 +51,8 @@ log = logging.getLogger("stream_sr")
 class WebSink:
     """Serves a page at ``web:[HOST:]PORT``: to this machine only, unless a HOST says otherwise; port 0: a free one.
 
-    See `interfaces.FrameSink`, `interfaces.EarlyOpen` and `interfaces.Display`. The page's stream has times of its own,
-    in which the frames lie at the distance that they come at, without gaps: that is what a browser plays without
+    See `interfaces.FrameSink`, `interfaces.CheckedSink` and `interfaces.Display`. The page's stream has times of its
+    own, in which the frames lie at the distance that they come at, without gaps: that is what a browser plays without
     stopping.
     """
 
@@ -69,7 +69,7 @@ class WebSink:
         self._server: Server | None = None
         self._controls: Controls | None = None
         self._info: StreamInfo | None = None
-        self._stack: PairStack | None = None
+        self._stack: SideBySide | None = None
         self._encoder: Encoder | None = None
         self._jpeg: _JpegEncoder | None = None
         self._timeline = _Timeline()
@@ -173,17 +173,17 @@ class WebSink:
                 if encoder is not None:
                     encoder.close()
 
-    def _stack_for(self, frame: Frame, info: StreamInfo) -> PairStack:
+    def _stack_for(self, frame: Frame, info: StreamInfo) -> SideBySide:
         """The composer for frames of this form; where it composes other pictures, another stream begins."""
         before = self._stack
-        if before is None or before.form != form_of(frame):
-            self._stack = PairStack(frame, info)
+        if before is None or before.form != pair_shape(frame):
+            self._stack = SideBySide(frame, info)
             if before is None or before.stream != self._stack.stream:
                 self._begin(self._stack)
         assert self._stack is not None
         return self._stack
 
-    def _begin(self, stack: PairStack) -> None:
+    def _begin(self, stack: SideBySide) -> None:
         for encoder in (self._encoder, self._jpeg):
             if encoder is not None:
                 encoder.close()

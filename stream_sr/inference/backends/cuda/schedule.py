@@ -281,7 +281,7 @@ class OverlappedEngine:
         return target
 
     def _remember(self, lane: Lane, frame: Frame, motion: Motion) -> None:
-        """Give the network its last output and how to move it, or the frame itself; see `optical_flow.LastOutput`."""
+        """Give the network its last output and how to move it, or the frame itself; see `PreviousOutput`."""
         driver, previous, luma = self._driver, self._program.previous, frame.planes[0]
         width, height = self.spec.output_size
         flow = motion.follow(luma, anew=frame.discontinuity or self._anew)

@@ -29,7 +29,7 @@ from stream_sr.inference.results import Availability, InFlight, Output, Result, 
 from stream_sr.pipeline.engine import Engine, EngineOptions, EngineSpec, Pending
 from stream_sr.video.frame import Frame, StreamInfo
 from stream_sr.video.frame_pool import Allocate, Slot
-from stream_sr.video.optical_flow import LastOutput
+from stream_sr.video.optical_flow import PreviousOutput
 from stream_sr.video.planes import chroma_shape
 from stream_sr.video.quality import texture
 
@@ -180,7 +180,7 @@ class _Request:
         self.luma_in = self.luma.get_tensor(LUMA).data
         self.chroma_in = self.chroma.get_input_tensor().data
         self.chroma_shape = tuple(chroma.outputs[0].get_shape())
-        self.last = LastOutput(spec.scale) if len(luma.inputs) > 1 else None
+        self.last = PreviousOutput(spec.scale) if len(luma.inputs) > 1 else None
         self.output: Output | None = None
 
     def start(self, frame: Frame, output: Output) -> None:

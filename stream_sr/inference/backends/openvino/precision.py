@@ -16,7 +16,7 @@ from stream_sr.inference.backends.openvino.graph import Graph, cache_version, co
 from stream_sr.inference.model import LOSS_LIMIT, LUMA, PREVIOUS, UPSCALED, ModelSpec
 from stream_sr.pipeline.stall import working
 from stream_sr.system import machine
-from stream_sr.video.optical_flow import LastOutput
+from stream_sr.video.optical_flow import PreviousOutput
 from stream_sr.video.quality import FIDELITY_SIZE, psnr, texture
 
 KIND = "fidelity"  # of what is remembered
@@ -145,7 +145,7 @@ def _trial(graph: Graph, precision: str) -> Any:
     ).create_infer_request()
     picture = texture(*FIDELITY_SIZE)
     request.get_tensor(LUMA).data[0, 0] = picture
-    last = LastOutput(graph.scale) if graph.recurrent else None
+    last = PreviousOutput(graph.scale) if graph.recurrent else None
     for _ in range(CHECK_FRAMES if last else 1):
         if last:
             last.write(picture, request.get_tensor(PREVIOUS).data[0, 0])

@@ -17,7 +17,7 @@ from stream_sr.system.machine import pip_install
 from stream_sr.video.color import chroma_kernel
 from stream_sr.video.frame import Frame, StreamInfo
 from stream_sr.video.frame_pool import Allocate, Slot
-from stream_sr.video.optical_flow import LastOutput
+from stream_sr.video.optical_flow import PreviousOutput
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -97,9 +97,9 @@ class TorchEngine:
 
         self.spec, self.depth = spec, depth
         self._graph: nn.Module | None = LumaGraph(network).eval()
-        self._last: LastOutput | None = None
+        self._last: PreviousOutput | None = None
         if isinstance(network, RecurrentSR):
-            self._graph, self._last = RecurrentLumaGraph(network).eval(), LastOutput(spec.scale)
+            self._graph, self._last = RecurrentLumaGraph(network).eval(), PreviousOutput(spec.scale)
         self._kernel = torch.from_numpy(kernel)
         self._in_flight = InFlight(depth)
 
