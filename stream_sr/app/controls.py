@@ -39,20 +39,20 @@ class RunControls:
     """See `interfaces.Controls`. The engine's ``model``, ``scale``, ``tune`` and ``backend``; ``record``, ``on`` or
     ``off``.
 
-    A change is checked at once; the engine for it is opened on a thread of its own (the newest wish wins) and takes
+    A change is checked at once; the engine for it is opened on a thread of its own (the newest request wins) and takes
     over with the next frame once it is ready. An engine that cannot be opened leaves the running one alone, and the
     message says why. The output keeps its size: at another scale the result is fitted into it, so that no recording
     and no viewer beside is disturbed. Of a live input the model may be ``auto`` (see `governor`), until one is named.
     """
 
     def __init__(self, config: Config, open_engine: OpenEngine, recording: Recording | None = None) -> None:
-        self.config = self._good = config  # as it is wished, and as it last could be
+        self.config = self._last_working = config  # as requested, and as it last worked
         self._open, self._recording = open_engine, recording
         self._engines: list[tuple[SwapEngine, StreamInfo]] = []
         self._models = list_models()
         self._backends = [name for name, found in backends().items() if found.usable]
         self._changed = threading.Condition()
-        self._wish: Config | None = None
+        self._requested: Config | None = None
         self._message = ""
         self._closed = False
         self._worker: Worker | None = None
@@ -85,8 +85,8 @@ class RunControls:
         with self._changed:
             if self._closed:
                 return
-            wish = self._changed_config(name, value)
-            self._wish = self.config = wish
+            requested = self._changed_config(name, value)
+            self._requested = self.config = requested
             if self._worker is None:
                 self._worker = Worker("controls", self._work)
             self._changed.notify_all()
@@ -163,27 +163,27 @@ class RunControls:
     def _work(self) -> None:
         while True:
             with self._changed:
-                while self._wish is None and not self._closed:
+                while self._requested is None and not self._closed:
                     self._changed.wait()
                 if self._closed:
                     return
-                wish, self._wish = self._wish, None
+                requested, self._requested = self._requested, None
                 engines = [one for one in self._engines if not one[0].closed]
                 self._message = "preparing the engine"
-            assert wish is not None
+            assert requested is not None
             message = ""
             try:
                 for swap, info in engines:
-                    self._offer(swap, self._open(wish, info, swap.spec.output_size))
+                    self._offer(swap, self._open(requested, info, swap.spec.output_size))
             except StreamSRError as error:
                 message = str(error)
                 log.warning("the change was not made: %s", message)
             with self._changed:
                 self._message = message
                 if not message:
-                    self._good = wish
-                elif self._wish is None:
-                    self.config = self._good
+                    self._last_working = requested
+                elif self._requested is None:
+                    self.config = self._last_working
 
     @staticmethod
     def _offer(swap: SwapEngine, engine: Engine) -> None:

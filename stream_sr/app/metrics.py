@@ -96,11 +96,11 @@ class CameraCollector:
             return iter(list(self._cameras.values()))
 
     def health(self) -> tuple[bool, dict[str, Any]]:
-        """Whether all is well, and what ``/healthz`` says. A camera that is away is not our illness."""
+        """Return whether every camera is healthy, and the JSON of ``/healthz``. A disconnected camera is healthy."""
         states = {camera.name: camera.health() for camera in self}
-        well = not any(state in ("stuck", "failed") for state in states.values())
+        healthy = not any(state in ("stuck", "failed") for state in states.values())
         errors = {camera.name: camera.error for camera in self if camera.error}
-        return well, {"status": "ok" if well else "ill", "cameras": states, "errors": errors}
+        return healthy, {"status": "ok" if healthy else "ill", "cameras": states, "errors": errors}
 
     def collect(self) -> Iterable[Metric]:
         """For prometheus_client: everything, as it is now."""
@@ -180,15 +180,15 @@ def _of_pipelines(pipelines: list[tuple[str, Pipeline]]) -> Iterable[Metric]:
         for sink, (output, counts) in zip(pipeline.plan.sinks, summary["outputs"].items(), strict=False):
             counters["frames_out"].add_metric(_labels(name, output), counts["frames"])
             counters["output_dropped"].add_metric(_labels(name, output), counts["dropped"])
-            told = counters_of(sink)
-            if "viewers" in told:
-                viewers.add_metric(_labels(name, output), told["viewers"])
-            if "recording" in told:
-                recording.add_metric(_labels(name, output), told["recording"])
-            if "failures" in told:
-                counters["failures"].add_metric(_labels(name, output), told["failures"])
-            if "reconnects" in told:
-                counters["reconnects"].add_metric(_labels(name, output), told["reconnects"])
+            counts = counters_of(sink)
+            if "viewers" in counts:
+                viewers.add_metric(_labels(name, output), counts["viewers"])
+            if "recording" in counts:
+                recording.add_metric(_labels(name, output), counts["recording"])
+            if "failures" in counts:
+                counters["failures"].add_metric(_labels(name, output), counts["failures"])
+            if "reconnects" in counts:
+                counters["reconnects"].add_metric(_labels(name, output), counts["reconnects"])
         for queue, waiting in pipeline.queues().items():
             depth.add_metric(_labels(name, queue), waiting)
         for stage, histogram in pipeline.stats.histograms().items():
@@ -227,7 +227,7 @@ def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
 class MetricsServer:
     """Answers over HTTP until it is closed. One thread, one request at a time, none longer than two seconds.
 
-    Raises ConfigError where the port cannot be had. There is no password: it binds to this machine unless told else.
+    Raises ConfigError where the port cannot be had. There is no password: by default it binds to this machine.
     """
 
     def __init__(self, cameras: CameraCollector, port: int, host: str = "127.0.0.1") -> None:
@@ -279,8 +279,8 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path == "/metrics":
             self._answer(200, CONTENT_TYPE_LATEST, generate_latest(self.registry))
         elif self.path == "/healthz":
-            well, text = self.cameras.health()
-            self._answer(200 if well else 503, "application/json", (json.dumps(text) + "\n").encode())
+            healthy, text = self.cameras.health()
+            self._answer(200 if healthy else 503, "application/json", (json.dumps(text) + "\n").encode())
         else:
             self._answer(404, "text/plain", b"there are /metrics and /healthz\n")
 

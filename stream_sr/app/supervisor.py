@@ -42,7 +42,7 @@ class CameraWorker:
         self._stopping = threading.Event()
         self._aborting = False
         self._pipeline: Pipeline | None = None
-        self._said = ""  # the last failure that was logged
+        self._logged = ""  # the last failure that was logged
         self._lock = threading.Lock()
         self._rate_at, self._rate_frames = time.monotonic(), 0
         try:
@@ -103,9 +103,9 @@ class CameraWorker:
             failures = 1 if time.monotonic() - began > WELL_AFTER_SECONDS else failures + 1
             wait = _wait(failures, error) * random.uniform(0.5, 1)
             # a camera that is away for a night says so once, and each minute with the others
-            level = logging.DEBUG if str(error) == self._said else logging.WARNING
+            level = logging.DEBUG if str(error) == self._logged else logging.WARNING
             log.log(level, "%s: %s; starting it again in %.1f s", self.plan.name, error, wait)
-            self._said = str(error)
+            self._logged = str(error)
             self.camera.detach("restarting", error)
             self.camera.restarts += 1
             self._stopping.wait(wait)
@@ -132,7 +132,7 @@ class CameraWorker:
             with self._lock:
                 pipeline, self._pipeline = self._pipeline, None
             if pipeline is not None and pipeline.stats.summary()["frames_out"]:
-                self._said = ""  # it has run: what ended it is news
+                self._logged = ""  # it has run: what ended it is news
 
     def _attach(self, pipeline: Pipeline) -> None:
         self.camera.attach(pipeline)

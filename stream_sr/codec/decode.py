@@ -56,7 +56,7 @@ def color_of(picture: av.VideoFrame | av.VideoCodecContext, *, codec: str = "") 
     """
     name = _format_name(picture)
     pixels = av.VideoFormat(name)
-    told = ColorInfo(
+    stated = ColorInfo(
         matrix=_matrix(picture.colorspace),
         range=Range.FULL if name.startswith("yuvj") else _range(picture.color_range),
         primaries=int(picture.color_primaries),
@@ -65,10 +65,10 @@ def color_of(picture: av.VideoFrame | av.VideoCodecContext, *, codec: str = "") 
     )
     if _from_rgb(pixels):
         matrix = guess_unknown(ColorInfo(), width=picture.width, height=picture.height).matrix
-        return replace(told, matrix=matrix, range=Range.LIMITED, siting=Siting.CENTER)
+        return replace(stated, matrix=matrix, range=Range.LIMITED, siting=Siting.CENTER)
     if name not in PLANAR and name not in SEMIPLANAR and pixels.chroma_width(64) != 32:
-        return replace(told, siting=Siting.CENTER)  # swscale centres what it resizes; grey has no chroma to misplace
-    return told
+        return replace(stated, siting=Siting.CENTER)  # swscale centres what it resizes; grey has no chroma to misplace
+    return stated
 
 
 class FrameReader:

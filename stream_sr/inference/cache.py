@@ -123,7 +123,7 @@ def store(key: BuildKey, blob: bytes, measured: Mapping[str, Any] | None = None)
     path = entry_path(key)
     header = json.dumps({"key": asdict(key), "measured": dict(measured or {}), "sha256": _sha256(blob)}).encode()
     try:
-        write_whole(path, header + b"\n" + blob)
+        write_atomically(path, header + b"\n" + blob)
     except OSError as error:
         log.warning("the compiled engine could not be kept in %s (%s); the next start compiles again", path, error)
         return None
@@ -135,7 +135,7 @@ def refuse(key: BuildKey, reason: str) -> None:
     store(key, b"", {REFUSED: reason})
 
 
-def write_whole(path: Path, data: bytes) -> None:
+def write_atomically(path: Path, data: bytes) -> None:
     """Write a file so that others see all of it or what was there before. Raises OSError.
 
     What processes left beside it that were killed while they wrote goes, after an hour.

@@ -30,7 +30,7 @@ def remember(kind: str, entries: Mapping[str, Any]) -> None:
     """Keep these beside what is there. Raises OSError."""
     known = {key: value for key, value in recall(kind).items() if key not in entries} | dict(entries)
     text = json.dumps(dict(list(known.items())[-MOST:]), indent=1)
-    cache.write_whole(path_of(kind), text.encode())
+    cache.write_atomically(path_of(kind), text.encode())
 
 
 def remember_if_possible(kind: str, key: str, value: Any) -> None:

@@ -79,9 +79,9 @@ class RecurrentSR(nn.Module):
             for t in range(sequence.shape[1]):
                 previous = before
                 if pictures:
-                    anew = flow[:, t, :1, :1, :1] == NO_REFERENCE
+                    no_reference = flow[:, t, :1, :1, :1] == NO_REFERENCE
                     moved = move(levels(pictures[-1]), flow[:, t])
-                    previous = torch.where(anew, repeated(sequence[:, t], self.scale), moved)
+                    previous = torch.where(no_reference, repeated(sequence[:, t], self.scale), moved)
                 pictures.append(self.step(sequence[:, t], previous))
         return torch.stack(pictures, 1)
 

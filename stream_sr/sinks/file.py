@@ -68,7 +68,7 @@ class FileSink:
         self._video: VideoStream | None = None
         self._tracks: Tracks | None = None
         self._replace = False  # the output is the input, and overwriting was asked for
-        self._failed = self._whole = False
+        self._failed = self._is_complete = False
         self._offset: int | None = None
         self._written = False  # at least one picture
         self._begin: Fraction | None = None  # of the first picture that is shown, s
@@ -180,7 +180,7 @@ class FileSink:
 
     def complete(self) -> None:
         """The input may be replaced, if it is the output."""
-        self._whole = True
+        self._is_complete = True
 
     def counters(self) -> dict[str, int]:
         """See `interfaces.PacketSink`: a file has nobody to tell of."""
@@ -202,7 +202,7 @@ class FileSink:
             if not disk.in_place():
                 self._replace = False
             elif self._replace:
-                self._settle(disk.path, whole=ended and self._whole)
+                self._replace_target(disk.path, whole=ended and self._is_complete)
             elif not self._written:
                 disk.path.unlink()  # without a picture it could not be played, and would stand in the next run's way
                 if not self._failed:  # else the error has said more
@@ -215,7 +215,7 @@ class FileSink:
             if container is None or self._failed or disk.error is not None:
                 return False
             if self._tracks is not None and self._offset is not None and self._video is not None:
-                until = None if self._whole else self._end  # a part ends with its last picture
+                until = None if self._is_complete else self._end  # a part ends with its last picture
                 offset = self._offset * (self._video.time_base or Fraction(1))
                 self._tracks.write(until=until, offset=offset)
                 self._tracks.flush(offset=offset)
@@ -243,7 +243,7 @@ class FileSink:
                     container.close()
             self._video = self._tracks = None
 
-    def _settle(self, part: Path, *, whole: bool) -> None:
+    def _replace_target(self, part: Path, *, whole: bool) -> None:
         """Put the output in the input's place, if it is whole; else leave both, unless there is not one picture."""
         self._replace = False
         if self._written and whole:

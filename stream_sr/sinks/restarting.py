@@ -45,8 +45,8 @@ class RestartingFile:
         self._file: FileSink | None = None
         self._failures = 0
         self._began = self._again = 0.0  # when this part has begun, and when the next may
-        self._said = ""  # what is wrong
-        self._wish = self._asked = False  # for a keyframe, to begin with
+        self._logged = ""  # the failure that was logged last
+        self._keyframe_requested = self._asked = False  # for a keyframe, to begin with
 
     def check(self) -> None:
         """Refuse what can be seen before any work. Raises SinkOpenError."""
@@ -69,14 +69,14 @@ class RestartingFile:
         except SinkError as error:
             self._fail(stream, error)
         else:
-            if self._said and self._now() - self._began > SETTLED_SECONDS:
-                self._said = ""
+            if self._logged and self._now() - self._began > SETTLED_SECONDS:
+                self._logged = ""
                 log.info("recording again, into %s", self._file.name)
 
     def wants_keyframe(self) -> bool:
         """See `interfaces.PacketSink`."""
-        wish, self._wish = self._wish, False
-        return wish
+        requested, self._keyframe_requested = self._keyframe_requested, False
+        return requested
 
     def complete(self) -> None:
         """See `interfaces.PacketSink`."""
@@ -94,14 +94,14 @@ class RestartingFile:
             file.close()
 
     def _ready(self, stream: EncodedStream, packet: Packet) -> bool:
-        """Begin again with this packet, if it is time and the packet a keyframe; whether that went well."""
+        """Start a new part with this packet, if it is time and the packet is a keyframe; return whether that worked."""
         if stream.passthrough is not None and self.takes_passthrough:
             for _ in stream.passthrough.take():  # the sound of pictures that are not written
                 pass
         if self._now() < self._again:
             return False
         if not packet.is_keyframe:
-            self._wish, self._asked = self._wish or not self._asked, True
+            self._keyframe_requested, self._asked = self._keyframe_requested or not self._asked, True
             return False
         self._begin(stream)
         return self._file is not None
@@ -115,7 +115,7 @@ class RestartingFile:
             self._fail(stream, error)
         else:
             self._file, self._began = file, self._now()
-            log.log(logging.DEBUG if self._said else logging.INFO, "recording into %s", file.name)
+            log.log(logging.DEBUG if self._logged else logging.INFO, "recording into %s", file.name)
 
     def _part(self) -> FileSink:
         path = part_name(self.name)
@@ -132,9 +132,9 @@ class RestartingFile:
         self._again = self._now() + wait
         # without the name, which may be another each time
         reason = "removed" if isinstance(error, OutputRemoved) else error.__cause__ or error
-        level = logging.DEBUG if str(reason) == self._said else logging.ERROR
+        level = logging.DEBUG if str(reason) == self._logged else logging.ERROR
         log.log(level, "%s; the stream goes on, and another file is tried in %.0f s", error, wait)
-        self._said = str(reason)
+        self._logged = str(reason)
         if file is not None:
             try:
                 file.close()
@@ -146,7 +146,7 @@ class RestartingFile:
         if not os.path.isdir(Path(time.strftime(self.name)).parent):
             return FOLDER_SECONDS
         if isinstance(error, OutputRemoved):  # at once, unless something removes every file soon after it was begun
-            return 0.0 if self._now() - self._began > SETTLED_SECONDS or not self._said else FOLDER_SECONDS
+            return 0.0 if self._now() - self._began > SETTLED_SECONDS or not self._logged else FOLDER_SECONDS
         return AGAIN_SECONDS
 
 

@@ -239,8 +239,8 @@ class ReconnectingSource:
 
     def _track_like(self, track: Track, number: int) -> int | None:
         tracks = self.passthrough.tracks if self.passthrough is not None else ()
-        alike = [index for index, one in enumerate(tracks) if one.signature == track.signature]
-        return None if not alike else number if number in alike else alike[0]
+        same_tracks = [index for index, one in enumerate(tracks) if one.signature == track.signature]
+        return None if not same_tracks else number if number in same_tracks else same_tracks[0]
 
     # -- from other threads ------------------------------------------------------------------------------------------
 

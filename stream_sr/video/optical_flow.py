@@ -43,16 +43,16 @@ class Motion:
         self._flow.setGradientDescentIterations(STEPS)
         self._flow.setVariationalRefinementIterations(REFINEMENTS)
 
-    def follow(self, luma: Plane, *, anew: bool = False) -> Flow | None:
+    def follow(self, luma: Plane, *, reset: bool = False) -> Flow | None:
         """The motion since the plane before ``luma`` ``[H, W]``, by dense inverse search.
 
         Kroeger and others, "Fast Optical Flow using Dense Inverse Search", ECCV 2016, as OpenCV has it. None where what
-        came before says nothing: the first picture, a scene cut, and where ``anew`` says so.
+        came before says nothing: the first picture, a scene cut, and where ``reset`` says so.
         """
         cut = self._scene.is_cut(luma)
         now = _smaller(luma)
         before, self._before = self._before, now
-        if before is None or anew:
+        if before is None or reset:
             return None
         if min(now.shape) < LEAST:
             return None if cut else np.zeros((2, *now.shape), np.int16)
@@ -140,9 +140,9 @@ class PreviousOutput:
         self._last: Plane | None = None
         self._kept = False  # of the picture before
 
-    def write(self, luma: Plane, out: Plane, *, anew: bool = False) -> None:
-        """Fill ``out`` ``[sH, sW]`` for the picture ``luma`` ``[H, W]``; ``anew`` as in `Motion.follow`."""
-        flow = self._motion.follow(luma, anew=anew or not self._kept)
+    def write(self, luma: Plane, out: Plane, *, reset: bool = False) -> None:
+        """Fill ``out`` ``[sH, sW]`` for the picture ``luma`` ``[H, W]``; ``reset`` as in `Motion.follow`."""
+        flow = self._motion.follow(luma, reset=reset or not self._kept)
         self._kept = False
         if flow is None or self._last is None:
             repeat(luma, out)
@@ -152,7 +152,7 @@ class PreviousOutput:
     def keep(self, output: Plane) -> None:
         """Remember the output ``[sH, sW]`` of the picture that was written last; it is copied.
 
-        Where that did not come, for it failed, the next picture begins anew.
+        Where that did not come, for it failed, the next picture starts without one.
         """
         self._kept = True
         if self._last is None:

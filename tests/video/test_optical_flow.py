@@ -89,7 +89,7 @@ def test_a_cut_and_a_break_say_that_nothing_came_before() -> None:
     motion = Motion(4)
     assert motion.follow(view(0, 0)) is None
     assert motion.follow(view(1, 0)) is not None
-    assert motion.follow(view(1, 0), anew=True) is None
+    assert motion.follow(view(1, 0), reset=True) is None
     assert motion.follow(255 - view(1, 0)) is None
     found = flows([view(0, 0), view(0, 1), 255 - view(0, 1)], 4)
     assert [(flow == NO_REFERENCE).all() for flow in found] == [True, False, True]
@@ -138,5 +138,5 @@ def test_the_last_output_is_the_picture_repeated_until_there_is_one() -> None:
     last.write(second, given)  # the output before did not come
     assert (given == second.repeat(4, 0).repeat(4, 1)).all()
     last.keep(kept)
-    last.write(second, given, anew=True)
+    last.write(second, given, reset=True)
     assert (given == second.repeat(4, 0).repeat(4, 1)).all()

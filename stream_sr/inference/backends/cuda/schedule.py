@@ -150,7 +150,7 @@ class OverlappedEngine:
         self._in_flight = InFlight(depth)
         self._sizes = i420_bytes(spec.width, spec.height), i420_bytes(*spec.output_size)
         self._started = 0
-        self._anew = True  # the next frame has no memory of earlier ones
+        self._reset = True  # the next frame has no memory of earlier ones
         self._motion: Motion | None = None  # of a recurrent network
         self._repeated: Bytes | None = None  # page-locked, for `_remember`
         self._flying: deque[Lane] = deque()
@@ -245,7 +245,7 @@ class OverlappedEngine:
             self._in_flight.leave()
             raise
         self._started += 1
-        self._anew = False
+        self._reset = False
         self._flying.append(lane)
         lane.held = frame, output, target
         return Result(lambda: self._finish(lane, frame, output, target, slot))
@@ -255,7 +255,7 @@ class OverlappedEngine:
             try:
                 return self._put_on_streams(lane, frame, output)
             except BaseException:
-                self._anew = True
+                self._reset = True
                 with contextlib.suppress(EngineRunError):  # what was begun still reads the frame and writes the slot
                     for stream in (self._upload, self._compute, self._download):
                         self._driver.drain(stream)
@@ -284,7 +284,7 @@ class OverlappedEngine:
         """Give the network its last output and how to move it, or the frame itself; see `PreviousOutput`."""
         driver, previous, luma = self._driver, self._program.previous, frame.planes[0]
         width, height = self.spec.output_size
-        flow = motion.follow(luma, anew=frame.discontinuity or self._anew)
+        flow = motion.follow(luma, reset=frame.discontinuity or self._reset)
         if lane.flow is None:
             lane.flow = driver.host_memory(flow_bytes(luma.shape))
         np.copyto(lane.flow.view(np.float32).reshape(2, *flow_size(luma.shape)), 0 if flow is None else flow)

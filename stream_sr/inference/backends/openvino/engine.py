@@ -192,7 +192,7 @@ class _Request:
         self.output = output
         if self.last:
             previous = self.luma.get_tensor(PREVIOUS).data[0, 0]
-            self.last.write(frame.planes[0], previous, anew=frame.discontinuity)
+            self.last.write(frame.planes[0], previous, reset=frame.discontinuity)
         # bound, not copied: without shared_memory OpenVINO would write into a copy of its own
         self.luma.set_tensor(UPSCALED, bound(openvino.Tensor, output.planes[0][None, None]))
         if self.chroma_shape == output.chroma.shape:

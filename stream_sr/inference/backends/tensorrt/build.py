@@ -124,7 +124,7 @@ def _build(
         raise EngineBuildError(f"{library.library_name()} could not build {name}: {complaints.first()}")
     if timings is not None:
         with contextlib.suppress(OSError):  # it only makes the next build quicker
-            cache.write_whole(timing, bytes(timings.serialize()))
+            cache.write_atomically(timing, bytes(timings.serialize()))
     return bytes(serialized)
 
 

@@ -122,4 +122,4 @@ class TensorRTProgram:
     def _keep_runtime_cache(self) -> None:
         if self._compiled is not None:
             with contextlib.suppress(OSError):  # it only makes the next start quicker
-                cache.write_whole(self._runtime_cache, bytes(self._compiled.serialize()))
+                cache.write_atomically(self._runtime_cache, bytes(self._compiled.serialize()))

@@ -138,7 +138,7 @@ class TorchEngine:
             result = self._graph(luma)
             return result
         previous = torch.empty((1, 1, *(self.spec.scale * side for side in luma.shape[2:])), dtype=torch.uint8)
-        self._last.write(frame.planes[0], previous[0, 0].numpy(), anew=frame.discontinuity)
+        self._last.write(frame.planes[0], previous[0, 0].numpy(), reset=frame.discontinuity)
         result = self._graph(luma, previous)
         self._last.keep(result[0, 0].numpy())
         return result
