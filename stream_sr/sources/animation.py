@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import threading
 import time
 from collections.abc import Iterator
 from fractions import Fraction
@@ -18,7 +17,7 @@ from stream_sr.codec.picture import expect
 from stream_sr.codec.still import webp_delays
 from stream_sr.errors import DecodeError, SourceOpenError
 from stream_sr.pipeline.interfaces import SourceOptions
-from stream_sr.pipeline.packets import Passthrough
+from stream_sr.sources.stoppable import StoppableSource
 from stream_sr.video.frame import Frame, StreamInfo
 from stream_sr.video.frame_pool import FramePool
 
@@ -27,7 +26,7 @@ UNREADABLE = (OSError, ValueError, EOFError, SyntaxError, Image.DecompressionBom
 NO_DELAY_MS = 100  # what browsers take for a picture that is shown for no time
 
 
-class AnimatedWebpSource:
+class AnimatedWebpSource(StoppableSource):
     """The pictures of an animated WebP, each shown as long as the file says, once through. See `interfaces.Source`.
 
     Every picture is the whole canvas; where it is transparent it is black, as for every other input alpha is dropped.
@@ -35,11 +34,10 @@ class AnimatedWebpSource:
     picture; the pictures before it are delivered.
     """
 
-    passthrough: Passthrough | None = None
-
     def __init__(self, path: Path, options: SourceOptions | None = None) -> None:
         options = options or SourceOptions()
-        self._path, self._stopping = path, threading.Event()
+        super().__init__()
+        self._path = path
         try:
             delays = [delay or NO_DELAY_MS for delay in webp_delays(path)]
             self._image = Image.open(path, formats=("WEBP",))
@@ -95,17 +93,9 @@ class AnimatedWebpSource:
                 slot=slot,
             )
 
-    def stop(self) -> None:
-        """See `Source.stop`."""
-        self._stopping.set()
-
-    def counters(self) -> dict[str, int]:
-        """Nothing can go wrong without being an error."""
-        return {}
-
     def close(self) -> None:
         """See `Source.close`."""
-        self._stopping.set()
+        super().close()
         self._image.close()
 
     def _picture(self, index: int) -> av.VideoFrame:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import re
-import threading
 import time
 from collections.abc import Iterator
 from fractions import Fraction
@@ -25,7 +24,7 @@ from stream_sr.codec.still import ImageContent, derived_picture, probe_image, st
 from stream_sr.codec.upright import upright
 from stream_sr.errors import DecodeError, SourceOpenError
 from stream_sr.pipeline.interfaces import SourceOptions
-from stream_sr.pipeline.packets import Passthrough
+from stream_sr.sources.stoppable import StoppableSource
 from stream_sr.system.limits import codec_threads
 from stream_sr.video.color import Range, Siting
 from stream_sr.video.frame import Frame, StreamInfo
@@ -48,15 +47,13 @@ def natural_key(name: str) -> list[tuple[int, int, str]]:
     return [(1, int(part), part) if part.isdecimal() else (0, 0, part) for part in parts if part]
 
 
-class ImageSource:
+class ImageSource(StoppableSource):
     """A still picture, or the pictures of a folder (its other files are left alone). Nothing is read ahead.
 
     All must have the size of the first, else DecodeError names both. 8 bits; RGB becomes limited-range YUV, JPEG keeps
     its full range. Orientation (EXIF of JPEG, PNG, WebP and TIFF, the properties of HEIC and AVIF) is applied. Animated
     files in a folder, and pictures in tiles (HEIC of phones), are refused with DecodeError.
     """
-
-    passthrough: Passthrough | None = None
 
     def __init__(self, path: Path, options: SourceOptions | None = None) -> None:
         options = options or SourceOptions()
@@ -65,7 +62,7 @@ class ImageSource:
             exact = Fraction(options.duration).limit_denominator(1_000_000) * FPS
             self._paths = self._paths[: -(-exact.numerator // exact.denominator)]
         self._waiting = iter(enumerate(self._paths))
-        self._stopping = threading.Event()
+        super().__init__()
         try:
             first, codec = _load(self._paths[0])
         except DecodeError as error:
@@ -105,18 +102,6 @@ class ImageSource:
                 color=self._reader.color(picture),
                 slot=slot,
             )
-
-    def stop(self) -> None:
-        """See `Source.stop`."""
-        self._stopping.set()
-
-    def counters(self) -> dict[str, int]:
-        """Nothing can go wrong without being an error."""
-        return {}
-
-    def close(self) -> None:
-        """See `Source.close`."""
-        self._stopping.set()
 
 
 def _find(path: Path) -> list[Path]:

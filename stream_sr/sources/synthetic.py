@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import re
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -20,7 +19,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from stream_sr.errors import ConfigError, SourceOpenError
 from stream_sr.pipeline.interfaces import SourceOptions
-from stream_sr.pipeline.packets import Passthrough
+from stream_sr.sources.stoppable import StoppableSource
 from stream_sr.system.machine import pip_install
 from stream_sr.video import barcode
 from stream_sr.video.color import ColorInfo, Matrix, guess_unknown
@@ -67,20 +66,18 @@ def parse_scene(address: str) -> Scene:
     return scene
 
 
-class SyntheticSource:
+class SyntheticSource(StoppableSource):
     """A live source: one frame each 1/fps by the clock, whether it is fetched or not.
 
     A consumer that comes more than a frame late gets the frame of the moment; those between are counted as
     ``skipped`` and leave a gap in ``number`` and pts. Limited range, BT.601 or BT.709 by size, left-sited chroma.
     """
 
-    passthrough: Passthrough | None = None
-
     def __init__(self, scene: Scene, options: SourceOptions | None = None, *, clock: Clock | None = None) -> None:
         options = options or SourceOptions()
         self._scene = scene
         self._clock = clock or MonotonicClock()
-        self._stopping = threading.Event()
+        super().__init__()
         self._skipped = 0
         color = guess_unknown(ColorInfo(), width=scene.width, height=scene.height)
         self.info = StreamInfo(
@@ -117,17 +114,9 @@ class SyntheticSource:
             yield self._frame(number, pool)
             number += 1
 
-    def stop(self) -> None:
-        """See `Source.stop`."""
-        self._stopping.set()
-
     def counters(self) -> dict[str, int]:
         """``skipped``: frames whose time had passed before they were asked for."""
         return {"skipped": self._skipped} if self._skipped else {}
-
-    def close(self) -> None:
-        """See `Source.close`."""
-        self._stopping.set()
 
     def _frame(self, number: int, pool: FramePool | None) -> Frame:
         scene = self._scene

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import select
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from fractions import Fraction
@@ -19,7 +18,7 @@ from stream_sr.codec.decode import FrameReader, color_of
 from stream_sr.codec.picture import picture_planes
 from stream_sr.errors import DecodeError, SourceOpenError
 from stream_sr.pipeline.interfaces import SourceOptions
-from stream_sr.pipeline.packets import Passthrough
+from stream_sr.sources.stoppable import StoppableSource
 from stream_sr.video.frame import Frame, StreamInfo
 from stream_sr.video.frame_pool import FramePool, Slot
 from stream_sr.video.planes import Plane, Planes, chroma_shape, read_only
@@ -27,21 +26,19 @@ from stream_sr.video.planes import Plane, Planes, chroma_shape, read_only
 POLL_SECONDS = 0.2  # how soon a reader that waits for the other program notices `stop`
 
 
-class Y4mSource:
+class Y4mSource(StoppableSource):
     """y4m from a file descriptor (stdin by default), which stays open. 4:2:0 is read straight into the slot.
 
     The pipe holds the other program back, so nothing is lost: ``live`` is False. Input that ends inside a picture
     delivers the whole ones and then raises DecodeError.
     """
 
-    passthrough: Passthrough | None = None
-
     def __init__(self, options: SourceOptions | None = None, *, descriptor: int | None = None) -> None:
         options = options or SourceOptions()
         if descriptor is None and sys.stdin is None:
             raise SourceOpenError("standard input: it is closed; pipe y4m into it")
         self._descriptor = sys.stdin.fileno() if descriptor is None else descriptor
-        self._stopping = threading.Event()
+        super().__init__()
         try:
             line = self._line()
             if not line:
@@ -93,18 +90,6 @@ class Y4mSource:
                 slot=slot,
             )
             number += 1
-
-    def stop(self) -> None:
-        """See `Source.stop`."""
-        self._stopping.set()
-
-    def counters(self) -> dict[str, int]:
-        """Nothing can go wrong without being an error."""
-        return {}
-
-    def close(self) -> None:
-        """See `Source.close`."""
-        self._stopping.set()
 
     def _next(self, pool: FramePool | None, number: int) -> tuple[Planes, Slot | None] | None:
         """The planes of one picture; None when stopped in the middle of it."""
