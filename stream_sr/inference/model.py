@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import stream_sr
 from stream_sr.errors import ModelError
 
 PRESETS = ("tiny", "fast", "balanced", "quality")
@@ -113,7 +112,7 @@ class BuildKey:
 
 def engines_folder() -> Path:
     """Where the shipped models lie: in the package when installed as a wheel, beside it in a checkout."""
-    package = Path(stream_sr.__file__).parent
+    package = Path(__file__).parents[1]
     inside = package / "engines"
     return inside if inside.is_dir() else package.parent / "engines"
 
