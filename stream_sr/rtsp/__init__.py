@@ -1,6 +1,6 @@
-"""RTSP at both ends: the protocol, its sessions and its packets. Sources and sinks are thin layers above.
+"""RTSP, both ends: the client that plays (`client`), the one that publishes (`publisher_connection`), and our `server`.
 
-Contains the reader's connection (`client`, `client_connection`), the publisher's (`publish_connection`), our server
-(`server`, `session`, `mount`), `auth`, `sdp`, and RTP: `rtp`, `rtp_video`, `rtp_audio`. May import `inference` and
-below, of which it uses `codec`, `pipeline`, `video` and `system`. Start reading in `server` or `client`.
+Contains the server's sessions and streams, RTP (`rtp`, `rtcp`, `rtp_video`, `rtp_audio`), `sdp`, `address`, `auth`, and
+audio in both directions. May import `inference` and the packages below it; it uses `codec`, `pipeline` and `system`.
+Start reading in `server` or in `client`; packets are made and read in `rtp_video`.
 """

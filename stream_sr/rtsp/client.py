@@ -1,4 +1,4 @@
-"""The network's half of the RTSP source: the conversation with the server, and pictures put together from packets."""
+"""The RTSP client that plays: requests to the server, and access units assembled from the packets received."""
 
 from __future__ import annotations
 
@@ -17,73 +17,74 @@ from aiortsp.rtsp.parser import RTSPResponse
 
 from stream_sr.errors import DecodeError, SourceError, SourceLost, SourceOpenError, SourceRefused
 from stream_sr.pipeline.ring import Overflow, RingBuffer
-from stream_sr.rtsp import rtp_audio
-from stream_sr.rtsp.audio_clock import AudioTrack
-from stream_sr.rtsp.auth import Target, join_control
-from stream_sr.rtsp.client_connection import Connection, Datagrams, Transport, header
-from stream_sr.rtsp.rtp import CLOCK, GOODBYE, AccessUnit, Depacketiser, WallClock, parse_sender_reports, rtcp_types
-from stream_sr.rtsp.rtp_video import BY_ENCODING, H264, Payload
-from stream_sr.rtsp.sdp import Media, Session, parse_sdp
+from stream_sr.rtsp.address import RtspAddress, control_url
+from stream_sr.rtsp.client_connection import ClientConnection, header
+from stream_sr.rtsp.client_transport import TcpTransport, UdpTransport
+from stream_sr.rtsp.incoming_audio import IncomingAudio
+from stream_sr.rtsp.rtcp import BYE, WallClock, parse_sender_reports, rtcp_types
+from stream_sr.rtsp.rtp_audio import format_of_media
+from stream_sr.rtsp.rtp_video import H264, PAYLOAD_FORMATS, VIDEO_CLOCK, AccessUnit, PayloadFormat, VideoDepacketiser
+from stream_sr.rtsp.sdp import MediaDescription, parse_sdp
 
 log = logging.getLogger("stream_sr")
 
-QUEUE_UNITS = 300  # 10 s at 30 fps: a whole group of pictures fits, so that a late start can catch up
-KEY_SECONDS = 30.0  # a stream without a picture to start on for so long cannot be decoded
+QUEUE_UNITS = 300  # 10 s at 30 fps: a whole GOP fits, so that a late start can catch up
+KEYFRAME_SECONDS = 30.0  # a stream without a keyframe for so long is a failure
 TEARDOWN_SECONDS = 0.5
 
 
 class LowDelayUnsupported(SourceOpenError):
-    """The server answers, but with something of a form that this reader does not know; the message says what.
+    """The server offers something that this client does not support; the message says what.
 
-    Raised before a frame was read. PyAV's demuxer may be able to read it, at the cost of a frame interval.
+    Raised before a frame was read. PyAV's demuxer may support it, at the cost of a frame interval of delay.
     """
 
 
-class Opened(NamedTuple):
-    """A stream that plays."""
+class PlayingStream(NamedTuple):
+    """The video of a stream that plays."""
 
-    media: Media
-    payload: Payload
-    sets: list[bytes]  # parameter sets, all kinds
-    key: AccessUnit | None  # the first keyframe, where it had to be waited for
+    media: MediaDescription
+    payload_format: PayloadFormat
+    parameter_sets: list[bytes]  # all kinds
+    first_keyframe: AccessUnit | None  # if opening had to wait for it
 
 
-class Client:
-    """The network's half, on the loop: connection, session, packets put together into ``units``.
+class RtspClient:
+    """Connection and session of one stream, on the loop; it assembles packets into ``units``.
 
-    ``failure`` is set before ``units`` ends. ``wall`` is the camera's wall clock, ``audio`` its sound, where it has one
-    that we carry.
+    ``failure`` is set before ``units`` ends. ``wall`` is the camera's wall clock, ``audio`` its audio track, if that
+    is supported.
     """
 
-    def __init__(self, target: Target, name: str, timeout: float, *, udp: bool = False) -> None:
-        self._target, self.name, self._timeout = target, name, timeout
+    def __init__(self, address: RtspAddress, name: str, timeout: float, *, udp: bool = False) -> None:
+        self._address, self.name, self._timeout = address, name, timeout
         self._udp = udp
-        self.wall = WallClock()
-        self.audio: AudioTrack | None = None
+        self.wall = WallClock(VIDEO_CLOCK)
+        self.audio: IncomingAudio | None = None
         self.units: RingBuffer[AccessUnit] = RingBuffer(
-            QUEUE_UNITS, Overflow.SKIP_TO_KEYFRAME, is_keyframe=lambda unit: unit.key
+            QUEUE_UNITS, Overflow.SKIP_TO_KEYFRAME, is_keyframe=lambda unit: unit.is_keyframe
         )
-        self.depacketiser = Depacketiser()
+        self.depacketiser = VideoDepacketiser()
         self.failure: SourceError | None = None
         self._lock = threading.Lock()
         self._reading = False
         self._doing = "connecting"
-        self._connection: Connection | None = None
-        self._transports: list[Transport | Datagrams] = []
-        self._first_key: AccessUnit | None = None
-        self._url = target.url  # of the whole presentation
-        self._session = ""
-        self._interval = 30.0  # seconds between signs of life
-        self._sets: list[bytes] = []
-        self._key: asyncio.Event | None = None
-        self._heard = self._decodable = 0.0
+        self._connection: ClientConnection | None = None
+        self._transports: list[TcpTransport | UdpTransport] = []
+        self._first_keyframe: AccessUnit | None = None
+        self._url = address.url  # of the whole presentation
+        self._session_id = ""
+        self._interval = 30.0  # seconds between keep-alive requests
+        self._parameter_sets: list[bytes] = []
+        self._keyframe_event: asyncio.Event | None = None
+        self._received_at = self._decodable_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
-        self._alive: asyncio.Task[None] | None = None
+        self._keep_alive_task: asyncio.Task[None] | None = None
 
     # On the loop.
 
-    async def open(self) -> Opened:
-        """Connect, DESCRIBE, SETUP, PLAY; the track and its parameter sets.
+    async def open(self) -> PlayingStream:
+        """Connect, DESCRIBE, SETUP, PLAY. Returns the video track and its parameter sets.
 
         Raises SourceOpenError, LowDelayUnsupported; within the read timeout.
         """
@@ -104,49 +105,50 @@ class Client:
                 f"an answer of unknown form ({type(error).__name__} while {self._doing})"
             ) from error
 
-    async def _open(self) -> Opened:
-        self._key = asyncio.Event()
-        self._connection = connection = Connection(self._target, self._timeout)
+    async def _open(self) -> PlayingStream:
+        self._keyframe_event = asyncio.Event()
+        self._connection = connection = ClientConnection(self._address, self._timeout)
         connection.lost = self._lost
         await connection.prepare()
-        media, payload, sound = await self._choose()
-        self.depacketiser = Depacketiser(media.payload_type, payload=payload)
-        self._sets = payload.parameter_sets(media.parameter_sets())
-        await self._setup(join_control(self._url, media.control), self._rtp, self._rtcp)
-        if sound is not None:
-            await self._setup_sound(join_control(self._url, sound.control))
-        self._alive = asyncio.create_task(self._keep_alive())
+        media, payload_format, audio = await self._choose()
+        self.depacketiser = VideoDepacketiser(media.payload_type, payload_format=payload_format)
+        self._parameter_sets = payload_format.parameter_sets(media.parameter_sets())
+        await self._setup(control_url(self._url, media.control), self._rtp, self._rtcp)
+        if audio is not None:
+            await self._setup_audio(control_url(self._url, audio.control))
+        self._keep_alive_task = asyncio.create_task(self._keep_alive())
         self._doing = "starting to play"
-        self._heard = self._decodable = asyncio.get_running_loop().time()
+        self._received_at = self._decodable_at = asyncio.get_running_loop().time()
         await self._send("PLAY", headers={"Range": "npt=0.000-"})
         self._watch()
-        if not self._sets or payload is not H264:  # what the pictures are is only known from one
+        if not self._parameter_sets or payload_format is not H264:  # the first keyframe tells size and format
             self._doing = "waiting for a keyframe"
-            await self._key.wait()
-            if self.failure is not None and not self._sets:
+            await self._keyframe_event.wait()
+            if self.failure is not None and not self._parameter_sets:
                 raise SourceOpenError(str(self.failure)) from self.failure
-        return Opened(media, payload, self._sets, self._first_key)
+        return PlayingStream(media, payload_format, self._parameter_sets, self._first_keyframe)
 
-    async def _choose(self) -> tuple[Media, Payload, Media | None]:
-        """The first H.264 or HEVC track, and the first with sound that we carry."""
+    async def _choose(self) -> tuple[MediaDescription, PayloadFormat, MediaDescription | None]:
+        """Return the first H.264 or HEVC track, and the first audio track that is supported."""
         self._doing = "asking for the description"
         answer = await self._send("DESCRIBE", headers={"Accept": "application/sdp"})
         base = header(answer, "content-base") or header(answer, "content-location") or self._url
-        session: Session = parse_sdp(answer.data.decode("utf-8", "replace"))
-        videos = [media for media in session.media if media.kind == "video"]
+        description = parse_sdp(answer.data.decode("utf-8", "replace"))
+        videos = [media for media in description.media if media.kind == "video"]
         if not videos:
             raise SourceOpenError(f"{self.name} describes no video; give the address of a stream with H.264 video")
-        media = next((media for media in videos if media.codec in BY_ENCODING), None)
+        media = next((media for media in videos if media.codec in PAYLOAD_FORMATS), None)
         if media is None:
             raise LowDelayUnsupported(f"video of the codec {videos[0].codec or 'unknown'}, not H264 or H265")
         mode = media.parameters.get("packetization-mode", "0")
-        if media.clock != CLOCK or mode not in ("0", "1") or media.parameters.get("sprop-max-don-diff", "0") != "0":
+        reordered = media.parameters.get("sprop-max-don-diff", "0") != "0"
+        if media.clock != VIDEO_CLOCK or mode not in ("0", "1") or reordered:
             raise LowDelayUnsupported("interleaved packets of video, or another clock than 90 kHz")
-        self._url = join_control(base, session.control)
-        sound = next((one for one in session.media if rtp_audio.format_of(one) is not None), None)
-        if sound is not None and (form := rtp_audio.format_of(sound)) is not None:
-            self.audio = AudioTrack(form)
-        return media, BY_ENCODING[media.codec], sound
+        self._url = control_url(base, description.control)
+        audio = next((one for one in description.media if format_of_media(one) is not None), None)
+        if audio is not None and (audio_format := format_of_media(audio)) is not None:
+            self.audio = IncomingAudio(audio_format)
+        return media, PAYLOAD_FORMATS[media.codec], audio
 
     async def _setup(self, control: str, rtp: Callable[[bytes], None], rtcp: Callable[[bytes], None]) -> None:
         self._doing = "setting up the transport"
@@ -168,37 +170,37 @@ class Client:
         first = 2 * len(self._transports)
         offer = f"RTP/AVP/TCP;unicast;interleaved={first}-{first + 1}"
         answer = await self._send("SETUP", control, {"Transport": offer})
-        fields = Transport.parse_transport_fields(header(answer, "transport"))
+        fields = TcpTransport.parse_transport_fields(header(answer, "transport"))
         numbers = (fields.get("interleaved") or "").split("-")
         if not all(number.isdecimal() and int(number) < 256 for number in numbers):
             raise LowDelayUnsupported("a transport that is not interleaved in the connection")
         self._learn_session(answer)
-        self._transports.append(Transport(self._connection, (int(numbers[0]), int(numbers[-1])), rtp, rtcp))
+        self._transports.append(TcpTransport(self._connection, (int(numbers[0]), int(numbers[-1])), rtp, rtcp))
 
     async def _setup_udp(self, control: str, rtp: Callable[[bytes], None], rtcp: Callable[[bytes], None]) -> None:
         assert self._connection is not None
-        transport = Datagrams(self._connection, rtp, rtcp)
+        transport = UdpTransport(self._connection, rtp, rtcp)
         self._transports.append(transport)
         ports = await transport.prepare()
         offer = f"RTP/AVP;unicast;client_port={ports[0]}-{ports[1]}"
         answer = await self._send("SETUP", control, {"Transport": offer})
-        fields = Transport.parse_transport_fields(header(answer, "transport"))
+        fields = TcpTransport.parse_transport_fields(header(answer, "transport"))
         numbers = (fields.get("server_port") or "").split("-")
         known = len(numbers) == 2 and all(number.isdecimal() and 0 < int(number) < 65536 for number in numbers)
-        transport.aim((int(numbers[0]), int(numbers[1])) if known else None)
+        transport.connect((int(numbers[0]), int(numbers[1])) if known else None)
         self._learn_session(answer)
 
-    async def _setup_sound(self, control: str) -> None:
-        """The pictures matter more: a server that does not give the sound is read without it."""
-        sound = self.audio
-        assert sound is not None
+    async def _setup_audio(self, control: str) -> None:
+        """Set up the audio track; a server that refuses it is read without audio."""
+        audio = self.audio
+        assert audio is not None
 
         def receive(data: bytes) -> None:
-            sound.receive(data, time.monotonic_ns())
+            audio.receive(data, time.monotonic_ns())
 
         def report(data: bytes) -> None:
             for one in parse_sender_reports(data):
-                sound.wall.learn(one)
+                audio.wall.learn(one)
 
         try:
             await self._setup(control, receive, report)
@@ -207,18 +209,18 @@ class Client:
             self.audio = None
 
     def _learn_session(self, answer: RTSPResponse) -> None:
-        self._session, _, rest = header(answer, "session").partition(";")
+        self._session_id, _, rest = header(answer, "session").partition(";")
         name, _, seconds = rest.strip().partition("=")
         given = int(seconds) if name.lower() == "timeout" and seconds.isdecimal() else 60
         self._interval = max(1.0, min(given, 60) / 2)
 
     async def _send(self, method: str, url: str | None = None, headers: dict[str, str] | None = None) -> RTSPResponse:
         assert self._connection is not None
-        fields = dict(headers or {}) | ({"Session": self._session} if self._session else {})
+        fields = dict(headers or {}) | ({"Session": self._session_id} if self._session_id else {})
         return await self._connection.send_request(method, url or self._url, fields)
 
     async def _keep_alive(self) -> None:
-        """Tell the server now and then that we are there. What it answers does not matter: silence is watched."""
+        """Send keep-alive requests. The answers do not matter: `_watch` looks for silence."""
         method = "GET_PARAMETER"
         while True:
             await asyncio.sleep(self._interval)
@@ -233,42 +235,42 @@ class Client:
         skipped = self.depacketiser.skipped_units
         for unit in self.depacketiser.push(data, time.monotonic_ns()):
             self._queue(unit)
-            self._heard = self._decodable = asyncio.get_running_loop().time()
+            self._received_at = self._decodable_at = asyncio.get_running_loop().time()
         if self.depacketiser.skipped_units > skipped:
-            self._heard = asyncio.get_running_loop().time()
-            if self._heard - self._decodable > KEY_SECONDS:
+            self._received_at = asyncio.get_running_loop().time()
+            if self._received_at - self._decodable_at > KEYFRAME_SECONDS:
                 self._fail(
-                    DecodeError(f"{self.name} sent no keyframe for {KEY_SECONDS:g} s; set a shorter key interval")
+                    DecodeError(f"{self.name} sent no keyframe for {KEYFRAME_SECONDS:g} s; set a shorter key interval")
                 )
 
     def _rtcp(self, data: bytes) -> None:
-        if GOODBYE in rtcp_types(data):
+        if BYE in rtcp_types(data):
             self._fail(SourceLost(f"{self.name} ended the stream"))
         for report in parse_sender_reports(data):
             self.wall.learn(report)
 
     def _queue(self, unit: AccessUnit) -> None:
-        if unit.key:
+        if unit.is_keyframe:
             unit = self._with_sets(unit)
-            if self._key is not None and self._sets and not self._key.is_set():
-                self._first_key = unit
-                self._key.set()
+            if self._keyframe_event is not None and self._parameter_sets and not self._keyframe_event.is_set():
+                self._first_keyframe = unit
+                self._keyframe_event.set()
         with self._lock:
-            while not self._reading and unit.key and len(self.units):
+            while not self._reading and unit.is_keyframe and len(self.units):
                 self.units.get()  # nobody reads yet: a reader starts with the newest keyframe
         self.units.put(unit)
 
     def _with_sets(self, unit: AccessUnit) -> AccessUnit:
-        """A keyframe with parameter sets in front: its own, or the last ones known."""
-        if sets := self.depacketiser.payload.parameter_sets(unit.nals):
-            self._sets = sets
+        """Return a keyframe with parameter sets in front: its own, or the last ones known."""
+        if sets := self.depacketiser.payload_format.parameter_sets(unit.nals):
+            self._parameter_sets = sets
             return unit
-        return replace(unit, nals=(*self._sets, *unit.nals))
+        return replace(unit, nals=(*self._parameter_sets, *unit.nals))
 
     def _watch(self) -> None:
-        """Fail when no picture came for the read timeout; else look again when it could be over."""
+        """Fail if no frame came for the read timeout; else check again when the timeout could be over."""
         loop = asyncio.get_running_loop()
-        quiet = loop.time() - self._heard
+        quiet = loop.time() - self._received_at
         if quiet >= self._timeout:
             self._fail(SourceLost(f"{self.name} sent no picture for {self._timeout:g} s; is the camera still running?"))
         else:
@@ -284,12 +286,12 @@ class Client:
             for unit in self.depacketiser.flush(time.monotonic_ns()):
                 self._queue(unit)
             self.units.end()
-            if self._key is not None:
-                self._key.set()
+            if self._keyframe_event is not None:
+                self._keyframe_event.set()
 
     def _refused(self, error: RTSPResponseError) -> SourceOpenError:
         status = error.response.status if error.response is not None else 0
-        if status == 401 and self._target.user is None:
+        if status == 401 and self._address.user is None:
             return SourceRefused(f"{self.name} wants a password; write rtsp://USER:PASSWORD@HOST/PATH")
         if status in (401, 403):
             return SourceRefused(f"{self.name} refused the user or the password ({status}); check both")
@@ -305,7 +307,7 @@ class Client:
         if isinstance(cause, ConnectionRefusedError) or "Connect call failed" in str(cause):
             return f"{self.name}: connection refused; check that the camera or server runs, and the port"
         if isinstance(cause, socket.gaierror):
-            return f"{self.name}: there is no host '{self._target.host}'; check the address"
+            return f"{self.name}: there is no host '{self._address.host}'; check the address"
         if isinstance(cause, TimeoutError | asyncio.TimeoutError):
             return f"{self.name} does not answer within {self._timeout:g} s; check the address and the network"
         if self._connection is not None and self._connection.not_rtsp:
@@ -315,36 +317,36 @@ class Client:
         return f"{self.name} closed the connection while {self._doing}; check the address"
 
     async def close(self) -> None:
-        """Say goodbye to the server if it listens, close the connection, leave nothing behind on the loop."""
+        """End the session if the server answers, close the connection, leave nothing behind on the loop."""
         self.failure = self.failure or SourceLost(f"{self.name} was closed")
         if self._timer is not None:
             self._timer.cancel()
-        if self._alive is not None:
-            self._alive.cancel()
+        if self._keep_alive_task is not None:
+            self._keep_alive_task.cancel()
         connection = self._connection
         if connection is not None:
-            if self._session and connection.running:
+            if self._session_id and connection.running:
                 with contextlib.suppress(RTSPError, TimeoutError):
                     async with asyncio.timeout(TEARDOWN_SECONDS):
                         await self._send("TEARDOWN")
             for transport in self._transports:
                 transport.close()
-            await connection.shut()
-        self._forget()
+            await connection.abort()
+        self._release()
 
-    def _forget(self) -> None:
-        """Let go of what refers back to us, and of pictures: else they wait for the collector, for minutes or hours."""
+    def _release(self) -> None:
+        """Break the reference cycles: otherwise frames stay in memory until the garbage collector runs."""
         if self._connection is not None:
-            self._connection.forget()
+            self._connection.release()
         for transport in self._transports:
-            transport.forget()
-        self._connection, self._key, self._timer, self._alive, self._first_key = None, None, None, None, None
+            transport.release()
+        self._connection = self._keyframe_event = self._timer = self._keep_alive_task = self._first_keyframe = None
         self._transports = []
-        self.failure = SourceLost(f"{self.name} was closed")  # without the frames that the old one came through
+        self.failure = SourceLost(f"{self.name} was closed")  # without the stack frames of the first one
 
     # From the thread that reads.
 
     def begin_reading(self) -> None:
-        """From now on units are kept in order, whether key or not."""
+        """Keep all units in order from now on, not only the newest keyframe."""
         with self._lock:
             self._reading = True

@@ -1,4 +1,4 @@
-"""Session descriptions (RFC 8866) of a video stream and its sound, as RTSP servers give them: read and written."""
+"""Session descriptions (SDP, RFC 8866) of a video stream and its audio, as RTSP servers send them: read and written."""
 
 import base64
 import binascii
@@ -10,8 +10,8 @@ from stream_sr.codec.h264 import SPS, nal_type, profile_level_id
 
 
 @dataclass(slots=True)
-class Media:
-    """One ``m=`` section. Values that cannot be read are left as if they were not there."""
+class MediaDescription:
+    """One ``m=`` section. Values that cannot be read are treated as missing."""
 
     kind: str  # "video", "audio"
     payload_type: int | None
@@ -23,8 +23,9 @@ class Media:
     fps: Fraction | None = None
 
     def parameter_sets(self) -> list[bytes]:
-        """NAL units of ``sprop-parameter-sets`` (H.264) or ``sprop-vps``, ``-sps`` and ``-pps`` (HEVC); those that are
-        not base64 are left out.
+        """Return the NAL units of ``sprop-parameter-sets`` (H.264) or ``sprop-vps``, ``-sps`` and ``-pps`` (HEVC).
+
+        Those that are not base64 are left out.
         """
         nals = []
         given = ("sprop-parameter-sets", "sprop-vps", "sprop-sps", "sprop-pps")
@@ -39,16 +40,16 @@ class Media:
 
 
 @dataclass(slots=True)
-class Session:
+class SessionDescription:
     """A whole description."""
 
     control: str = ""
-    media: list[Media] = field(default_factory=list)
+    media: list[MediaDescription] = field(default_factory=list)
 
 
-def parse_sdp(text: str) -> Session:
-    """Read a description; unknown and broken lines are passed over."""
-    session = Session()
+def parse_sdp(text: str) -> SessionDescription:
+    """Read a description; unknown and broken lines are ignored."""
+    session = SessionDescription()
     for line in text.splitlines():
         kind, mark, value = line.strip().partition("=")
         if not mark:
@@ -56,7 +57,7 @@ def parse_sdp(text: str) -> Session:
         if kind == "m":
             words = value.split()
             payload = words[3] if len(words) > 3 and words[3].isdecimal() else None
-            session.media.append(Media(words[0].lower() if words else "", int(payload) if payload else None))
+            session.media.append(MediaDescription(words[0].lower() if words else "", int(payload) if payload else None))
         elif kind == "a" and session.media:
             _read_attribute(session.media[-1], value)
         elif kind == "a" and value.startswith("control:"):
@@ -64,7 +65,7 @@ def parse_sdp(text: str) -> Session:
     return session
 
 
-def _read_attribute(media: Media, line: str) -> None:
+def _read_attribute(media: MediaDescription, line: str) -> None:
     name, _, value = line.partition(":")
     value = value.strip()
     number, _, rest = value.partition(" ")
@@ -99,17 +100,17 @@ def build_sdp(
     *,
     host: str,
     name: str,
-    sets: Sequence[bytes],
+    parameter_sets: Sequence[bytes],
     payload_type: int = 96,
     fps: Fraction | None = None,
-    more: Sequence[str] = (),
+    extra_lines: Sequence[str] = (),
 ) -> str:
-    """The description of one H.264 stream with its parameter sets; its track is ``track1``.
+    """Return the description of one H.264 stream with its parameter sets; the control of its track is ``track1``.
 
-    ``more`` are the lines of further sections (`audio_format.AudioFormat.lines`).
+    ``extra_lines`` are those of further sections (`audio_format.AudioFormat.lines`).
     """
-    sps = next(nal for nal in sets if nal_type(nal) == SPS)
-    sprop = ",".join(base64.b64encode(nal).decode() for nal in sets)
+    sps = next(nal for nal in parameter_sets if nal_type(nal) == SPS)
+    sprop = ",".join(base64.b64encode(nal).decode() for nal in parameter_sets)
     network = "IP6" if ":" in host else "IP4"
     lines = [
         "v=0",
@@ -127,4 +128,4 @@ def build_sdp(
     ]
     if fps is not None:
         lines.insert(-1, f"a=framerate:{float(fps):.3f}".rstrip("0").rstrip("."))
-    return "\r\n".join([*lines, *more]) + "\r\n"
+    return "\r\n".join([*lines, *extra_lines]) + "\r\n"

@@ -120,9 +120,9 @@ def construct(address: str, options: SinkOptions) -> FrameSink | PacketSink:
 
         return RtspServerSink(address, options)
     if is_published(address):
-        from stream_sr.sinks.rtsp_publish import PublishSink
+        from stream_sr.sinks.rtsp_publish import RtspPublishSink
 
-        return PublishSink(address, options)
+        return RtspPublishSink(address, options)
     if not is_file(address):
         forms = "; ".join(form for form, _ in ADDRESSES)
         raise ConfigError(f"the output {redact(address)!r} is none that we know; it is one of: {forms}")

@@ -1,7 +1,7 @@
-"""Pictures and sound sent to an RTSP server (RFC 2326: ANNOUNCE, SETUP, RECORD), which serves them to others.
+"""Publishes video and audio to an RTSP server (RFC 2326: ANNOUNCE, SETUP, RECORD), which serves them to others.
 
-Own client, not FFmpeg's: PyAV holds the interpreter's lock while FFmpeg connects and says goodbye, so a slow server
-would stop every thread of the program; FFmpeg leaves Nagle's algorithm on; and no timeout frees its `mux`.
+This is not FFmpeg's client: PyAV holds the interpreter's lock while FFmpeg connects and disconnects, so a slow server
+would stop every thread of the program; FFmpeg leaves Nagle's algorithm on; and its `mux` has no timeout.
 """
 
 from __future__ import annotations
@@ -16,33 +16,34 @@ from stream_sr.codec.h264 import split_annexb
 from stream_sr.errors import SinkOpenError, SinkWriteError
 from stream_sr.pipeline.interfaces import ORIENTATION_LOST, SinkOptions
 from stream_sr.pipeline.packets import EncodedStream, Packet
-from stream_sr.rtsp.audio_encoder import PassthroughAudio, Sound
-from stream_sr.rtsp.auth import Target, parse_target
-from stream_sr.rtsp.mount import wall_seconds
-from stream_sr.rtsp.publish_connection import Connection
-from stream_sr.rtsp.rtp import CLOCK, Packetiser, goodbye, interleave, sender_report
-from stream_sr.rtsp.rtp_audio import payloads_of
+from stream_sr.rtsp.address import RtspAddress, parse_address
+from stream_sr.rtsp.outgoing_audio import AudioFrame, OutgoingAudio
+from stream_sr.rtsp.publisher_connection import PublisherConnection
+from stream_sr.rtsp.rtcp import bye, sender_report, unix_capture_seconds
+from stream_sr.rtsp.rtp import HEADER_BYTES, interleave
+from stream_sr.rtsp.rtp_audio import AudioPacketiser
+from stream_sr.rtsp.rtp_video import VIDEO_CLOCK, VideoPacketiser
 from stream_sr.rtsp.sdp import build_sdp, parse_sdp
 from stream_sr.system.printable import redact
 from stream_sr.video.orientation import Orientation
 from stream_sr.video.timing import rescale
 
 REPORT_SECONDS = 5.0
-GOODBYE_SECONDS = 2.0
-CONNECT_SECONDS = 3.0  # that a further try may take
-FIRST_WAIT_SECONDS, MOST_WAIT_SECONDS = 0.1, 1.0  # between tries: doubling, up to a limit
+CLOSE_SECONDS = 2.0
+CONNECT_SECONDS = 3.0  # limit of a reconnection attempt
+FIRST_WAIT_SECONDS, MAX_WAIT_SECONDS = 0.1, 1.0  # between attempts: doubling up to the maximum
 
 log = logging.getLogger("stream_sr")
 
 
-class PublishSink:
-    """Publishes H.264, and sound that RTP carries, over one TCP connection; user and password of the URL are used but
+class RtspPublishSink:
+    """Publishes H.264, and audio that RTP carries, over one TCP connection. User and password of the URL are used but
     never printed.
 
-    A server that does not answer, or takes no data, for ``stall_seconds`` is given up. When it refuses or is not there
-    at first, `open` raises SinkOpenError. One that is lost later is tried again for ``options.reconnect`` seconds
-    (None: for ever): what is written meanwhile is dropped and counted, and it goes on with a keyframe. Then, or at
-    once with 0, SinkWriteError is raised. `write` may take as long as a try does.
+    A server that does not answer, or takes no data, for ``stall_seconds`` counts as lost. If it refuses the stream or
+    cannot be reached, `open` raises SinkOpenError. If it is lost later, `write` reconnects for ``options.reconnect``
+    seconds (None: without limit): packets are dropped and counted meanwhile, and the stream continues with a keyframe.
+    After that time, or at once with 0, SinkWriteError is raised. `write` may take as long as an attempt does.
     """
 
     paced = True
@@ -54,19 +55,20 @@ class PublishSink:
         self._url, self._patience = url, options.reconnect
         self._stall_seconds = stall_seconds
         self._stream: EncodedStream | None = None
-        self._connection: Connection | None = None
-        self._video, self._audio = Packetiser(), Packetiser(payload_type=97)
-        self._sound = PassthroughAudio(self.name, None)
+        self._connection: PublisherConnection | None = None
+        self._video = VideoPacketiser()
+        self._audio = OutgoingAudio(self.name, None)
+        self._audio_packetiser: AudioPacketiser | None = None
         self._sent = [[0, 0], [0, 0]]  # packets and octets of each track
         self._next_report = 0.0
         self._lost_at: float | None = None
         self._next_try, self._failures = 0.0, 0
-        self._needs_key = self._wish = False
+        self._needs_keyframe = self._keyframe_requested = False
         self._dropped = self._reconnects = 0
 
     def check(self) -> None:
-        """Refuse an address that names no host. Connecting comes with the first picture."""
-        self._target()
+        """Raise SinkOpenError for an invalid address. `open` connects."""
+        self._address()
 
     def open(self, stream: EncodedStream) -> None:
         """Connect, announce the stream and begin."""
@@ -77,9 +79,9 @@ class PublishSink:
         if stream.info.orientation != Orientation.UPRIGHT:
             log.warning(ORIENTATION_LOST, self.name, "RTSP", stream.info.orientation)
         self._stream = stream
-        self._sound = PassthroughAudio(self.name, stream.passthrough, self._audio_mode)
-        if self._sound.form is not None:
-            self._audio.payload_type = self._sound.form.payload_type
+        self._audio = OutgoingAudio(self.name, stream.passthrough, self._audio_mode)
+        if self._audio.format is not None:
+            self._audio_packetiser = AudioPacketiser(self._audio.format)
         try:
             self._connect(self._stall_seconds)
         except TimeoutError as error:
@@ -93,20 +95,20 @@ class PublishSink:
             ) from error
 
     def write(self, packet: Packet) -> None:
-        """Send a picture, and the sound up to its end."""
+        """Send a video frame, and the audio up to its end."""
         if self._stream is None:
             raise SinkWriteError(f"{self.name} is not open")
-        sounds = self._sound.due((packet.pts + packet.duration) * packet.time_base)
-        if self._connection is None and not self._try_again():
+        audio = self._audio.due((packet.pts + packet.duration) * packet.time_base)
+        if self._connection is None and not self._reconnect():
             self._dropped += 1
             return
-        if self._needs_key and not packet.is_keyframe:
-            self._wish = True
+        if self._needs_keyframe and not packet.is_keyframe:
+            self._keyframe_requested = True
             self._dropped += 1
             return
-        self._needs_key = False
+        self._needs_keyframe = False
         assert self._connection is not None
-        data = self._report(packet) + self._packets(packet) + b"".join(map(self._sound_packets, sounds))
+        data = self._report(packet) + self._video_packets(packet) + b"".join(map(self._audio_packets, audio))
         try:
             self._connection.send(data)
         except TimeoutError as error:
@@ -115,60 +117,64 @@ class PublishSink:
             self._lose(f"the server is gone: {error.strerror or error}", error)
 
     def wants_keyframe(self) -> bool:
-        """A server that was found again needs one to go on."""
-        wish, self._wish = self._wish, False
-        return wish
+        """Whether a keyframe is needed to continue after a reconnection."""
+        requested, self._keyframe_requested = self._keyframe_requested, False
+        return requested
 
     def complete(self) -> None:
-        """See `interfaces.PacketSink`: a server is told of the end by `close`, however it came."""
+        """See `interfaces.PacketSink`: `close` ends the session in every case."""
 
     def counters(self) -> dict[str, int]:
-        """``reconnects``, and ``dropped_packets`` while the server was away. How many watch, only the server knows."""
+        """``reconnects``, and ``dropped_packets`` while the server was lost. Only the server knows the viewers."""
         return {"reconnects": self._reconnects, "dropped_packets": self._dropped}
 
     def close(self) -> None:
-        """Say goodbye, within two seconds, and disconnect."""
+        """End the session, within two seconds, and disconnect."""
         if self._connection is not None:
             with contextlib.suppress(OSError):
-                self._connection.timeout(GOODBYE_SECONDS)
-                self._connection.send(interleave(1, goodbye(self._video.ssrc)))
+                self._connection.set_timeout(CLOSE_SECONDS)
+                self._connection.send(interleave(1, bye(self._video.ssrc)))
                 self._connection.request("TEARDOWN")
         self._drop()
         self._stream = None
 
-    def _target(self) -> Target:
+    def _address(self) -> RtspAddress:
         try:
-            target = parse_target(self._url)
+            address = parse_address(self._url)
         except ValueError as error:
             raise SinkOpenError(
                 f"{self.name} is no address to publish to: {error}; it is rtsp://host[:port]/path"
             ) from error
-        if target.scheme != "rtsp":
+        if address.scheme != "rtsp":
             raise SinkOpenError(f"{self.name}: publishing over TLS (rtsps) is not supported; use rtsp://")
-        return target
+        return address
 
     def _connect(self, timeout: float) -> None:
-        """Raises OSError, with words for the user."""
+        """Connect and begin to record. Raises OSError with a message for the user."""
         assert self._stream is not None
-        target, form = self._target(), self._sound.form
-        sets = split_annexb(self._stream.extradata)
-        more = form.lines("track2") if form is not None else []
-        text = build_sdp(host=target.host, name="stream_sr", sets=sets, fps=self._stream.info.fps, more=more)
+        address, audio_format = self._address(), self._audio.format
+        text = build_sdp(
+            host=address.host,
+            name="stream_sr",
+            parameter_sets=split_annexb(self._stream.extradata),
+            fps=self._stream.info.fps,
+            extra_lines=audio_format.lines("track2") if audio_format is not None else [],
+        )
         try:
-            self._connection = connection = Connection(target, timeout)
+            self._connection = connection = PublisherConnection(address, timeout)
             connection.request("ANNOUNCE", body=text)
             for number, media in enumerate(parse_sdp(text).media):
                 channels = f"{2 * number}-{2 * number + 1}"
                 transport = {"Transport": f"RTP/AVP/TCP;unicast;interleaved={channels};mode=record"}
                 connection.request("SETUP", track=media.control, headers=transport)
             connection.request("RECORD", headers={"Range": "npt=0.000-"})
-            connection.timeout(self._stall_seconds)
+            connection.set_timeout(self._stall_seconds)
         except OSError:
             self._drop()
             raise
 
-    def _try_again(self) -> bool:
-        """Connect if it is time to; whether the server is there."""
+    def _reconnect(self) -> bool:
+        """Try to connect if it is time to. Returns whether it succeeded; raises SinkWriteError after the limit."""
         now = time.monotonic()
         if now < self._next_try:
             return False
@@ -177,7 +183,7 @@ class PublishSink:
         except OSError as error:
             log.debug("%s: still away: %s", self.name, error.strerror or error)
             self._failures += 1
-            wait = min(MOST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2.0 ** min(self._failures, 9))
+            wait = min(MAX_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2.0 ** min(self._failures, 9))
             self._next_try = time.monotonic() + wait * random.uniform(0.5, 1)
             since = now - (self._lost_at if self._lost_at is not None else now)
             if self._patience is not None and since > self._patience:
@@ -189,7 +195,7 @@ class PublishSink:
         log.info("%s is back after %.1f s", self.name, away)
         self._reconnects += 1
         self._failures, self._lost_at = 0, None
-        self._needs_key = self._wish = True
+        self._needs_keyframe = self._keyframe_requested = True
         return True
 
     def _lose(self, why: str, error: OSError) -> None:
@@ -207,48 +213,40 @@ class PublishSink:
         if connection is not None:
             connection.close()
 
-    def _packets(self, packet: Packet) -> bytes:
-        timestamp = rescale(packet.pts, packet.time_base, Fraction(1, CLOCK))
-        return self._framed(0, self._video.packetise(packet.data, timestamp))
+    def _video_packets(self, packet: Packet) -> bytes:
+        timestamp = rescale(packet.pts, packet.time_base, Fraction(1, VIDEO_CLOCK))
+        return self._interleaved(0, self._video.packetise(packet.data, timestamp))
 
-    def _sound_packets(self, sound: Sound) -> bytes:
-        form = self._sound.form
-        assert form is not None
-        parts = payloads_of(form, sound.data, self._audio.mtu - 12)
-        timestamp, last = round(sound.seconds * form.clock), len(parts) - 1
-        return self._framed(
-            1,
-            [
-                self._audio.packet(part, timestamp + later, marker=index == last)
-                for index, (part, later) in enumerate(parts)
-            ],
-        )
+    def _audio_packets(self, frame: AudioFrame) -> bytes:
+        assert self._audio_packetiser is not None
+        timestamp = round(frame.seconds * self._audio_packetiser.format.clock)
+        return self._interleaved(1, self._audio_packetiser.packetise(frame.data, timestamp))
 
-    def _framed(self, track: int, packets: list[bytes]) -> bytes:
+    def _interleaved(self, track: int, packets: list[bytes]) -> bytes:
         self._sent[track][0] += len(packets)
-        self._sent[track][1] += sum(len(packet) - 12 for packet in packets)
+        self._sent[track][1] += sum(len(packet) - HEADER_BYTES for packet in packets)
         return b"".join([interleave(2 * track, packet) for packet in packets])
 
     def _report(self, packet: Packet) -> bytes:
-        """Now and then sender reports, which tie the stream's clocks to the camera's, or to ours."""
+        """Return sender reports if they are due: they relate the RTP clocks to the camera's wall clock, or to ours."""
         now = time.monotonic()
         if now < self._next_report:
             return b""
         self._next_report = now + REPORT_SECONDS
-        wall, seconds = wall_seconds(packet), packet.pts * packet.time_base
-        clocks = [(self._video, CLOCK)]
-        if self._sound.form is not None:
-            clocks.append((self._audio, self._sound.form.clock))
+        unix_seconds, seconds = unix_capture_seconds(packet), packet.pts * packet.time_base
+        clocks = [(self._video.ssrc, VIDEO_CLOCK)]
+        if self._audio_packetiser is not None:
+            clocks.append((self._audio_packetiser.ssrc, self._audio_packetiser.format.clock))
         return b"".join(
             interleave(
                 2 * track + 1,
                 sender_report(
-                    packetiser.ssrc,
-                    unix_seconds=wall,
+                    ssrc,
+                    unix_seconds=unix_seconds,
                     timestamp=round(seconds * clock),
                     packets=self._sent[track][0],
                     octets=self._sent[track][1],
                 ),
             )
-            for track, (packetiser, clock) in enumerate(clocks)
+            for track, (ssrc, clock) in enumerate(clocks)
         )

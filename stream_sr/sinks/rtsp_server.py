@@ -1,8 +1,8 @@
-"""We serve the encoded picture ourselves, over RTSP (RFC 2326), to any number of players.
+"""Serves the encoded stream over RTSP (RFC 2326) to any number of players, see `rtsp.server`.
 
-A pure asyncio server: each access unit is cut into RTP packets once and written to every viewer at once, inside the
-RTSP connection (TCP interleaved, without Nagle) or as datagrams. A viewer begins with a keyframe, which is asked for
-when it joins; one that does not read loses pictures up to the next keyframe, and its neighbours lose nothing.
+Each access unit is packetised once and written to every viewer, inside the RTSP connection (TCP interleaved, without
+Nagle's algorithm) or as datagrams. A viewer begins with a keyframe, which is requested when it joins; one that does not
+read skips frames up to the next keyframe, and the other viewers lose nothing.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from urllib.parse import urlsplit
 from stream_sr.errors import SinkOpenError, SinkWriteError
 from stream_sr.pipeline.interfaces import ORIENTATION_LOST, SinkOptions
 from stream_sr.pipeline.packets import EncodedStream, Packet
-from stream_sr.pipeline.threads import LoopThread
-from stream_sr.rtsp.audio_encoder import PassthroughAudio
-from stream_sr.rtsp.mount import AccessPolicy, Mount
-from stream_sr.rtsp.server import Listener, listen
+from stream_sr.rtsp.auth import AccessPolicy
+from stream_sr.rtsp.outgoing_audio import OutgoingAudio
+from stream_sr.rtsp.server import RtspServer, shared_server
+from stream_sr.rtsp.server_stream import ServerStream
 from stream_sr.system.printable import redact
 from stream_sr.system.sockets import LOOPBACK, bind_refusal
 from stream_sr.video.orientation import Orientation
 
 PORT = 8554
-PENDING_PACKETS = 120  # handed over by `write`, not yet taken by the loop
+PENDING_PACKETS = 120  # handed over by `write`, not yet sent by the loop
 
 log = logging.getLogger("stream_sr")
 
@@ -34,27 +34,26 @@ class RtspServerSink:
     that address; 0.0.0.0 for all). Port 0 takes a free one, see ``port``. See `interfaces.PacketSink` and
     `interfaces.CheckedSink`.
 
-    Streams of one process may share a port, each at its path. Pictures are H.264, sound is AAC, Opus or G.711 as the
-    source has it; over TCP and UDP. With a user and password in the options players have to prove them (Digest);
-    without, who reaches the port sees the picture. A viewer that connects between `check` and `open` waits in the
+    Streams of one process may share a port, each at its path. Video is H.264, audio is AAC, Opus or G.711 as in the
+    source; over TCP and UDP. With a user and password in the options players must authenticate (Digest); without them
+    everyone who reaches the port can watch. A viewer that connects between `check` and `open` waits in the
     socket's queue. Sender reports tell the camera's wall clock where it is known.
     """
 
     paced = True
 
     def __init__(self, url: str, options: SinkOptions = SinkOptions()) -> None:  # noqa: B008 - it is immutable
-        """Raises SinkOpenError for an address that is none; opens nothing."""
+        """Raises SinkOpenError for an invalid address; opens nothing."""
         self.host, self.port, self.path = _parse_url(url)
         self.name = f"rtsp://@{_bracketed(self.host)}:{self.port}/{self.path}"
         self.takes_passthrough = options.audio != "none"
         self._audio_mode = options.audio
-        self._door = AccessPolicy(options.max_viewers, options.viewer_user, options.viewer_password)
-        self.dropped_packets = 0  # that the loop did not take in time
-        self._listener: Listener | None = None
-        self._loop: LoopThread | None = None
-        self._server: Mount | None = None
-        self._sound = PassthroughAudio("", None)
-        self._wish = threading.Event()
+        self._policy = AccessPolicy(options.max_viewers, options.viewer_user, options.viewer_password)
+        self.dropped_packets = 0  # that the loop did not send in time
+        self._server: RtspServer | None = None
+        self._stream: ServerStream | None = None
+        self._audio = OutgoingAudio("", None)
+        self._keyframe_requested = threading.Event()
         self._skipping = False
         self._closed = False
 
@@ -67,78 +66,78 @@ class RtspServerSink:
     @property
     def viewers(self) -> int:
         """How many play now."""
-        return self._server.playing if self._server is not None else 0
+        return self._stream.playing if self._stream is not None else 0
 
     def check(self) -> None:
         """Take the port. Raises SinkOpenError."""
-        if self._listener is not None:
+        if self._server is not None:
             return
         try:
-            self._listener = listen(self.host, self.port, self.path)
+            self._server = shared_server(self.host, self.port, self.path)
         except ValueError as error:
             raise SinkOpenError(f"{self.name}: {error}; choose another path") from error
         except OSError as error:
             raise SinkOpenError(bind_refusal(self.name, self.host, self.port, error)) from error
-        self.port = self._listener.port
+        self.port = self._server.port
 
     def open(self, stream: EncodedStream) -> None:
         """Start to serve. See `interfaces.PacketSink`."""
         if stream.codec != "h264":
             raise SinkOpenError(f"{self.name} serves H.264, not {stream.codec}; choose --encoder libx264 or h264_nvenc")
         self.check()
-        assert self._listener is not None
+        assert self._server is not None
         if stream.info.orientation != Orientation.UPRIGHT:
             log.warning(ORIENTATION_LOST, self.name, "RTSP", stream.info.orientation)
-        self._sound = PassthroughAudio(self.name, stream.passthrough, self._audio_mode)
-        self._server = Mount(stream, self.path, self._wish, sound=self._sound.form, door=self._door)
-        self._loop = self._listener.mount(self._server)
-        log.info("serving %s%s", self.url, " to who knows the password" if self._door.user is not None else "")
+        self._audio = OutgoingAudio(self.name, stream.passthrough, self._audio_mode)
+        self._stream = ServerStream(
+            stream, self.path, self._keyframe_requested, audio=self._audio.format, policy=self._policy
+        )
+        self._server.add_stream(self._stream)
+        log.info("serving %s%s", self.url, " to who knows the password" if self._policy.user is not None else "")
 
     def write(self, packet: Packet) -> None:
-        """Hand a packet to the loop; never waits. A loop that does not follow loses packets up to the next key."""
-        if self._server is None or self._loop is None or self._closed:
+        """Hand a packet to the loop; never waits. A loop that falls behind loses packets up to the next keyframe."""
+        stream = self._stream
+        if stream is None or self._closed:
             raise SinkWriteError(f"{self.name} is not open")
-        server = self._server
-        if server.pending >= PENDING_PACKETS or (self._skipping and not packet.is_keyframe):
+        if stream.pending >= PENDING_PACKETS or (self._skipping and not packet.is_keyframe):
             self._skipping = True
             self.dropped_packets += 1
-            self._wish.set()
+            self._keyframe_requested.set()
             return
         self._skipping = False
-        server.pend(1)
-        sounds = self._sound.due((packet.pts + packet.duration) * Fraction(packet.time_base))
-        self._loop.loop.call_soon_threadsafe(server.send, packet, sounds)
+        stream.post(packet, self._audio.due((packet.pts + packet.duration) * Fraction(packet.time_base)))
 
     def wants_keyframe(self) -> bool:
         """See `interfaces.PacketSink`."""
-        if self._wish.is_set():
-            self._wish.clear()
+        if self._keyframe_requested.is_set():
+            self._keyframe_requested.clear()
             return True
         return False
 
     def complete(self) -> None:
-        """See `interfaces.PacketSink`: viewers are told of the end by `close`, however it came."""
+        """See `interfaces.PacketSink`: `close` ends the stream for the viewers in every case."""
 
     def counters(self) -> dict[str, int]:
-        """``viewers`` now, ``dropped_packets`` that the server's loop did not take in time, ``lost_datagrams`` that the
-        system did not (of all streams at this port).
+        """``viewers`` now, ``dropped_packets`` that the server's loop did not send in time, and ``lost_datagrams`` that
+        the system did not take (of all streams at this port).
         """
-        lost = self._listener.lost_datagrams if self._listener is not None else 0
+        lost = self._server.lost_datagrams if self._server is not None else 0
         return {"viewers": self.viewers, "dropped_packets": self.dropped_packets, "lost_datagrams": lost}
 
     def close(self) -> None:
-        """Tell the viewers that it is over, send what is in the air (a second at most), free the port."""
+        """End the stream for the viewers, send what is unsent (for a second at most), free the port."""
         if self._closed:
             return
         self._closed = True
-        listener = self._listener
-        if listener is None:
+        server = self._server
+        if server is None:
             return
         try:
-            if self._server is not None:
-                listener.unmount(self._server)
+            if self._stream is not None:
+                server.remove_stream(self._stream)
         finally:
-            listener.release(self.path)
+            server.release(self.path)
 
 
 def _parse_url(url: str) -> tuple[str, int, str]:

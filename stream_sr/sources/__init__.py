@@ -86,11 +86,11 @@ def check_address(address: str, options: SourceOptions) -> None:
     elif kind == "webcam" and address.isdecimal() and len(address) > MOST_DIGITS:
         raise ConfigError(f"there is no camera of so large a number as {address[:MOST_DIGITS]}...; `0` is the first")
     elif kind in ("rtsp", "url"):
-        from stream_sr.rtsp.auth import parse_target
+        from stream_sr.rtsp.address import parse_address
 
         try:
             if kind == "rtsp":
-                parse_target(address)
+                parse_address(address)
             else:
                 _ = urlsplit(address).port
         except ValueError as error:

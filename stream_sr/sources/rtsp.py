@@ -1,9 +1,9 @@
-"""Live H.264 or HEVC from an RTSP server with no frame held back: a picture is decoded when its last packet is there.
+"""Reads live H.264 or HEVC from an RTSP server: a frame is decoded as soon as its last packet has arrived.
 
-FFmpeg's demuxer gives a picture out when the next one begins, a frame interval later. Here aiortsp is the client, RTP
-is put together on the marker (rtsp/rtp.py), and only the decoder is PyAV's. What this reader does not know (other
-codecs, TLS, interlaced pictures, odd servers) is refused with `LowDelayUnsupported`, and `open_source` takes
-PyAV's demuxer instead.
+FFmpeg's demuxer returns a frame when the next one begins, a frame interval later. Here aiortsp is the client, access
+units end at the RTP marker (`rtsp.rtp_video`), and only the decoder is PyAV's. What this reader does not support (other
+codecs, TLS, interlaced video, unusual servers) is refused with `LowDelayUnsupported`, and `open_source` uses PyAV's
+demuxer instead.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from stream_sr.errors import DecodeError, SourceLost, SourceOpenError
 from stream_sr.pipeline.interfaces import SourceOptions
 from stream_sr.pipeline.packets import Passthrough
 from stream_sr.pipeline.threads import LoopThread
-from stream_sr.rtsp.audio_clock import Moment
-from stream_sr.rtsp.auth import Target, parse_target
-from stream_sr.rtsp.client import Client, LowDelayUnsupported, Opened
-from stream_sr.rtsp.rtp import CLOCK, AccessUnit
+from stream_sr.rtsp.address import RtspAddress, parse_address
+from stream_sr.rtsp.client import LowDelayUnsupported, PlayingStream, RtspClient
+from stream_sr.rtsp.incoming_audio import FrameTimes
+from stream_sr.rtsp.rtp_video import VIDEO_CLOCK, AccessUnit
 from stream_sr.system.limits import codec_threads
 from stream_sr.system.printable import redact
 from stream_sr.video.frame import Frame, StreamInfo
@@ -38,11 +38,11 @@ from stream_sr.video.timing import NS
 
 __all__ = ["LowDelayUnsupported", "RtspSource", "open_rtsp"]
 
-TIME_BASE = Fraction(1, CLOCK)
-STALE_NS = NS // 2  # a picture older than this is not handed out while newer ones wait
-LAG_NS = 2 * NS  # a decoder further behind goes on with the next keyframe
-CANCEL_SECONDS = 0.1  # between looks at whether opening is still wanted
-BARREN_IN_A_ROW = 50  # more than a decoder ever holds back
+TIME_BASE = Fraction(1, VIDEO_CLOCK)
+STALE_NS = NS // 2  # a frame older than this is not returned while newer ones wait
+LAG_NS = 2 * NS  # a decoder further behind skips to the next keyframe
+CANCEL_SECONDS = 0.1  # between checks whether opening was cancelled
+MAX_UNITS_WITHOUT_FRAME = 50  # in a row; more than a decoder ever holds back
 
 
 def open_rtsp(url: str, options: SourceOptions, *, cancelled: threading.Event | None = None) -> RtspSource:
@@ -69,17 +69,17 @@ class RtspSource:
     passthrough: Passthrough | None
 
     def __init__(self, url: str, options: SourceOptions, cancelled: threading.Event | None = None) -> None:
-        target = _target(url)
+        address = _parse_url(url)
         self._options = options
         udp = options.rtsp_transport == "udp"
-        self._client = Client(target, redact(url), options.read_timeout, udp=udp)
+        self._client = RtspClient(address, redact(url), options.read_timeout, udp=udp)
         self._loop = LoopThread("rtsp source")
         self._stopped = False
         self._closed = False
         try:
             opened = self._wait_open(cancelled)
-            self._codec = opened.payload.codec
-            self.info = _describe(opened, redact(url)) if self._codec == "h264" else _look(opened, redact(url))
+            self._codec = opened.payload_format.codec
+            self.info = _describe(opened, redact(url)) if self._codec == "h264" else _probe(opened, redact(url))
             self._decoder: VideoCodecContext | None = _low_delay_decoder(self._codec)
         except BaseException:
             self.close()
@@ -88,13 +88,13 @@ class RtspSource:
         self._reader = FrameReader(codec=self._codec)
         self._reader.size = self.info.width, self.info.height
         self._units: dict[int, AccessUnit] = {}  # those that the decoder has, by timestamp
-        self._corrupt = self._barren = self._skipped = self._late = self._number = 0
+        self._corrupt = self._units_without_frame = self._skipped = self._late = self._number = 0
         self._skipping = self._caught_up = False
         self._began_ns = 0
         self._first_pts: int | None = None
         self._last_pts = -1
 
-    def _wait_open(self, cancelled: threading.Event | None) -> Opened:
+    def _wait_open(self, cancelled: threading.Event | None) -> PlayingStream:
         opening = self._loop.submit(self._client.open())
         while True:
             try:
@@ -141,8 +141,8 @@ class RtspSource:
 
     def counters(self) -> dict[str, int]:
         """``corrupt_packets``, ``lost_packets`` (gaps in RTP), ``dropped_packets`` (pictures), ``late_frames``."""
-        rtp, sound = self._client.depacketiser, self._client.audio
-        dropped = {"bad_audio": sound.bad_packets, "dropped_audio": sound.dropped} if sound is not None else {}
+        rtp, audio = self._client.depacketiser, self._client.audio
+        dropped = {"bad_audio": audio.bad_packets, "dropped_audio": audio.dropped} if audio is not None else {}
         return dropped | {
             "corrupt_packets": rtp.bad_packets + self._corrupt,
             "lost_packets": rtp.lost_packets,
@@ -156,7 +156,7 @@ class RtspSource:
         if self._closed:
             return
         self._closed = True
-        self._decoder = None  # its threads end with it, whoever still holds us
+        self._decoder = None  # ends its threads even while this source is referenced
         try:
             self._loop.call(self._client.close())
         finally:
@@ -166,7 +166,7 @@ class RtspSource:
         """Decode a unit, or skip it when the decoder has fallen behind."""
         lag_ns = time.monotonic_ns() - unit.arrived_ns
         self._caught_up = self._caught_up or lag_ns < STALE_NS
-        self._skipping = not unit.key and (self._skipping or (self._caught_up and lag_ns > LAG_NS))
+        self._skipping = not unit.is_keyframe and (self._skipping or (self._caught_up and lag_ns > LAG_NS))
         if self._skipping:
             self._skipped += 1
             return []
@@ -176,10 +176,10 @@ class RtspSource:
             self._units.clear()
         self._units[unit.timestamp] = replace(unit, nals=())
         pictures = self._decode(packet)
-        self._barren = 0 if pictures else self._barren + 1
-        if self._barren >= BARREN_IN_A_ROW:
+        self._units_without_frame = 0 if pictures else self._units_without_frame + 1
+        if self._units_without_frame >= MAX_UNITS_WITHOUT_FRAME:
             raise DecodeError(
-                f"{self.info.name}: {BARREN_IN_A_ROW} pictures in a row could not be decoded; "
+                f"{self.info.name}: {MAX_UNITS_WITHOUT_FRAME} pictures in a row could not be decoded; "
                 "check the camera's encoder settings and the connection"
             )
         return pictures
@@ -220,7 +220,7 @@ class RtspSource:
         self._last_pts = picture.pts - self._first_pts
         wall_ns = self._client.wall.at(unit.rtp_timestamp) if unit is not None else None
         if self._client.audio is not None:
-            self._client.audio.pass_on(Moment(self._last_pts * TIME_BASE, wall_ns, captured_ns))
+            self._client.audio.pass_on(FrameTimes(self._last_pts * TIME_BASE, wall_ns, captured_ns))
         return Frame(
             planes=planes,
             pts=self._last_pts,
@@ -234,50 +234,50 @@ class RtspSource:
         )
 
 
-def _target(url: str) -> Target:
+def _parse_url(url: str) -> RtspAddress:
     """Raises SourceOpenError, LowDelayUnsupported."""
     try:
-        target = parse_target(url)
+        address = parse_address(url)
     except ValueError as error:
         raise SourceOpenError(
             f"{redact(url)!r} is no address of a stream: {error}; write rtsp://HOST:PORT/PATH"
         ) from error
-    if target.scheme == "rtsps":
+    if address.scheme == "rtsps":
         raise LowDelayUnsupported("RTSP over TLS (rtsps)")
-    return target
+    return address
 
 
-def _describe(opened: Opened, name: str) -> StreamInfo:
-    """What the parameter set of H.264 says. Raises SourceOpenError, LowDelayUnsupported."""
+def _describe(opened: PlayingStream, name: str) -> StreamInfo:
+    """Read the stream's properties from the parameter set of H.264. Raises SourceOpenError, LowDelayUnsupported."""
     try:
-        said = h264.parse_sps(h264.parameter_sets(opened.sets)[0][0])
+        sps = h264.parse_sps(h264.parameter_sets(opened.parameter_sets)[0][0])
     except ValueError as error:
         raise LowDelayUnsupported(f"a parameter set that cannot be read ({error})") from error
-    bits = max(said.bit_depth, said.chroma_bit_depth)
+    bits = max(sps.bit_depth, sps.chroma_bit_depth)
     if bits > 8:
         raise SourceOpenError(f"{name} sends {bits}-bit video, which is not supported yet; set the camera to 8 bits")
-    if said.interlaced or said.chroma_format != 1:
+    if sps.interlaced or sps.chroma_format != 1:
         chroma = {0: "grey", 2: "4:2:2", 3: "4:4:4"}
-        raise LowDelayUnsupported(f"{'interlaced' if said.interlaced else chroma[said.chroma_format]} pictures")
+        raise LowDelayUnsupported(f"{'interlaced' if sps.interlaced else chroma[sps.chroma_format]} pictures")
     return StreamInfo(
-        width=said.width,
-        height=said.height,
+        width=sps.width,
+        height=sps.height,
         time_base=TIME_BASE,
-        fps=opened.media.fps or said.fps,
-        color=said.color,
-        sample_aspect=said.sample_aspect,
+        fps=opened.media.fps or sps.fps,
+        color=sps.color,
+        sample_aspect=sps.sample_aspect,
         live=True,
         codec="h264",
         name=name,
     )
 
 
-def _look(opened: Opened, name: str) -> StreamInfo:
-    """What the first picture is, by a decoder of its own. Raises SourceOpenError, LowDelayUnsupported."""
-    codec = opened.payload.codec
+def _probe(opened: PlayingStream, name: str) -> StreamInfo:
+    """Read the stream's properties from the first frame. Raises SourceOpenError, LowDelayUnsupported."""
+    codec = opened.payload_format.codec
     decoder = _low_delay_decoder(codec)
     try:
-        unit = opened.key
+        unit = opened.first_keyframe
         pictures = [*decoder.decode(av.Packet(unit.data)), *decoder.decode(None)] if unit is not None else []
     except FFmpegError as error:
         raise LowDelayUnsupported(f"a keyframe of {codec} that cannot be decoded ({error.strerror})") from error
@@ -304,7 +304,7 @@ def _look(opened: Opened, name: str) -> StreamInfo:
 
 
 def _low_delay_decoder(codec: str) -> VideoCodecContext:
-    """A decoder that gives a picture out in the call that brought it. Threads share slices, never whole pictures."""
+    """Return a decoder that returns a frame in the call that completes it: its threads share slices, never frames."""
     decoder = VideoCodecContext.create(codec, "r")
     assert isinstance(decoder, VideoCodecContext)
     decoder.flags |= Flags.low_delay

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from stream_sr.codec.aac import AacTranscoder, AdtsFilter, adts_config
 from stream_sr.pipeline.packets import Passthrough, Track
-from stream_sr.rtsp.audio_encoder import PassthroughAudio
+from stream_sr.rtsp.outgoing_audio import OutgoingAudio
 from stream_sr.rtsp.rtp_audio import format_of_track
 
 
@@ -155,13 +155,13 @@ def test_any_bytes_have_a_configuration_or_none(data: bytes) -> None:
 def test_rtp_takes_transcoded_audio_where_it_carries_no_other(caplog: pytest.LogCaptureFixture) -> None:
     track, packets = pcm(48_000, "stereo", [(i * 4_800, sine(48_000, 4_800)) for i in range(10)])
     passthrough = Passthrough((track,))
-    sound = PassthroughAudio("rtsp://x", passthrough)
+    audio = OutgoingAudio("rtsp://x", passthrough)
     assert "RTSP carries no pcm_s16le audio as it is, so it is transcoded to AAC" in caplog.text
-    assert sound.form is not None
-    assert (sound.form.codec, sound.form.clock, sound.form.channels) == ("aac", 48_000, 2)
+    assert audio.format is not None
+    assert (audio.format.codec, audio.format.clock, audio.format.channels) == ("aac", 48_000, 2)
     for packet in packets:
         passthrough.put(0, packet, packet.size)
-    due = sound.due(Fraction(1, 2))
+    due = audio.due(Fraction(1, 2))
     assert [one.seconds for one in due] == [Fraction(1024 * i, 48_000) for i in range(len(due))]
     assert 20 < len(due) <= 24
 
@@ -178,5 +178,5 @@ def test_audio_aac_transcodes_what_rtp_would_carry() -> None:
         template = source.streams.audio[0]
         track = Track(0, "audio", "opus", template, 48_000, 1)
         assert format_of_track(track) is not None
-        forms = [PassthroughAudio("x", Passthrough((track,)), audio).form for audio in ("copy", "aac")]
-    assert [form.codec for form in forms if form is not None] == ["opus", "aac"]
+        formats = [OutgoingAudio("x", Passthrough((track,)), audio).format for audio in ("copy", "aac")]
+    assert [one.codec for one in formats if one is not None] == ["opus", "aac"]

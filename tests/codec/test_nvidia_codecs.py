@@ -20,7 +20,7 @@ from stream_sr.codec.nvenc import nvenc_context
 from stream_sr.errors import ConfigError, SinkOpenError, SourceOpenError
 from stream_sr.pipeline.interfaces import EncoderOptions, SinkOptions, SourceOptions
 from stream_sr.pipeline.packets import EncodedStream
-from stream_sr.sinks.rtsp_publish import PublishSink
+from stream_sr.sinks.rtsp_publish import RtspPublishSink
 from stream_sr.sinks.rtsp_server import RtspServerSink
 from stream_sr.sources.file import FileSource
 from stream_sr.system import machine
@@ -114,7 +114,7 @@ def test_an_rtsp_output_is_encoded_as_asked_or_not_at_all(tmp_path: Path, name: 
 
 def test_what_rtsp_does_not_carry_is_refused() -> None:
     stream = EncodedStream("hevc", b"", INFO)
-    for sink in (RtspServerSink("rtsp://@:0/x"), PublishSink("rtsp://127.0.0.1/x", SinkOptions())):
+    for sink in (RtspServerSink("rtsp://@:0/x"), RtspPublishSink("rtsp://127.0.0.1/x", SinkOptions())):
         with pytest.raises(SinkOpenError, match="not hevc; choose --encoder libx264 or h264_nvenc"):
             sink.open(stream)
         sink.close()

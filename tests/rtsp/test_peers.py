@@ -17,7 +17,7 @@ import pytest
 from aiortsp.rtsp.reader import RTSPReader
 
 from stream_sr.pipeline.interfaces import SourceOptions
-from stream_sr.rtsp.rtp import Depacketiser
+from stream_sr.rtsp.rtp_video import VideoDepacketiser
 from stream_sr.sources import open_source
 from stream_sr.sources.rtsp import RtspSource
 
@@ -146,7 +146,7 @@ def test_viewed_by_aiortsp(served: str, scheme: str) -> None:
 
     async def read() -> list[bytes]:
         units: list[bytes] = []
-        depacketiser = Depacketiser()
+        depacketiser = VideoDepacketiser()
         async with asyncio.timeout(30), RTSPReader(served.replace("rtsp", scheme, 1), timeout=10) as reader:
             async for packet in reader.iter_packets():
                 units += [unit.data for unit in depacketiser.push(bytes(packet), 0)]

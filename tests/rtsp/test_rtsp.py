@@ -22,9 +22,10 @@ from stream_sr.errors import DecodeError, SinkOpenError, SinkWriteError, SourceL
 from stream_sr.pipeline.interfaces import SinkOptions, SourceOptions
 from stream_sr.pipeline.packets import EncodedStream, Packet, Passthrough
 from stream_sr.pipeline.threads import Worker
-from stream_sr.rtsp import client, mount, rtp, session
+from stream_sr.rtsp import client, rtcp, rtp, server_session, server_stream
+from stream_sr.rtsp.rtp_video import VideoPacketiser
 from stream_sr.rtsp.sdp import build_sdp
-from stream_sr.rtsp.server import listen
+from stream_sr.rtsp.server import shared_server
 from stream_sr.sinks import rtsp_server
 from stream_sr.sinks.rtsp_server import RtspServerSink
 from stream_sr.sources import rtsp
@@ -197,8 +198,8 @@ def test_two_viewers_see_the_same(packets: list[Packet]) -> None:
 
 
 def test_a_stalled_viewer_harms_only_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session, "BACKLOG_BYTES", 1 << 20)
-    monkeypatch.setattr(mount, "FAREWELL_SECONDS", 0.1)
+    monkeypatch.setattr(server_session, "BACKLOG_BYTES", 1 << 20)
+    monkeypatch.setattr(server_stream, "CLOSE_SECONDS", 0.1)
     big = encode(count=2, gop=1, noise=True, width=640, height=360)
     with serving(big) as sink, raw_viewer(sink, receive_bytes=4096), closing(open_rtsp(sink.url, OPTIONS)) as source:
         assert sink.viewers == 2
@@ -209,7 +210,7 @@ def test_a_stalled_viewer_harms_only_itself(monkeypatch: pytest.MonkeyPatch) -> 
             if index:
                 assert next(frames).pts == 3000 * (index - 1)
         assert sink._server is not None
-        skipped = sorted(viewer.skipped_packets for viewer in sink._server.viewers)
+        skipped = sorted(session.skipped_packets for session in sink._server.sessions)
         assert skipped[0] == 0
         assert skipped[1] > 0
         assert set(source.counters().values()) == {0}
@@ -221,7 +222,7 @@ def test_without_parameter_sets_in_the_description(packets: list[Packet]) -> Non
     with serving(packets, extradata=b"") as sink:
         opened: list[rtsp.RtspSource] = []
         worker = Worker("opener", lambda: opened.append(open_rtsp(sink.url, OPTIONS)))
-        assert sink._wish.wait(5)
+        assert sink._keyframe_requested.wait(5)
         sink.write(packets[0])
         assert worker.join(5)
         with closing(opened[0]) as source:
@@ -239,7 +240,7 @@ def test_nobody_reads_for_a_while(packets: list[Packet]) -> None:
         send(sink, packets)
         sink.close()
         assert source._client._connection is not None
-        source._loop.call(source._client._connection._shut.wait(), 5)
+        source._loop.call(source._client._connection._closed.wait(), 5)
         until_lost(source.frames(), frames)
         assert not any(source.counters().values())
     assert len(frames) == 1
@@ -295,10 +296,10 @@ def test_a_server_that_dies(packets: list[Packet]) -> None:
         it = source.frames()
         send(sink, packets[:3])
         frames += [next(it), next(it)]
-        assert sink._loop is not None
-        assert sink._server is not None
-        for viewer in tuple(sink._server.viewers):
-            sink._loop.loop.call_soon_threadsafe(viewer.abort)
+        assert sink._stream is not None
+        assert sink._stream._loop is not None
+        for viewer in tuple(sink._stream.viewers):
+            sink._stream._loop.call_soon_threadsafe(viewer.abort)
         with pytest.raises(SourceLost, match="closed the connection"):
             frames += it
         assert sink.viewers == 0
@@ -327,7 +328,7 @@ def test_pyavs_demuxer_reads_our_server(packets: list[Packet]) -> None:
     with serving(packets) as sink:
 
         def feed() -> None:
-            assert sink._wish.wait(10)
+            assert sink._keyframe_requested.wait(10)
             send(sink, packets)
             sink.close()
 
@@ -521,11 +522,11 @@ def test_interlaced_is_for_another_reader_and_ten_bits_for_none() -> None:
 
 
 def playing(
-    packets: list[Packet], then: Callable[[socket.socket, rtp.Packetiser], None], *, sprop: bool = True
+    packets: list[Packet], then: Callable[[socket.socket, VideoPacketiser], None], *, sprop: bool = True
 ) -> Callable[[socket.socket], None]:
     """A server up to PLAY, and then the script. Its channels are 4 and 5."""
     sets = h264.split_annexb(sets_of(packets))
-    text = build_sdp(host="127.0.0.1", name="x", sets=sets, fps=None)
+    text = build_sdp(host="127.0.0.1", name="x", parameter_sets=sets, fps=None)
     if not sprop:
         text = "".join(line for line in text.splitlines(True) if "sprop" not in line)
     replies = {
@@ -540,12 +541,12 @@ def playing(
             body = text if method == "DESCRIBE" else ""
             head = f"RTSP/1.0 200 OK\r\nCSeq: {number}\r\n{replies.get(method, '')}Content-Length: {len(body)}\r\n\r\n"
             connection.sendall((head + body).encode())
-        then(connection, rtp.Packetiser())
+        then(connection, VideoPacketiser())
 
     return serve
 
 
-def framed(packetiser: rtp.Packetiser, packets: list[Packet]) -> bytes:
+def framed(packetiser: VideoPacketiser, packets: list[Packet]) -> bytes:
     return b"".join(rtp.interleave(4, one) for p in packets for one in packetiser.packetise(p.data, 3000 * p.number))
 
 
@@ -553,13 +554,13 @@ def framed(packetiser: rtp.Packetiser, packets: list[Packet]) -> bytes:
 def test_a_stream_that_is_partly_garbage(packets: list[Packet], sprop: bool) -> None:
     """Unknown RTCP, foreign packets and corrupt pictures between good ones; the number of channels is the server's."""
 
-    def then(connection: socket.socket, packetiser: rtp.Packetiser) -> None:
+    def then(connection: socket.socket, packetiser: VideoPacketiser) -> None:
         connection.sendall(framed(packetiser, packets[:4]))
         connection.sendall(rtp.interleave(5, b"\x81\xcd\x00\x01oddx") + rtp.interleave(5, b"junk"))
         connection.sendall(rtp.interleave(4, b"") + rtp.interleave(4, b"\xff" * 40) + rtp.interleave(9, b"else"))
         connection.sendall(b"OPTIONS rtsp://x RTSP/1.0\r\nCSeq: 7\r\n\r\n")
         packetiser.packetise(packets[4].data, 12000)  # lost
-        connection.sendall(framed(packetiser, packets[5:]) + rtp.interleave(5, rtp.goodbye(1)))
+        connection.sendall(framed(packetiser, packets[5:]) + rtp.interleave(5, rtcp.bye(1)))
         with suppress(ConnectionError):
             request(connection)
 
@@ -580,9 +581,9 @@ def test_a_stream_that_is_partly_garbage(packets: list[Packet], sprop: bool) -> 
 
 def test_pictures_that_do_not_decode_are_an_error_in_the_end(packets: list[Packet]) -> None:
     bad = h264.join_annexb([b"\x65\x88" + b"\xff" * 30])
-    many = [packets[0], *(Packet(bad, n, n, 1, BASE, True, 0, n) for n in range(1, rtsp.BARREN_IN_A_ROW + 5))]
+    many = [packets[0], *(Packet(bad, n, n, 1, BASE, True, 0, n) for n in range(1, rtsp.MAX_UNITS_WITHOUT_FRAME + 5))]
 
-    def then(connection: socket.socket, packetiser: rtp.Packetiser) -> None:
+    def then(connection: socket.socket, packetiser: VideoPacketiser) -> None:
         connection.sendall(framed(packetiser, many))
         with suppress(ConnectionError):
             request(connection)
@@ -591,13 +592,13 @@ def test_pictures_that_do_not_decode_are_an_error_in_the_end(packets: list[Packe
         source._client.begin_reading()
         with pytest.raises(DecodeError, match="in a row"):
             list(source.frames())
-        assert source.counters()["corrupt_packets"] >= rtsp.BARREN_IN_A_ROW
+        assert source.counters()["corrupt_packets"] >= rtsp.MAX_UNITS_WITHOUT_FRAME
 
 
 def test_a_stream_without_a_keyframe(packets: list[Packet], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "KEY_SECONDS", 0.0)
+    monkeypatch.setattr(client, "KEYFRAME_SECONDS", 0.0)
 
-    def then(connection: socket.socket, packetiser: rtp.Packetiser) -> None:
+    def then(connection: socket.socket, packetiser: VideoPacketiser) -> None:
         connection.sendall(framed(packetiser, packets[1:GOP]))
         with suppress(ConnectionError):
             request(connection)
@@ -698,7 +699,7 @@ def test_more_viewers_than_there_may_be(packets: list[Packet]) -> None:
 
 
 def test_sender_reports_and_goodbye(packets: list[Packet], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mount, "REPORT_SECONDS", 0.05)
+    monkeypatch.setattr(server_stream, "REPORT_SECONDS", 0.05)
     with serving(packets) as sink, raw_viewer(sink) as peer:
         send(sink, packets[:2])
         stream = peer.makefile("rb")
@@ -706,11 +707,11 @@ def test_sender_reports_and_goodbye(packets: list[Packet], monkeypatch: pytest.M
         while not any(channel == 7 for channel, _ in seen):
             channel, size = struct.unpack("!xBH", stream.read(4))
             data = stream.read(size)
-            seen.append((channel, rtp.rtcp_types(data) if channel == 7 else []))
-        assert seen[-1][1] == [rtp.SENDER_REPORT, rtp.DESCRIPTION]
+            seen.append((channel, rtcp.rtcp_types(data) if channel == 7 else []))
+        assert seen[-1][1] == [rtcp.SENDER_REPORT, rtcp.DESCRIPTION]
         sink.close()
         rest = stream.read()
-        assert rtp.interleave(7, rtp.goodbye(0))[:5] in rest
+        assert rtp.interleave(7, rtcp.bye(0))[:5] in rest
         stream.close()
 
 
@@ -719,14 +720,15 @@ def test_a_caller_that_is_faster_than_the_loop_loses_up_to_a_key(
 ) -> None:
     monkeypatch.setattr(rtsp_server, "PENDING_PACKETS", 2)
     with serving(packets) as sink:
-        assert sink._loop is not None
+        assert sink._stream is not None
+        assert sink._stream._loop is not None
         hold, held = threading.Event(), threading.Event()
 
         def stick() -> None:
             held.set()
             hold.wait(5)
 
-        sink._loop.loop.call_soon_threadsafe(stick)
+        sink._stream._loop.call_soon_threadsafe(stick)
         assert held.wait(5)
         send(sink, packets[:5])  # returns though the loop is stuck
         assert sink.dropped_packets == 3
@@ -799,9 +801,9 @@ def test_datagrams_go_to_nobody_but_the_viewer(packets: list[Packet]) -> None:
         answer = ask(peer, f"SETUP {sink.url} RTSP/1.0\nCSeq: 1\nTransport: {offer}")
         assert "client_port=5000-5001;server_port=" in answer
         assert "192.0.2.7" not in answer
-        assert sink._listener is not None
-        (viewer,) = sink._listener.connections
-        assert [way.host for way in viewer._ways.values()] == ["127.0.0.1"]
+        assert sink._server is not None
+        (session,) = sink._server.sessions
+        assert [transport.host for transport in session._transports.values()] == ["127.0.0.1"]
 
 
 def test_a_password_is_asked_for_and_answered(packets: list[Packet]) -> None:
@@ -821,7 +823,7 @@ def test_who_guesses_passwords_is_disconnected(packets: list[Packet], caplog: py
         serving(packets, viewer_user="me", viewer_password="x") as sink,
         socket.create_connection(("127.0.0.1", sink.port), timeout=5) as peer,
     ):
-        for number in range(session.REFUSALS):
+        for number in range(server_session.MAX_REFUSALS):
             wrong = 'Authorization: Digest username="me", uri="x", response="1"'
             answer = ask(peer, f"DESCRIBE {sink.url} RTSP/1.0\nCSeq: {number}\n{wrong}")
             assert answer.startswith("RTSP/1.0 401")
@@ -836,16 +838,16 @@ def test_who_asks_too_often_is_disconnected(packets: list[Packet]) -> None:
         with suppress(ConnectionError):
             while data := peer.recv(1 << 16):
                 answers += data
-        assert answers.count(b"200 OK") <= 2 * session.REQUESTS_AT_ONCE
+        assert answers.count(b"200 OK") <= 2 * server_session.REQUEST_BURST
 
 
 def test_who_guesses_passwords_does_not_fill_the_log(caplog: pytest.LogCaptureFixture) -> None:
-    listener = listen("127.0.0.1", 0, "picture")
+    server = shared_server("127.0.0.1", 0, "picture")
     try:
         for now in (0.0, 1.0, 2.0, 59.0, 61.0):
-            listener.complain("192.0.2.1", now)
+            server.log_refusal("192.0.2.1", now)
     finally:
-        listener.release("picture")
+        server.release("picture")
     assert [record.message for record in caplog.records] == [
         "a client at 192.0.2.1 gave a wrong password",
         "a client at 192.0.2.1 gave a wrong password, the last of 4 times",
@@ -853,7 +855,7 @@ def test_who_guesses_passwords_does_not_fill_the_log(caplog: pytest.LogCaptureFi
 
 
 def test_who_does_not_play_is_disconnected(packets: list[Packet], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session, "SETUP_SECONDS", 0.05)
+    monkeypatch.setattr(server_session, "SETUP_SECONDS", 0.05)
     with serving(packets) as sink:
         with socket.create_connection(("127.0.0.1", sink.port), timeout=5) as peer, suppress(ConnectionError):
             assert peer.recv(10) == b""
@@ -865,8 +867,8 @@ def test_who_does_not_play_is_disconnected(packets: list[Packet], monkeypatch: p
 
 def test_more_connections_than_there_may_be(packets: list[Packet]) -> None:
     with serving(packets) as sink, raw_viewer(sink):
-        assert sink._listener is not None
-        sink._listener.most_connections = 1
+        assert sink._server is not None
+        sink._server.max_connections = 1
         with socket.create_connection(("127.0.0.1", sink.port), timeout=5) as peer, suppress(ConnectionError):
             assert peer.recv(10) == b""
         assert sink.viewers == 1
@@ -892,7 +894,7 @@ def test_two_streams_at_one_port(packets: list[Packet]) -> None:
 
 
 def test_reports_tell_the_cameras_clock(packets: list[Packet], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mount, "REPORT_SECONDS", 0.02)
+    monkeypatch.setattr(server_stream, "REPORT_SECONDS", 0.02)
     taken = [replace(packet, wall_ns=10**18 + packet.number * 10**9 // 30) for packet in packets]
     with serving(packets) as sink, closing(open_rtsp(sink.url, OPTIONS)) as source:
         reading = source.frames()

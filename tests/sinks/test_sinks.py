@@ -33,11 +33,11 @@ from stream_sr.errors import ConfigError, SinkOpenError, SinkWriteError
 from stream_sr.pipeline.interfaces import EncoderOptions, SinkOptions
 from stream_sr.pipeline.packets import EncodedStream, Packet, Passthrough, Track
 from stream_sr.pipeline.threads import Worker
-from stream_sr.rtsp.rtp import Depacketiser
+from stream_sr.rtsp.rtp_video import VideoDepacketiser
 from stream_sr.sinks import ADDRESSES, open_sink
 from stream_sr.sinks.file import CONTAINERS, FileSink
 from stream_sr.sinks.null import NullSink
-from stream_sr.sinks.rtsp_publish import PublishSink
+from stream_sr.sinks.rtsp_publish import RtspPublishSink
 from stream_sr.sinks.tracks import copied
 from stream_sr.sinks.web.sink import WebSink
 from stream_sr.sinks.y4m import Y4mSink
@@ -131,7 +131,7 @@ def y4m_case(tmp_path: Path) -> Iterator[Case]:
 @pytest.fixture
 def publish_case() -> Iterator[Case]:
     with RecordingServer() as server:
-        yield Case(lambda: PublishSink(server.url, SinkOptions()), True, lambda: len(server.finish()))
+        yield Case(lambda: RtspPublishSink(server.url, SinkOptions()), True, lambda: len(server.finish()))
 
 
 @pytest.fixture(params=["mp4", "m4v", "mov", "mkv", "ts", "null", "y4m", "publish"])
@@ -223,7 +223,7 @@ def test_the_end_of_the_run_is_told_before_closing(case: Case) -> None:
 def test_addresses_find_their_sinks(tmp_path: Path) -> None:
     assert isinstance(open_sink("null:", SinkOptions()), NullSink)
     assert isinstance(open_sink(str(tmp_path / "a.mkv"), SinkOptions()), FileSink)
-    assert isinstance(open_sink("rtsp://user:secret@host.example/live", SinkOptions()), PublishSink)
+    assert isinstance(open_sink("rtsp://user:secret@host.example/live", SinkOptions()), RtspPublishSink)
     with closing(open_sink("web:0", SinkOptions())) as page:  # it has taken a port
         assert isinstance(page, WebSink)
     assert len(ADDRESSES) == 8
@@ -859,7 +859,7 @@ class RecordingServer:
                 return
 
     def _talk(self, connection: socket.socket, stream: io.BufferedReader) -> None:
-        depacketiser = Depacketiser()
+        depacketiser = VideoDepacketiser()
         while first := stream.read(1):
             if first == b"$":
                 channel, size = stream.read(1)[0], int.from_bytes(stream.read(2), "big")
@@ -901,7 +901,7 @@ class RecordingServer:
 def test_what_is_published_arrives_bit_for_bit() -> None:
     stream, packets = encoded(INFO, [i * STEP for i in range(20)], live=True, crf=None)
     with RecordingServer() as server:
-        sink = PublishSink(server.url, SinkOptions())
+        sink = RtspPublishSink(server.url, SinkOptions())
         sink.open(stream)
         for packet in packets:
             sink.write(packet)
@@ -916,7 +916,7 @@ def test_what_is_published_arrives_bit_for_bit() -> None:
 def test_a_refused_connection_is_one_clear_line_without_the_password() -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    sink = PublishSink(f"rtsp://user:secret@127.0.0.1:{port}/live", SinkOptions())
+    sink = RtspPublishSink(f"rtsp://user:secret@127.0.0.1:{port}/live", SinkOptions())
     with pytest.raises(SinkOpenError, match="refused") as caught:
         sink.open(encoded(INFO, [0])[0])
     sink.close()
@@ -927,7 +927,7 @@ def test_a_refused_connection_is_one_clear_line_without_the_password() -> None:
 @pytest.mark.parametrize("status", ["401 Unauthorized", "404 Not Found", "405 Method Not Allowed"])
 def test_a_server_that_says_no_is_one_clear_line(status: str) -> None:
     with RecordingServer(status=status) as server:
-        sink = PublishSink(server.url, SinkOptions())
+        sink = RtspPublishSink(server.url, SinkOptions())
         with pytest.raises(SinkOpenError, match="did not take the stream") as caught:
             sink.open(encoded(INFO, [0])[0])
         sink.close()
@@ -945,7 +945,7 @@ def test_a_password_is_given_when_it_is_asked_for(challenge: str, words: str) ->
     stream, packets = encoded(INFO, [0], live=True, crf=None)
     with RecordingServer(challenge=challenge) as server:
         bare = server.url.replace("user:secret@", "")
-        sink = PublishSink(server.url, SinkOptions())
+        sink = RtspPublishSink(server.url, SinkOptions())
         sink.open(stream)
         sink.write(packets[0])
         sink.close()
@@ -961,7 +961,7 @@ def test_a_password_is_given_when_it_is_asked_for(challenge: str, words: str) ->
 
 def test_a_server_that_never_answers_is_given_up() -> None:
     with RecordingServer(mute=True) as server:
-        sink = PublishSink(server.url, SinkOptions(), stall_seconds=0.5)
+        sink = RtspPublishSink(server.url, SinkOptions(), stall_seconds=0.5)
         with pytest.raises(SinkOpenError, match=r"within 0\.5 s"):
             sink.open(encoded(INFO, [0])[0])
         sink.close()
@@ -971,7 +971,7 @@ def test_a_server_that_stops_reading_is_given_up() -> None:
     """FFmpeg's `mux` would hang for ever: the socket's buffers are filled with one big picture after another."""
     stream, packets = encoded(INFO, [i * STEP for i in range(2)], live=True, crf=None)
     with RecordingServer(stall=True) as server:
-        sink = PublishSink(server.url, SinkOptions(reconnect=0), stall_seconds=0.5)
+        sink = RtspPublishSink(server.url, SinkOptions(reconnect=0), stall_seconds=0.5)
         sink.open(stream)
         big = replace(packets[0], data=packets[0].data + bytes([0, 0, 1, 12]) + b"\xff" * 4_000_000)
         with pytest.raises(SinkWriteError, match="took no data for"):
@@ -985,7 +985,7 @@ def test_a_server_that_stops_reading_is_given_up() -> None:
 def test_a_server_that_goes_away_is_a_write_error() -> None:
     stream, packets = encoded(INFO, [i * STEP for i in range(2)], live=True, crf=None)
     with RecordingServer(stall=True) as server:
-        sink = PublishSink(server.url, SinkOptions(reconnect=0))
+        sink = RtspPublishSink(server.url, SinkOptions(reconnect=0))
         sink.open(stream)
         server.finish()
         with pytest.raises(SinkWriteError, match="gone"):
@@ -999,7 +999,7 @@ def test_a_server_that_comes_back_goes_on_with_a_keyframe() -> None:
     key, other = packets[0], packets[1]
     with RecordingServer() as server:
         port, url = int(server.url.split(":")[-1].split("/")[0]), server.url
-        sink = PublishSink(url, SinkOptions())
+        sink = RtspPublishSink(url, SinkOptions())
         sink.open(stream)
         sink.write(key)
         assert sink._connection is not None
@@ -1025,7 +1025,7 @@ def test_a_server_that_comes_back_goes_on_with_a_keyframe() -> None:
 def test_a_server_that_does_not_come_back_in_time_is_a_write_error() -> None:
     stream, packets = encoded(INFO, [0], live=True, crf=None)
     with RecordingServer() as server:
-        sink = PublishSink(server.url, SinkOptions(reconnect=0.05))
+        sink = RtspPublishSink(server.url, SinkOptions(reconnect=0.05))
         sink.open(stream)
         assert sink._connection is not None
         sink._connection.close()
@@ -1047,7 +1047,7 @@ def test_sound_is_published_too() -> None:
         passthrough.put(0, packet, 160)
     stream, packets = encoded(INFO, [i * STEP for i in range(5)], live=True, crf=None)
     with RecordingServer() as server:
-        sink = PublishSink(server.url, SinkOptions())
+        sink = RtspPublishSink(server.url, SinkOptions())
         sink.open(stream.with_passthrough(passthrough))
         for one in packets:
             sink.write(one)
@@ -1061,7 +1061,7 @@ def test_sound_is_published_too() -> None:
 @pytest.mark.parametrize("url", ["rtsp:///path", "rtsp://host:99999/x", "rtsp://host:0/x"])
 def test_addresses_without_a_host_or_port_are_refused(url: str) -> None:
     with pytest.raises(SinkOpenError):
-        PublishSink(url, SinkOptions()).check()
+        RtspPublishSink(url, SinkOptions()).check()
 
 
 def test_mpegts_gets_aac_for_sound_that_nothing_would_play(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

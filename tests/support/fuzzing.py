@@ -19,11 +19,12 @@ from hypothesis import strategies as st
 from stream_sr.codec import h264
 from stream_sr.codec.audio_format import AudioFormat
 from stream_sr.pipeline.packets import EncodedStream
-from stream_sr.rtsp import rtp, rtp_audio, rtp_video, sdp, session
-from stream_sr.rtsp.auth import Access, Gate, Target, parse_target
-from stream_sr.rtsp.client_connection import MESSAGE_BYTES, Connection
-from stream_sr.rtsp.mount import AccessPolicy, Mount
-from stream_sr.rtsp.session import Viewer
+from stream_sr.rtsp import rtcp, rtp, rtp_audio, rtp_video, sdp, server_request
+from stream_sr.rtsp.address import RtspAddress, parse_address
+from stream_sr.rtsp.auth import AccessPolicy, ClientAuth, ServerAuth
+from stream_sr.rtsp.client_connection import MESSAGE_BYTES, ClientConnection
+from stream_sr.rtsp.server_session import ServerSession
+from stream_sr.rtsp.server_stream import ServerStream
 from stream_sr.system.printable import redact
 from stream_sr.video.frame import StreamInfo
 
@@ -53,7 +54,13 @@ ANSWERS = [
 ]
 FORMS = [AudioFormat("aac", 48000, 2, 97, b"\x11\x90"), AudioFormat("pcm_mulaw", 8000, 1, 0)]
 DESCRIPTIONS = [
-    sdp.build_sdp(host="h", name="n", sets=h264.split_annexb(SETS), fps=Fraction(30), more=FORMS[0].lines("track2")),
+    sdp.build_sdp(
+        host="h",
+        name="n",
+        parameter_sets=h264.split_annexb(SETS),
+        fps=Fraction(30),
+        extra_lines=FORMS[0].lines("track2"),
+    ),
     "m=video 0 RTP/AVP 96\na=rtpmap:96 H265/90000\na=fmtp:96 sprop-vps=QAE=;sprop-sps=QgE=;sprop-pps=RAE=\n"
     "m=audio 0 RTP/AVP 97\na=rtpmap:97 opus/48000/2\na=control:rtsp://elsewhere/x\n",
 ]
@@ -63,15 +70,14 @@ DESCRIPTIONS = [
 def _packets() -> list[bytes]:
     """RTP of both video codecs and of sound, and RTCP."""
     found: list[bytes] = []
-    for way, units in ((rtp_video.H264, _h264_units()), (rtp_video.HEVC, _hevc_units())):
-        packetiser = rtp.Packetiser(payload=way, mtu=120)
+    for payload_format, units in ((rtp_video.H264, _h264_units()), (rtp_video.HEVC, _hevc_units())):
+        packetiser = rtp_video.VideoPacketiser(payload_format=payload_format, mtu=120)
         for number, unit in enumerate(units):
             found += packetiser.packetise(unit, 3000 * number)
     for form in FORMS:
-        packetiser = rtp.Packetiser(payload_type=form.payload_type)
-        found += [packetiser.packet(part, 0, marker=True) for part, _ in rtp_audio.payloads_of(form, b"s" * 300, 120)]
-    found.append(rtp.sender_report(1, unix_seconds=1e9, timestamp=1, packets=1, octets=1))
-    found.append(rtp.goodbye(1))
+        found += rtp_audio.AudioPacketiser(form, mtu=132).packetise(b"s" * 300, 0)
+    found.append(rtcp.sender_report(1, unix_seconds=1e9, timestamp=1, packets=1, octets=1))
+    found.append(rtcp.bye(1))
     return found
 
 
@@ -114,18 +120,18 @@ def inputs(seeds: list[bytes], most: int = 8) -> st.SearchStrategy[list[bytes]]:
 
 def video(data: list[bytes]) -> None:
     """The depacketisers of H.264 and HEVC, with the packets in their order and out of it."""
-    for way in (rtp_video.H264, rtp_video.HEVC):
-        depacketiser = rtp.Depacketiser(payload=way, limit_bytes=5000, limit_nals=20)
-        reorder = rtp.Reorder(most=4)
+    for payload_format in (rtp_video.H264, rtp_video.HEVC):
+        depacketiser = rtp_video.VideoDepacketiser(payload_format=payload_format, limit_bytes=5000, limit_nals=20)
+        buffer = rtp.ReorderBuffer(max_packets=4)
         for number, one in enumerate(data):
-            for packet in reorder.push(one, number * 10**7):
+            for packet in buffer.push(one, number * 10**7):
                 for unit in depacketiser.push(packet, number):
                     assert len(unit.data) <= 5000 + 1500 + 4 * 21
-                    way.parameter_sets(unit.nals)
+                    payload_format.parameter_sets(unit.nals)
                     for nal in unit.nals:
                         _sps(nal)
         depacketiser.flush(0)
-        assert len(reorder._waiting) <= 5
+        assert len(buffer._waiting) <= 5
 
 
 def _sps(nal: bytes) -> None:
@@ -151,29 +157,29 @@ def sound(data: list[bytes]) -> None:
 
 def reports(data: list[bytes]) -> None:
     """RTCP."""
-    clock = rtp.WallClock()
+    clock = rtcp.WallClock(90_000)
     for one in data:
-        rtp.rtcp_types(one)
-        for report in rtp.parse_sender_reports(one):
+        rtcp.rtcp_types(one)
+        for report in rtcp.parse_sender_reports(one):
             clock.learn(report)
     clock.at(5)
 
 
 def descriptions(data: list[bytes]) -> None:
     """Session descriptions, addresses and challenges."""
-    access = Access("user", "secret")
+    auth = ClientAuth("user", "secret")
     for one in data:
         text = one.decode("utf-8", "replace")
         for media in sdp.parse_sdp(text).media:
             media.parameter_sets()
-            rtp_audio.format_of(media)
-        access.challenged([text])
-        access.accepted()
-        access.authorization("PLAY", URL)
-        Gate("u", "p").admits("PLAY", URL, text)
+            rtp_audio.format_of_media(media)
+        auth.take_challenge([text])
+        auth.accepted()
+        auth.authorization("PLAY", URL)
+        ServerAuth("u", "p").is_authorized("PLAY", URL, text)
         redact(text)
         try:
-            parse_target(text)
+            parse_address(text)
         except ValueError:
             continue
 
@@ -213,20 +219,23 @@ class _Socket:
         pass
 
 
-class Port:
-    """As much of a listener as a viewer asks for; remembers where datagrams went."""
+class Host:
+    """A `server_session.SessionHost` that remembers where datagrams went."""
 
-    most_connections = 10
+    max_connections = 10
 
-    def __init__(self, mount: Mount) -> None:
-        self.mounts = {mount.path: mount}
-        self.connections: set[Any] = set()
+    def __init__(self, stream: ServerStream) -> None:
+        self.streams = {stream.path: stream}
+        self.sessions: set[ServerSession] = set()
         self.sent_to: set[str] = set()
+
+    def log_refusal(self, address: str, now: float) -> None:
+        pass
 
     def udp_ports(self) -> tuple[int, int]:
         return 6970, 6971
 
-    def send_datagram(self, data: bytes, to: tuple[str, int], *, report: bool = False) -> None:
+    def send_datagram(self, data: bytes, to: tuple[str, int], *, rtcp: bool = False) -> None:
         self.sent_to.add(to[0])
         assert to[1] >= 1024
 
@@ -237,30 +246,30 @@ def server(data: list[bytes]) -> None:
 
 
 async def _server(data: list[bytes]) -> None:
-    stream = EncodedStream("h264", SETS, StreamInfo(64, 64, Fraction(1, 30)))
-    for door in (AccessPolicy(), AccessPolicy(user="u", password="p")):
-        mount = Mount(stream, PATH, threading.Event(), sound=FORMS[0], door=door)
-        port: Any = Port(mount)
-        viewer, wire = Viewer(port), Wire()
-        viewer.connection_made(wire)
+    encoded = EncodedStream("h264", SETS, StreamInfo(64, 64, Fraction(1, 30)))
+    for policy in (AccessPolicy(), AccessPolicy(user="u", password="p")):
+        stream = ServerStream(encoded, PATH, threading.Event(), audio=FORMS[0], policy=policy)
+        host = Host(stream)
+        session, wire = ServerSession(host), Wire()
+        session.connection_made(wire)
         for one in data:
             if wire.closing:
                 break
-            viewer.data_received(one.replace(b"SESSION", viewer._session.encode()))
-            assert len(viewer._buffer) <= session.REQUEST_BYTES + session.BODY_BYTES + len(one)
-            for track in mount.outlets:
-                if viewer.takes(True):
-                    viewer.send(track, [b"\x80" + bytes(20)], 9, {})
-                viewer.report(track, 1, 1e9, 5)
-        if door.user is not None:
-            assert not viewer.playing, "played without the password"
+            session.data_received(one.replace(b"SESSION", session._session_id.encode()))
+            assert len(session._buffer) <= server_request.BUFFER_BYTES + len(one)
+            for track in stream.tracks:
+                if session.accepts(keyframe=True):
+                    session.send(track, [b"\x80" + bytes(20)], 9, {})
+                session.send_report(track, 1, 1e9, 5)
+        if policy.user is not None:
+            assert not session.playing, "played without the password"
             assert b"sprop-parameter-sets" not in wire.data, "described without the password"
         assert b"root:" not in wire.data
-        assert port.sent_to <= {ADDRESS}
-        viewer.say_goodbye()
-        viewer.connection_lost(None)
-        assert not mount.viewers
-        assert mount.playing == 0
+        assert host.sent_to <= {ADDRESS}
+        session.end_stream()
+        session.connection_lost(None)
+        assert not stream.viewers
+        assert stream.playing == 0
 
 
 def client(data: list[bytes]) -> None:
@@ -269,7 +278,7 @@ def client(data: list[bytes]) -> None:
 
 
 async def _client(data: list[bytes]) -> None:
-    connection = Connection(Target("rtsp", "h", 554, "rtsp://h/x", "u", "p"), 1.0)
+    connection = ClientConnection(RtspAddress("rtsp", "h", 554, "rtsp://h/x", "u", "p"), 1.0)
     wire: Any = Wire()
     connection.connection_made(wire)
     taken: list[bytes] = []

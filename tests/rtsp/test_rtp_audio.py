@@ -1,7 +1,6 @@
-"""Sound in RTP, there and back, and in a muxer's terms."""
+"""Audio in RTP: round trips, descriptions, any bytes; and as a track of a muxer."""
 
 import io
-from dataclasses import replace
 from fractions import Fraction
 
 import av
@@ -11,9 +10,14 @@ from hypothesis import strategies as st
 
 from stream_sr.codec.audio_format import AudioFormat, make_track
 from stream_sr.pipeline.packets import Track
-from stream_sr.rtsp.audio_clock import AudioTrack, Moment
-from stream_sr.rtsp.rtp import Packetiser, RtpPacket, parse_rtp, parse_sender_reports, sender_report
-from stream_sr.rtsp.rtp_audio import AudioDepacketiser, Sound, format_of, format_of_track, payloads_of
+from stream_sr.rtsp.rtp import HEADER_BYTES, RtpPacket, parse_rtp
+from stream_sr.rtsp.rtp_audio import (
+    AudioDepacketiser,
+    AudioPacketiser,
+    RtpAudioFrame,
+    format_of_media,
+    format_of_track,
+)
 from stream_sr.rtsp.sdp import parse_sdp
 
 AAC = AudioFormat("aac", 48000, 2, 97, b"\x11\x90")
@@ -22,14 +26,12 @@ ULAW, ALAW = AudioFormat("pcm_mulaw", 8000, 1, 0), AudioFormat("pcm_alaw", 8000,
 FORMATS = [pytest.param(form, id=form.codec) for form in (AAC, OPUS, ULAW, ALAW)]
 
 
-def received(form: AudioFormat, frames: list[bytes], room: int = 200) -> list[Sound]:
-    packetiser, depacketiser = Packetiser(payload_type=form.payload_type), AudioDepacketiser(form)
+def received(form: AudioFormat, frames: list[bytes], room: int = 200) -> list[RtpAudioFrame]:
+    packetiser, depacketiser = AudioPacketiser(form, mtu=room + HEADER_BYTES), AudioDepacketiser(form)
     found = []
     for number, frame in enumerate(frames):
-        parts = payloads_of(form, frame, room)
-        for index, (part, later) in enumerate(parts):
-            packet = packetiser.packet(part, 1024 * number + later, marker=index == len(parts) - 1)
-            assert len(part) <= room
+        for packet in packetiser.packetise(frame, 1024 * number):
+            assert len(packet) <= room + HEADER_BYTES
             found += depacketiser.push(parse_rtp(packet))
     assert depacketiser.bad_packets == 0
     return found
@@ -54,7 +56,7 @@ def test_several_frames_in_one_packet() -> None:
     heads = (32).to_bytes(2, "big") + (3 << 3).to_bytes(2, "big") + (2 << 3).to_bytes(2, "big")
     packet = RtpPacket(97, True, 1, 5000, 1, heads + b"abcde")
     found = AudioDepacketiser(AAC).push(packet)
-    assert found == [Sound(b"abc", 5000, 1024), Sound(b"de", 6024, 1024)]
+    assert found == [RtpAudioFrame(b"abc", 5000, 1024), RtpAudioFrame(b"de", 6024, 1024)]
 
 
 @pytest.mark.parametrize("form", FORMATS)
@@ -71,11 +73,11 @@ def test_any_payload(form: AudioFormat, data: bytes, marker: bool) -> None:
 def test_the_description_is_read_as_written(form: AudioFormat) -> None:
     (media,) = parse_sdp("\n".join(form.lines("track2"))).media
     assert media.control == "track2"
-    assert format_of(media) == form
+    assert format_of_media(media) == form
 
 
 def test_g711_needs_no_rtpmap() -> None:
-    assert format_of(parse_sdp("m=audio 0 RTP/AVP 8").media[0]) == ALAW
+    assert format_of_media(parse_sdp("m=audio 0 RTP/AVP 8").media[0]) == ALAW
 
 
 @pytest.mark.parametrize(
@@ -91,7 +93,7 @@ def test_g711_needs_no_rtpmap() -> None:
     ],
 )
 def test_what_is_not_carried(lines: str) -> None:
-    assert format_of(parse_sdp(lines).media[0]) is None
+    assert format_of_media(parse_sdp(lines).media[0]) is None
 
 
 def test_tracks_of_files_and_their_form() -> None:
@@ -117,50 +119,3 @@ def test_ffmpeg_muxes_the_track(form: AudioFormat) -> None:
     with av.open(memory) as container:
         codec = container.streams.audio[0].codec_context
         assert (codec.name, codec.sample_rate, codec.layout.nb_channels) == (form.codec, form.clock, form.channels)
-
-
-# --- the times of the sound beside the pictures
-
-
-def rtp(timestamp: int, number: int = 0) -> bytes:
-    return Packetiser(payload_type=0).packet(b"s" * 160, timestamp & 0xFFFFFFFF, marker=True)
-
-
-def times(track: AudioTrack) -> list[int]:
-    return [packet.pts for _, packet in track.passthrough.take()]
-
-
-def test_without_reports_sound_is_tied_by_its_arrival() -> None:
-    track = AudioTrack(ULAW)
-    start = 2**32 - 160
-    for index in range(3):
-        track.receive(rtp(start + 160 * index), 10**9 + 20_000_000 * index)
-    track.pass_on(Moment(Fraction(1), None, 900_000_000))
-    assert times(track) == [8800, 8960, 9120]  # 0.1 s behind the picture at 1 s
-
-
-def test_with_reports_by_the_cameras_clock() -> None:
-    track = AudioTrack(ULAW)
-    (report,) = parse_sender_reports(sender_report(1, unix_seconds=1000.0, timestamp=8000, packets=0, octets=0))
-    track.receive(rtp(8000), 0)
-    track.pass_on(Moment(Fraction(5), None, 0))
-    track.wall.learn(report)
-    track.receive(rtp(8160), 0)
-    track.pass_on(Moment(Fraction(5), 999_500_000_000, 0))
-    assert times(track) == [40_000, 44_160]  # the picture of 999.5 s is at 5 s: sound of 1000.02 s is at 5.52 s
-
-
-def test_times_grow_and_sound_from_before_the_first_picture_is_dropped() -> None:
-    track = AudioTrack(ULAW)
-    for timestamp, arrived in ((0, 0), (160, 0), (160, 0), (80, 0), (320, 0)):
-        track.receive(rtp(timestamp), arrived)
-    track.pass_on(Moment(Fraction(0), None, 20_000_000))  # it was there 20 ms before the picture
-    assert times(track) == [0, 160]
-    assert track.dropped == 1
-
-
-def test_what_is_no_rtp_is_counted() -> None:
-    track = AudioTrack(replace(ULAW, payload_type=3))
-    track.receive(b"x", 0)
-    track.receive(rtp(0), 0)
-    assert track.bad_packets == 2

@@ -1,34 +1,36 @@
-"""The connection of a client that publishes: requests and their answers, and data between them, blocking."""
+"""The connection of an RTSP client that publishes: blocking requests with their answers, and data between them."""
 
 from __future__ import annotations
 
 import select
 import socket
 
-from stream_sr.rtsp.auth import Access, Target, join_control
+from stream_sr.rtsp.address import RtspAddress, control_url
+from stream_sr.rtsp.auth import ClientAuth
 
-LONGEST_ANSWER = 64 << 10
+MAX_ANSWER_BYTES = 64 << 10
 
 Fields = dict[str, list[str]]  # headers: names in lower case, each with all its values
 
 
-class Connection:
-    """An RTSP client's connection. Raises OSError, with words for the user, for whatever goes wrong."""
+class PublisherConnection:
+    """Connects on construction. All methods raise OSError with a message for the user."""
 
-    def __init__(self, target: Target, timeout: float) -> None:
-        self._url = target.url
-        self._access = Access(target.user, target.password)
+    def __init__(self, address: RtspAddress, timeout: float) -> None:
+        self._url = address.url
+        self._auth = ClientAuth(address.user, address.password)
         self._sequence = 0
         self._session = ""
-        self._socket = socket.create_connection((target.host, target.port), timeout)
+        self._socket = socket.create_connection((address.host, address.port), timeout)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._received = b""
 
-    def timeout(self, seconds: float) -> None:
+    def set_timeout(self, seconds: float) -> None:
+        """Set how long a single send or receive may take."""
         self._socket.settimeout(seconds)
 
     def send(self, data: bytes) -> None:
-        """All of it; what the server sent meanwhile (receiver reports) is thrown away. The peer's end is an error."""
+        """Send all of it. What the server sent meanwhile (receiver reports) is discarded; its closing is an error."""
         self._socket.sendall(data)
         while select.select([self._socket], [], [], 0)[0]:
             if not self._socket.recv(1 << 16):
@@ -38,27 +40,27 @@ class Connection:
         self._socket.close()
 
     def request(self, method: str, *, track: str = "", headers: dict[str, str] | None = None, body: str = "") -> None:
-        """Send a request and wait for its answer, once more with the password when that is asked for."""
+        """Send a request and wait for the answer 200; after a challenge send it again with the password."""
         status, fields = self._exchange(method, track, headers or {}, body)
-        if status.startswith("401") and self._access.challenged(fields.get("www-authenticate", [])):
+        if status.startswith("401") and self._auth.take_challenge(fields.get("www-authenticate", [])):
             status, fields = self._exchange(method, track, headers or {}, body)
         if not status.startswith("200"):
             hint = " (the password is wrong or missing)" if status.startswith("401") else ""
             raise ConnectionError(f"{method} was answered with {status!r}{hint}")
-        self._access.accepted()
+        self._auth.accepted()
         self._session = fields.get("session", [self._session])[0].partition(";")[0].strip()
 
     def _exchange(
         self, method: str, track: str, headers: dict[str, str], body: str
     ) -> tuple[str, dict[str, list[str]]]:
-        url = join_control(self._url, track)
+        url = control_url(self._url, track)
         self._sequence += 1
         lines = [f"{method} {url} RTSP/1.0", f"CSeq: {self._sequence}", "User-Agent: stream_sr"]
         lines += [f"{name}: {value}" for name, value in headers.items()]
         if self._session:
             lines.append(f"Session: {self._session}")
-        if words := self._access.authorization(method, url):
-            lines.append(f"Authorization: {words}")
+        if authorization := self._auth.authorization(method, url):
+            lines.append(f"Authorization: {authorization}")
         if body:
             lines += ["Content-Type: application/sdp", f"Content-Length: {len(body.encode())}"]
         self._socket.sendall("\r\n".join([*lines, "", body]).encode())
@@ -68,7 +70,7 @@ class Connection:
                 return status, fields
 
     def _answer(self) -> tuple[str, Fields]:
-        """The next answer: status and headers. Interleaved data before it is thrown away."""
+        """Read the next answer and return its status and headers. Interleaved data before it is discarded."""
         while self._take(1) == b"$":
             self._take(4 + int.from_bytes(self._take(4)[2:], "big"), drop=True)
         while b"\r\n\r\n" not in self._received:
@@ -82,7 +84,7 @@ class Connection:
             name, _, value = line.partition(":")
             fields.setdefault(name.strip().lower(), []).append(value.strip())
         length = fields.get("content-length", ["0"])[0]
-        self._take(int(length) if length.isdecimal() and int(length) < LONGEST_ANSWER else 0, drop=True)
+        self._take(int(length) if length.isdecimal() and int(length) < MAX_ANSWER_BYTES else 0, drop=True)
         return first.partition(" ")[2], fields
 
     def _take(self, size: int, *, drop: bool = False) -> bytes:
@@ -98,5 +100,5 @@ class Connection:
         if not data:
             raise ConnectionError("it closed the connection")
         self._received += data
-        if len(self._received) > 4 * LONGEST_ANSWER:
+        if len(self._received) > 4 * MAX_ANSWER_BYTES:
             raise ConnectionError("it does not speak RTSP")

@@ -1,4 +1,4 @@
-"""The sound of the source on its way into RTP, beside the pictures that were delayed by the filter."""
+"""Audio to be sent by RTSP: the source's track from the passthrough, released together with the delayed video."""
 
 from __future__ import annotations
 
@@ -15,35 +15,35 @@ from stream_sr.codec.audio_format import AudioFormat
 from stream_sr.pipeline.packets import Passthrough, Track
 from stream_sr.rtsp.rtp_audio import format_of_track
 
-WAITING = 2000  # frames of sound; a stream whose pictures are that late has other troubles
+MAX_WAITING = 2000  # audio frames; over this limit the oldest are dropped
 
 log = logging.getLogger("stream_sr")
 
 
-class Sound(NamedTuple):
-    """One frame of sound that is due."""
+class AudioFrame(NamedTuple):
+    """One encoded audio frame that is due."""
 
     data: bytes
-    seconds: Fraction  # presentation time, on the line of the pictures
+    seconds: Fraction  # presentation time, on the clock of the video
 
 
-class PassthroughAudio:
-    """The audio track that goes into RTP: the first that RTP carries, else the first, transcoded to AAC.
+class OutgoingAudio:
+    """Chooses the audio track that goes into RTP: the first that RTP carries, else the first, transcoded to AAC.
 
     ``audio`` is "copy" or "aac": then every other codec is transcoded. What is left out is logged once. One thread.
     """
 
     def __init__(self, name: str, passthrough: Passthrough | None, audio: str = "copy") -> None:
-        self._lane, self._number = passthrough, -1
-        self.form: AudioFormat | None = None
+        self._passthrough, self._number = passthrough, -1
+        self.format: AudioFormat | None = None
         self._transcoder: AacTranscoder | None = None
-        self._waiting: deque[Any] = deque(maxlen=WAITING)
+        self._waiting: deque[Any] = deque(maxlen=MAX_WAITING)
         self._last: Fraction | None = None
         tracks = passthrough.tracks if passthrough is not None else ()
-        forms = [format_of_track(track) for track in tracks]
-        carried = [number for number, form in enumerate(forms) if form and (audio == "copy" or form.codec == "aac")]
+        formats = [format_of_track(track) for track in tracks]
+        carried = [number for number, one in enumerate(formats) if one and (audio == "copy" or one.codec == "aac")]
         if carried:
-            self._number, self.form = carried[0], forms[carried[0]]
+            self._number, self.format = carried[0], formats[carried[0]]
         else:
             self._transcode(name, tracks, audio)
         left_out = [f"{track.codec} {track.kind}" for n, track in enumerate(tracks) if n != self._number]
@@ -61,14 +61,14 @@ class PassthroughAudio:
                 continue
             if audio == "copy":
                 log.warning("%s: RTSP carries no %s audio as it is, so it is transcoded to AAC", name, track.codec)
-            self._number, self.form = number, format_of_track(self._transcoder.track)
+            self._number, self.format = number, format_of_track(self._transcoder.track)
             return
 
-    def due(self, until: Fraction) -> list[Sound]:
-        """What begins before ``until`` (seconds); times grow strictly, what steps back is left out."""
-        if self._lane is None:
+    def due(self, until: Fraction) -> list[AudioFrame]:
+        """Return the frames that begin before ``until`` (seconds). Times grow strictly: others are dropped."""
+        if self._passthrough is None:
             return []
-        for number, packet in self._lane.take():
+        for number, packet in self._passthrough.take():
             if number == self._number and packet.size:
                 self._waiting.extend([packet] if self._transcoder is None else self._transcoder.convert(packet))
         out = []
@@ -81,5 +81,5 @@ class PassthroughAudio:
             self._waiting.popleft()
             if seconds is not None and (self._last is None or seconds > self._last):
                 self._last = seconds
-                out.append(Sound(bytes(packet), seconds))
+                out.append(AudioFrame(bytes(packet), seconds))
         return out
