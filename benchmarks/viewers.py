@@ -31,7 +31,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from stream_sr.bench.engine import spread
 from stream_sr.cli.demo import child, free_port, wait_for_port
-from stream_sr.sinks.web.viewer import FRAGMENT, HEADER
+from stream_sr.sinks.web.messages import FRAGMENT, HEADER
 from stream_sr.system import machine
 
 RESULTS = Path(__file__).parent / "results"

@@ -25,10 +25,11 @@ from websockets.sync.client import ClientConnection, connect
 from stream_sr.errors import ConfigError, SinkOpenError, SinkWriteError
 from stream_sr.pipeline.interfaces import CheckedSink, Display, SinkOptions
 from stream_sr.sinks import open_sink
-from stream_sr.sinks.web.access import FORGET_SECONDS, WRONG_PASSWORDS, Gate
+from stream_sr.sinks.web.auth import MAX_WRONG_PASSWORDS, WRONG_PASSWORD_SECONDS, WebAuth
+from stream_sr.sinks.web.client import MAX_MESSAGE_BYTES, MAX_QUEUED_TEXTS, WebClient
+from stream_sr.sinks.web.messages import FRAGMENT, HEADER, INIT, JPEG
 from stream_sr.sinks.web.server import load_page
 from stream_sr.sinks.web.sink import WebSink, _Timeline
-from stream_sr.sinks.web.viewer import FRAGMENT, HEADER, INIT, JPEG, LONGEST_MESSAGE, MOST_WORDS, Viewer
 
 
 @pytest.fixture
@@ -209,35 +210,35 @@ def test_the_password_opens_page_stats_and_stream_and_gives_a_cookie() -> None:
 
 def test_who_guesses_waits_and_others_do_not() -> None:
     now = 0.0
-    gate = Gate(80, login=("me", "word"), now=lambda: now)
-    for _ in range(WRONG_PASSWORDS):
-        refusal = gate.refuse_stranger("1.2.3.4", basic("guess"), None)
+    auth = WebAuth(80, login=("me", "word"), now=lambda: now)
+    for _ in range(MAX_WRONG_PASSWORDS):
+        refusal = auth.check_password("1.2.3.4", basic("guess"), None)
         assert refusal is not None
         assert refusal.status == 401
-    refusal = gate.refuse_stranger("1.2.3.4", basic("word"), None)
+    refusal = auth.check_password("1.2.3.4", basic("word"), None)
     assert refusal is not None
     assert refusal.status == 429
-    assert gate.refuse_stranger("1.2.3.5", basic("word"), None) is None
-    assert gate.refuse_stranger("1.2.3.4", None, f"a=b; {gate.cookie}={gate.token}") is None
-    now = FORGET_SECONDS + 1
-    assert gate.refuse_stranger("1.2.3.4", basic("word"), None) is None
+    assert auth.check_password("1.2.3.5", basic("word"), None) is None
+    assert auth.check_password("1.2.3.4", None, f"a=b; {auth.cookie}={auth.token}") is None
+    now = WRONG_PASSWORD_SECONDS + 1
+    assert auth.check_password("1.2.3.4", basic("word"), None) is None
 
 
 def test_the_list_of_guessers_is_bounded() -> None:
-    gate = Gate(80, login=("me", "word"))
+    auth = WebAuth(80, login=("me", "word"))
     for number in range(3000):
-        gate.refuse_stranger(f"10.0.{number // 256}.{number % 256}", basic("guess"), None)
-    assert len(gate._wrong) <= 1000
+        auth.check_password(f"10.0.{number // 256}.{number % 256}", basic("guess"), None)
+    assert len(auth._wrong) <= 1000
 
 
 @given(st.text(), st.text(), st.text(), st.text())
 @example("[", "http://[", "Basic", "=")
 def test_no_header_is_an_exception(host: str, origin: str, authorization: str, cookie: str) -> None:
-    gate = Gate(80, login=("me", "word"))
-    gate.refuse_name(host)
-    gate.refuse_origin(origin, host)
-    assert gate.refuse_stranger("a", authorization, cookie) is not None
-    assert gate.refuse_stranger("a", f"Basic {authorization}", cookie) is not None
+    auth = WebAuth(80, login=("me", "word"))
+    auth.check_host(host)
+    auth.check_origin(origin, host)
+    assert auth.check_password("a", authorization, cookie) is not None
+    assert auth.check_password("a", f"Basic {authorization}", cookie) is not None
 
 
 # -- the stream --------------------------------------------------------------------------------------------------
@@ -322,7 +323,7 @@ def test_who_says_too_much_is_thrown_out_and_the_others_see_on(feed: Feed, how: 
     with viewer(feed) as good, viewer(feed) as bad:
         with pytest.raises(ConnectionClosed) as caught:
             for _ in range(1 if how == "long" else 500):
-                bad.send("x" * (LONGEST_MESSAGE + 1) if how == "long" else "{}")
+                bad.send("x" * (MAX_MESSAGE_BYTES + 1) if how == "long" else "{}")
             while True:
                 bad.recv(timeout=20)
         assert caught.value.rcvd is not None
@@ -331,11 +332,11 @@ def test_who_says_too_much_is_thrown_out_and_the_others_see_on(feed: Feed, how: 
 
 
 def test_answers_that_nobody_reads_are_bounded() -> None:
-    lazy = Viewer(None, lambda *_: None)  # type: ignore[arg-type]
+    client = WebClient(None, lambda *_: None)  # type: ignore[arg-type]
     for at in range(3000):
-        lazy._hear(json.dumps({"type": "ping", "at": at}))
-    assert len(lazy._words) == MOST_WORDS
-    assert json.loads(lazy._words[-1])["at"] == 2999
+        client._receive(json.dumps({"type": "ping", "at": at}))
+    assert len(client._texts) == MAX_QUEUED_TEXTS
+    assert json.loads(client._texts[-1])["at"] == 2999
 
 
 def test_there_are_only_so_many_viewers() -> None:
@@ -402,7 +403,7 @@ def test_viewers_that_come_and_go_leave_nothing_behind(feed: Feed) -> None:
             receive(connection, "stream")
     server = feed.sink._server
     assert server is not None
-    wait_until(lambda: not server.viewers)
+    wait_until(lambda: not server.clients)
     wait_until(lambda: threading.active_count() <= threads)  # those of the clients end a little later
     assert (server.wants_video, server.wants_jpeg, server.joined) == (0, 0, 40)
 

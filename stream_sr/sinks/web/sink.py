@@ -1,7 +1,7 @@
-"""A page in the browser: before and after in step, with a split line, figures and controls.
+"""A page in the browser: input and output side by side, with a split line, figures and controls.
 
-One picture holds both sides and is encoded once for all viewers: H.264 as fragmented MP4 over a WebSocket for Media
-Source Extensions, and JPEG for browsers without them. Nothing is composed or encoded while nobody looks on.
+One frame holds both sides and is encoded once for all clients: H.264 as fragmented MP4 over a WebSocket for Media
+Source Extensions, and JPEG for browsers without them. Nothing is composed or encoded while no client is connected.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from stream_sr.codec.picture import expect, picture_of
 from stream_sr.errors import SinkOpenError, SinkWriteError
 from stream_sr.pipeline.interfaces import Controls, EncoderOptions, SinkOptions
 from stream_sr.pipeline.threads import LoopThread
-from stream_sr.sinks.web.access import Gate
-from stream_sr.sinks.web.server import Server
-from stream_sr.sinks.web.viewer import FRAGMENT, HEADER, INIT, JPEG
+from stream_sr.sinks.web.auth import WebAuth
+from stream_sr.sinks.web.messages import FRAGMENT, HEADER, INIT, JPEG
+from stream_sr.sinks.web.server import WebServer
 from stream_sr.system.limits import codec_threads
 from stream_sr.system.sockets import LOOPBACK, bind_refusal
 from stream_sr.video.color import Range
@@ -40,9 +40,9 @@ from stream_sr.video.frame import Frame, StreamInfo
 from stream_sr.video.planes import read_only
 
 FORM = "write web:PORT for this machine, web:0.0.0.0:PORT for the network"
-MOST_PENDING = 60  # handed over by `write`, not yet taken by the loop
+MAX_PENDING = 60  # messages handed over by `write`, not yet queued by the loop
 JPEG_QUALITY = 3  # FFmpeg's scale, 2 is best
-LONGEST_INTERVAL = 1.0  # seconds; what is longer is a pause, not a frame rate
+MAX_INTERVAL = 1.0  # seconds; a longer interval is a pause, not a frame rate
 UNITS = Fraction(1, fmp4.TIMESCALE)
 
 log = logging.getLogger("stream_sr")
@@ -51,22 +51,21 @@ log = logging.getLogger("stream_sr")
 class WebSink:
     """Serves a page at ``web:[HOST:]PORT``: to this machine only, unless a HOST says otherwise; port 0: a free one.
 
-    See `interfaces.FrameSink`, `interfaces.CheckedSink` and `interfaces.Display`. The page's stream has times of its
-    own, in which the frames lie at the distance that they come at, without gaps: that is what a browser plays without
-    stopping.
+    See `interfaces.FrameSink`, `interfaces.CheckedSink` and `interfaces.Display`. Frame times are those of
+    the page's stream: each frame begins where the one before it ends, because browsers stop at gaps.
     """
 
     paced = True
     pairs = True
 
     def __init__(self, address: str, options: SinkOptions) -> None:
-        """Raises SinkOpenError for an address that is none; opens nothing."""
+        """Raises SinkOpenError for an invalid address; opens nothing."""
         self.host, self.port = _parse(address)
         self.name = f"web:{_bracketed(self.host)}:{self.port}"
         self._options = options
         self._socket: socket.socket | None = None
         self._loop: LoopThread | None = None
-        self._server: Server | None = None
+        self._server: WebServer | None = None
         self._controls: Controls | None = None
         self._info: StreamInfo | None = None
         self._stack: SideBySide | None = None
@@ -113,18 +112,18 @@ class WebSink:
         login = None
         if options.viewer_user is not None and options.viewer_password is not None:
             login = (options.viewer_user, options.viewer_password)
-        gate = Gate(self.port, names=options.web_names, login=login)
-        self._server = Server(gate, self._controls, options.max_viewers)
+        auth = WebAuth(self.port, names=options.web_names, login=login)
+        self._server = WebServer(auth, self._controls, options.max_viewers)
         self._loop = LoopThread("web page")
         self._loop.call(self._server.start(self._socket))
         self._info = info
         log.info("watch it in a browser: %s", self.url)
-        if not _is_loopback(self.host) and not gate.asks:
+        if not _is_loopback(self.host) and not auth.has_password:
             may = "see the picture" if self._controls is None else "see the picture and use the controls"
             log.warning("%s: whoever reaches this machine can %s; --viewer-password asks for one", self.name, may)
 
     def write(self, frame: Frame) -> bool:
-        """Show a frame that holds its source. Never waits for a viewer."""
+        """Show a frame that holds its source. Never waits for a client."""
         server, info = self._server, self._info
         if server is None or info is None or self._closed:
             raise SinkWriteError(f"{self.name} is not open")
@@ -157,7 +156,7 @@ class WebSink:
                 loop.loop.call_soon_threadsafe(server.show_figures, figures)
 
     def close(self) -> None:
-        """Tell the viewers that it is over, free the port."""
+        """Disconnect all clients and free the port."""
         if self._closed:
             return
         self._closed = True
@@ -174,7 +173,7 @@ class WebSink:
                     encoder.close()
 
     def _stack_for(self, frame: Frame, info: StreamInfo) -> SideBySide:
-        """The composer for frames of this form; where it composes other pictures, another stream begins."""
+        """Return the composer for frames of this form; if its output differs, another stream begins."""
         before = self._stack
         if before is None or before.form != pair_shape(frame):
             self._stack = SideBySide(frame, info)
@@ -205,12 +204,12 @@ class WebSink:
             "aspect": float(picture.sample_aspect),
         }
         init = HEADER.pack(INIT, 0, 0, 0) + fmp4.init_segment(self._encoder.stream)
-        self._post(partial(Server.begin, stream=stream, init=init))
+        self._post(partial(WebServer.begin_stream, stream=stream, init=init))
 
-    def _send_video(self, server: Server, both: Frame) -> None:
+    def _send_video(self, server: WebServer, both: Frame) -> None:
         assert self._encoder is not None
-        for packet in self._encoder.encode(both, keyframe=server.take_wish()):
-            if self._pending >= MOST_PENDING or (self._skipping and not packet.is_keyframe):
+        for packet in self._encoder.encode(both, keyframe=server.take_keyframe_request()):
+            if self._pending >= MAX_PENDING or (self._skipping and not packet.is_keyframe):
                 self._skipping = True
                 continue
             self._skipping = False
@@ -218,18 +217,18 @@ class WebSink:
             part = fmp4.fragment(
                 packet.data, sequence=self._sequence, time=packet.pts, duration=packet.duration, key=packet.is_keyframe
             )
-            message = _head(FRAGMENT, both) + part
-            self._post(partial(Server.picture, message=message, key=packet.is_keyframe, jpeg=False))
+            message = _header(FRAGMENT, both) + part
+            self._post(partial(WebServer.send_frame, message=message, keyframe=packet.is_keyframe, jpeg=False))
 
     def _send_jpeg(self, both: Frame) -> None:
-        if self._pending >= MOST_PENDING:
+        if self._pending >= MAX_PENDING:
             return
         if self._jpeg is None:
             self._jpeg = _JpegEncoder(both.width, both.height)
-        message = _head(JPEG, both) + self._jpeg.encode(both)
-        self._post(partial(Server.picture, message=message, key=True, jpeg=True))
+        message = _header(JPEG, both) + self._jpeg.encode(both)
+        self._post(partial(WebServer.send_frame, message=message, keyframe=True, jpeg=True))
 
-    def _post(self, work: Callable[[Server], None]) -> None:
+    def _post(self, work: Callable[[WebServer], None]) -> None:
         """Run ``work(server)`` on the loop."""
         server, loop = self._server, self._loop
         assert server is not None
@@ -246,7 +245,7 @@ class WebSink:
 
 
 class _Timeline:
-    """Times for the page's stream: each frame begins where the last one ended, and lasts as long as they do lately."""
+    """Times of the page's stream: each frame begins where the last one ended; its duration is the recent average."""
 
     def __init__(self) -> None:
         self._next = 0
@@ -254,10 +253,10 @@ class _Timeline:
         self._interval = 0.0
 
     def add(self, frame: Frame) -> tuple[int, int]:
-        """Begin and duration of a frame, in `UNITS`."""
+        """Return start and duration of a frame, in `UNITS`."""
         between = frame.seconds - self._last if self._last is not None else float(frame.duration * frame.time_base)
         self._last = frame.seconds
-        if 0 < between < LONGEST_INTERVAL:
+        if 0 < between < MAX_INTERVAL:
             self._interval = between if not self._interval else 0.9 * self._interval + 0.1 * between
         duration = max(1, round((self._interval or 1 / 30) / UNITS))
         begin, self._next = self._next, self._next + duration
@@ -265,7 +264,7 @@ class _Timeline:
 
 
 class _JpegEncoder:
-    """FFmpeg's: planar pictures of full range as they are, in JFIF's colours (BT.601)."""
+    """FFmpeg's JPEG encoder: planar frames of full range, converted to the colours of JFIF (BT.601)."""
 
     def __init__(self, width: int, height: int) -> None:
         context = av.CodecContext.create("mjpeg", "w")
@@ -279,7 +278,7 @@ class _JpegEncoder:
         self._reformatter = VideoReformatter()
 
     def encode(self, frame: Frame) -> bytes:
-        """One picture. Raises SinkWriteError."""
+        """Encode one frame. Raises SinkWriteError."""
         assert self._context is not None
         picture = self._reformatter.reformat(
             picture_of(frame.planes),
@@ -301,13 +300,13 @@ class _JpegEncoder:
         self._context = None
 
 
-def _head(kind: int, frame: Frame) -> bytes:
+def _header(kind: int, frame: Frame) -> bytes:
     captured = frame.captured_ns or time.monotonic_ns()
     return HEADER.pack(kind, frame.number & 0xFFFFFFFF, captured / 1e6, float(frame.pts * UNITS))
 
 
 def _parse(address: str) -> tuple[str, int]:
-    """Host and port of ``web:[HOST:]PORT``; an IPv6 address stands in brackets."""
+    """Return host and port of ``web:[HOST:]PORT``; an IPv6 address stands in brackets."""
     host, _, port = address.removeprefix("web:").rpartition(":")
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
@@ -327,7 +326,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def _own_address() -> str:
-    """The address by which others in the network reach this machine, as far as the system can tell; sends nothing."""
+    """Return the address of this machine in its network, as far as the system can tell; sends nothing."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect(("192.0.2.1", 9))  # RFC 5737: an address of nobody, for the choice of the interface

@@ -1,4 +1,4 @@
-"""Who may see the page: the name it was asked for, where the asking page came from, and the password."""
+"""Access to the page: checks the host name of a request, the origin of a WebSocket, and the password."""
 
 from __future__ import annotations
 
@@ -13,26 +13,28 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-WRONG_PASSWORDS = 5  # from one address within `FORGET_SECONDS`
-FORGET_SECONDS = 60.0
-REMEMBERED_ADDRESSES = 1000
+MAX_WRONG_PASSWORDS = 5  # from one address within `WRONG_PASSWORD_SECONDS`
+WRONG_PASSWORD_SECONDS = 60.0
+MAX_ADDRESSES = 1000  # whose wrong passwords are counted
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """An answer that is no page. ``ask``: with a request for the password."""
+    """The answer to a request that is refused."""
 
     status: int
     text: str
-    ask: bool = False
+    ask_password: bool = False
 
 
-class Gate:
-    """Decides on each request, in this order: Host (against DNS rebinding), Origin of a WebSocket, password.
+class WebAuth:
+    """Checks each request, in this order: Host (against DNS rebinding), Origin of a WebSocket, password.
 
-    A name is good if no foreign page can have chosen it: an IP address, localhost, this machine's own name, and those
-    given as ``names``. With a ``login`` (user, password) a request must bring it (HTTP Basic) or the cookie with the
-    token of this process. After five wrong passwords an address waits for a minute. Used by one thread.
+    Allowed host names are those that no foreign page can have chosen: IP addresses, localhost, this machine's own name,
+    and ``names``. With a ``login`` (user, password) a request must carry it (HTTP Basic), or the cookie with the token
+    of this process. After five wrong passwords an address is refused for a minute. One thread.
+
+    Each check returns a Refusal, or None if the request passes.
     """
 
     def __init__(
@@ -52,41 +54,41 @@ class Gate:
         self._wrong: dict[str, list[float]] = {}
 
     @property
-    def asks(self) -> bool:
-        """Whether there is a password."""
+    def has_password(self) -> bool:
+        """Whether a password is needed."""
         return self._login is not None
 
-    def refuse_name(self, host: str | None) -> Refusal | None:
-        """Look at the Host header."""
+    def check_host(self, host: str | None) -> Refusal | None:
+        """Check the Host header."""
         name = _host_name(host or "")
         if name in self._names or _is_address(name):
             return None
         hint = f"open it by IP address, or allow the name: --web-name {name}" if name else "the request names no host"
         return Refusal(403, f"This page is not served under the name '{name}'; {hint}.")
 
-    def refuse_origin(self, origin: str | None, host: str | None) -> Refusal | None:
-        """Look at where the page came from that opens a WebSocket: only from here."""
+    def check_origin(self, origin: str | None, host: str | None) -> Refusal | None:
+        """Check the Origin header of a WebSocket: only our own page may open one."""
         scheme, mark, netloc = (origin or "").lower().partition("://")
         if mark and scheme in ("http", "https") and netloc == (host or "").lower():
             return None
         return Refusal(403, "This stream is only for its own page.")
 
-    def refuse_stranger(self, address: str, authorization: str | None, cookies: str | None) -> Refusal | None:
-        """Look at the password or the token."""
+    def check_password(self, address: str, authorization: str | None, cookies: str | None) -> Refusal | None:
+        """Check the password, or the cookie with the token."""
         if self._login is None or hmac.compare_digest(self._cookie(cookies), self.token.encode()):
             return None
-        recent = [moment for moment in self._wrong.get(address, ()) if self._now() - moment < FORGET_SECONDS]
-        if len(recent) >= WRONG_PASSWORDS:
+        recent = [at for at in self._wrong.get(address, ()) if self._now() - at < WRONG_PASSWORD_SECONDS]
+        if len(recent) >= MAX_WRONG_PASSWORDS:
             return Refusal(429, "Too many wrong passwords; wait for a minute.")
         given = _basic_login(authorization)
         if given is not None and hmac.compare_digest(given, self._login):
             self._wrong.pop(address, None)
             return None
         if given is not None:
-            while len(self._wrong) >= REMEMBERED_ADDRESSES:
+            while len(self._wrong) >= MAX_ADDRESSES:
                 self._wrong.pop(next(iter(self._wrong)))
             self._wrong[address] = [*recent, self._now()]
-        return Refusal(401, "A password is needed.", ask=True)
+        return Refusal(401, "A password is needed.", ask_password=True)
 
     def _cookie(self, header: str | None) -> bytes:
         for part in (header or "").split(";"):
@@ -97,7 +99,7 @@ class Gate:
 
 
 def _host_name(host: str) -> str:
-    """The Host header without the port, in lower case; empty if it is none."""
+    """Return the host name of a Host header in lower case, without the port; empty if it is invalid."""
     try:
         return (urlsplit(f"//{host}").hostname or "").rstrip(".")
     except ValueError:
@@ -113,7 +115,7 @@ def _is_address(name: str) -> bool:
 
 
 def _basic_login(header: str | None) -> bytes | None:
-    """``user:password`` of an Authorization header (RFC 7617); None where there is none, empty if it cannot be read."""
+    """Return ``user:password`` of an Authorization header (RFC 7617); None if it is missing, empty if it is invalid."""
     kind, _, rest = (header or "").partition(" ")
     if kind.lower() != "basic":
         return None
