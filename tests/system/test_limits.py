@@ -102,7 +102,7 @@ def test_the_memory_of_a_container(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 USERS = """
 import json, os, sys, time
 from pathlib import Path
-from stream_sr import limits
+from stream_sr.system import limits
 if sys.argv[1]:
     limits.ROOT = Path(sys.argv[1])
     limits.limit_libraries()
@@ -126,7 +126,7 @@ from stream_sr.video.frame import Frame, StreamInfo
 from stream_sr.video.planes import empty_planes
 from stream_sr.pipeline.interfaces import EncoderOptions, SourceOptions
 from stream_sr.inference.model import find_model
-from stream_sr.sinks.web import _JpegEncoder
+from stream_sr.sinks.web.sink import _JpegEncoder
 from stream_sr.sources import open_source
 from stream_sr.inference.backends.openvino.engine import open_model
 
