@@ -101,7 +101,7 @@ class FrameSink(Protocol):
 
     name: str
     paced: bool  # frames are to be handed over at their presentation time
-    pairs: bool  # each frame is to come with the picture that it was made from, `Frame.source`
+    with_source: bool  # each frame is to come with the picture that it was made from, `Frame.source`
 
     def open(self, info: StreamInfo) -> None:
         """Called once, before the first frame, with the size and colour of what comes. Raises SinkOpenError."""

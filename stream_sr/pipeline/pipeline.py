@@ -156,7 +156,7 @@ class Pipeline:
         results = branches * (frames + 2) + depth + 3  # + 1: the last, which a repeated picture shows again
         # + 6: what the producer writes, the consumer reads, a source that reconnects keeps (the last and the first),
         # and the last that was computed, to compare with
-        counts = (frames + depth + 6 + (results if plan.pairs else 0), results)
+        counts = (frames + depth + 6 + (results if plan.with_source else 0), results)
         sizes = ((plan.source.info.width, plan.source.info.height), plan.engine.spec.output_size)
         before, after = (
             FramePool(width, height, count, allocate=plan.engine.allocate, poison=plan.poison)
@@ -217,7 +217,13 @@ class Pipeline:
         if plan.max_latency_ns is not None and plan.source.info.live:
             frames = drop_late(frames, limit_ns=plan.max_latency_ns, clock=clock, stats=self.stats)
         results = upscale(
-            frames, plan.engine, clock=clock, stats=self.stats, lease=pool.lease, seen=plan.seen, pairs=plan.pairs
+            frames,
+            plan.engine,
+            clock=clock,
+            stats=self.stats,
+            lease=pool.lease,
+            seen=plan.seen,
+            with_source=plan.with_source,
         )
         try:
             for result in results:

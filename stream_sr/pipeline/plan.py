@@ -36,9 +36,9 @@ class Plan:
         return replace(info, width=width, height=height, color=color)
 
     @property
-    def pairs(self) -> bool:
+    def with_source(self) -> bool:
         """Whether a sink asks for the source pictures beside the results."""
-        return any(sink.pairs for sink in split_sinks(self.sinks)[0])
+        return any(sink.with_source for sink in split_sinks(self.sinks)[0])
 
 
 def branch_passthrough(passthrough: Passthrough | None, sinks: Sequence[PacketSink]) -> list[Passthrough | None]:

@@ -41,7 +41,7 @@ def run_sequential(plan: Plan) -> Stats:
                 packet_sinks, branch_passthrough(plan.source.passthrough, packet_sinks), strict=True
             ):
                 sink.open(encoder.stream.with_passthrough(passthrough))
-        for frame in upscale(captured(), plan.engine, clock=clock, stats=stats, pairs=plan.pairs):
+        for frame in upscale(captured(), plan.engine, clock=clock, stats=stats, with_source=plan.with_source):
             began = clock.now_ns()
             for frame_sink in frame_sinks:
                 frame_sink.write(frame)

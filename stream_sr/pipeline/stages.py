@@ -40,17 +40,17 @@ def upscale(
     stats: Stats,
     lease: Callable[[], Slot] | None = None,
     seen: Callable[[Frame, Frame], None] = lambda before, after: None,
-    pairs: bool = False,
+    with_source: bool = False,
 ) -> Iterator[Frame]:
     """Run every frame through the engine, in order, with up to ``engine.depth`` in flight.
 
     ``lease`` gives the memory of each result; without it every result owns its own. At depth 1 a frame is handed on
     before the next is asked for; at depth n it leaves when n - 1 later ones were submitted. Records the stage
-    ``infer``, from submission to result. ``seen`` is shown each pair of input and result, both borrowed. With ``pairs``
-    each result holds its input as `Frame.source`. Raises EngineRunError.
+    ``infer``, from submission to result. ``seen`` is shown each pair of input and result, both borrowed. With
+    ``with_source`` each result holds its input as `Frame.source`. Raises EngineRunError.
 
-    A picture that is the one before, sample by sample, is not computed again where the engine is steady: its result is
-    the pixels of the last one, held once more. Counted as ``repeated``. For that one input and one result are kept.
+    A duplicate frame is not computed again where the engine is deterministic: its result is the pixels of the last one,
+    held once more. Counted as ``repeated``. For that one input and one result are kept.
     """
     flying: deque[_Flight] = deque()
     last: Frame | None = None  # input that was submitted last, held
@@ -77,7 +77,7 @@ def upscale(
             flight.release()
             raise
         made = _exchange(made, result)
-        if pairs:
+        if with_source:
             return replace(result, source=flight.frame)  # the hold on the input goes on with it
         flight.frame.release()
         return result

@@ -11,7 +11,7 @@ class NullSink:
 
     name = "null:"
     paced = False
-    pairs = False
+    with_source = False
 
     def __init__(self) -> None:
         self.frames = 0

@@ -30,7 +30,7 @@ class RecordSink:
     """
 
     paced = False
-    pairs = False
+    with_source = False
 
     def __init__(self, folder: Path, options: EncoderOptions) -> None:
         self.name = "recording"

@@ -38,7 +38,7 @@ class V4l2Sink:
     """
 
     paced = True
-    pairs = False
+    with_source = False
     muxer = "v4l2"
 
     def __init__(self, address: str) -> None:

@@ -19,9 +19,9 @@ import numpy.typing as npt
 from av.video.reformatter import VideoReformatter
 
 from stream_sr.codec.decode import SWSCALE_MATRIX
-from stream_sr.codec.pairs import Bicubic, PairShape, pair_shape
 from stream_sr.codec.picture import shown_size, square_size
 from stream_sr.codec.rgb import QUICK, to_rgb
+from stream_sr.codec.side_by_side import Bicubic, PairShape, pair_shape
 from stream_sr.errors import PictureShapeError, SinkOpenError, SinkWriteError, StreamSRError
 from stream_sr.inference.model import AUTO
 from stream_sr.pipeline.interfaces import Controls, SinkOptions
@@ -56,7 +56,7 @@ class WindowSink:
 
     name = "window:"
     paced = True
-    pairs = True
+    with_source = True
 
     def __init__(self, options: SinkOptions, title: str = "stream_sr") -> None:
         self._folder = options.record_dir or Path()

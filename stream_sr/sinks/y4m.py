@@ -26,7 +26,7 @@ class Y4mSink:
 
     name = "-"
     paced = False
-    pairs = False
+    with_source = False
 
     def __init__(self, descriptor: int | None = None) -> None:
         self._given = descriptor

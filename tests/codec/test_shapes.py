@@ -22,9 +22,9 @@ from PIL import Image
 
 from stream_sr.cli.main import main
 from stream_sr.codec.encoder import Encoder
-from stream_sr.codec.pairs import SideBySide
 from stream_sr.codec.picture import check_picture, expect, fill, picture_in_place, picture_planes
 from stream_sr.codec.rgb import to_rgb
+from stream_sr.codec.side_by_side import SideBySide
 from stream_sr.codec.swscale import Scaler
 from stream_sr.errors import EngineRunError, PictureShapeError, SinkWriteError, SourceLost
 from stream_sr.inference.backends.bicubic import open_scale

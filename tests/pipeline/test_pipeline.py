@@ -288,7 +288,7 @@ def test_a_live_source_loses_the_oldest_and_every_loss_is_counted() -> None:
 @pytest.mark.parametrize("live", [False, True])
 def test_a_sink_gets_each_result_with_its_source_and_all_memory_comes_back(live: bool, depth: int) -> None:
     """Poisoned memory that is leased again in the same run would show as another value in one of the two pictures."""
-    asking, other = ListSink("asking", pairs=True), ListSink("other")
+    asking, other = ListSink("asking", with_source=True), ListSink("other")
     source = CountingSource(300, live=live)
     pipeline = Pipeline(Plan(source, DoublingEngine(depth=depth), [asking, other], poison=True))
     pools: list[FramePool] = []

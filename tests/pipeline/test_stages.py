@@ -97,9 +97,9 @@ def standing(pool: FramePool | None = None) -> Iterator[Frame]:
         yield frame
 
 
-@pytest.mark.parametrize("pairs", [False, True])
+@pytest.mark.parametrize("with_source", [False, True])
 @pytest.mark.parametrize("depth", [1, 2, 3, 9])
-def test_a_picture_that_stands_still_is_computed_once(depth: int, pairs: bool) -> None:
+def test_a_picture_that_stands_still_is_computed_once(depth: int, with_source: bool) -> None:
     inputs = FramePool(WIDTH, HEIGHT, 2 * depth + 3, poison=True)
     outputs = FramePool(32, 16, depth + 2, poison=True)
     engine, stats, seen = DoublingEngine(depth=depth, is_deterministic=True), Stats(), []
@@ -109,14 +109,14 @@ def test_a_picture_that_stands_still_is_computed_once(depth: int, pairs: bool) -
         clock=ManualClock(),
         stats=stats,
         lease=outputs.lease,
-        pairs=pairs,
+        with_source=with_source,
         seen=lambda before, after: seen.append((before.number, int(after.planes[0][0, 0]))),
     )
     waiting: Frame | None = None  # a consumer that is one frame behind
     for number, result in enumerate(stage):
         assert (result.number, result.pts) == (number, 40 * number)
         assert all((plane == picture(STILL[number])).all() for plane in result.planes)
-        assert (result.source is not None) == pairs
+        assert (result.source is not None) == with_source
         if result.source is not None:
             assert (result.source.planes[0] == picture(STILL[number])).all()
         if waiting is not None:

@@ -30,8 +30,8 @@ from browser import (
 )
 from peers import need
 
-from stream_sr.codec.pairs import arrange
 from stream_sr.codec.rgb import to_rgb
+from stream_sr.codec.side_by_side import arrange
 from stream_sr.errors import ConfigError
 from stream_sr.video import barcode
 from stream_sr.video.color import ColorInfo, Matrix, Range, Siting

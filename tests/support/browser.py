@@ -19,8 +19,8 @@ import numpy.typing as npt
 from peers import need
 from PIL import Image
 
-from stream_sr.codec.pairs import Bicubic
 from stream_sr.codec.rgb import to_rgb
+from stream_sr.codec.side_by_side import Bicubic
 from stream_sr.pipeline.interfaces import Controls, SinkOptions
 from stream_sr.pipeline.threads import Worker
 from stream_sr.sinks.web.sink import WebSink

@@ -118,9 +118,9 @@ class ListSink:
         fail_at: int | None = None,
         close_at: int | None = None,
         gate: threading.Event | None = None,
-        pairs: bool = False,
+        with_source: bool = False,
     ) -> None:
-        self.name, self.pairs = name, pairs
+        self.name, self.with_source = name, with_source
         self.seen: list[tuple[int, int]] = []
         self.opened: StreamInfo | None = None
         self.closed = 0
@@ -135,7 +135,7 @@ class ListSink:
             assert self._gate.wait(20)
         if len(self.seen) == self._fail_at:
             raise SinkWriteError(f"the double {self.name} was told to fail")
-        assert (frame.source is not None) or not self.pairs
+        assert (frame.source is not None) or not self.with_source
         pictures = [frame.planes, frame.source.planes] if frame.source is not None else [frame.planes]
         values = {int(plane[y, x]) for planes in pictures for plane in planes for y in (0, -1) for x in (0, -1)}
         assert len(values) == 1, "the frame's memory was overwritten while it was held"

@@ -25,8 +25,8 @@ from av.video.reformatter import Colorspace, VideoReformatter
 from stream_sr.codec import fmp4
 from stream_sr.codec.decode import swscale_matrix
 from stream_sr.codec.encoder import Encoder
-from stream_sr.codec.pairs import SideBySide, pair_shape
 from stream_sr.codec.picture import expect, picture_of
+from stream_sr.codec.side_by_side import SideBySide, pair_shape
 from stream_sr.errors import SinkOpenError, SinkWriteError
 from stream_sr.pipeline.interfaces import Controls, EncoderOptions, SinkOptions
 from stream_sr.pipeline.threads import LoopThread
@@ -56,7 +56,7 @@ class WebSink:
     """
 
     paced = True
-    pairs = True
+    with_source = True
 
     def __init__(self, address: str, options: SinkOptions) -> None:
         """Raises SinkOpenError for an invalid address; opens nothing."""
@@ -175,7 +175,7 @@ class WebSink:
     def _stack_for(self, frame: Frame, info: StreamInfo) -> SideBySide:
         """Return the composer for frames of this form; if its output differs, another stream begins."""
         before = self._stack
-        if before is None or before.form != pair_shape(frame):
+        if before is None or before.shape != pair_shape(frame):
             self._stack = SideBySide(frame, info)
             if before is None or before.stream != self._stack.stream:
                 self._begin(self._stack)

@@ -135,7 +135,7 @@ class SideBySide:
     """
 
     def __init__(self, frame: Frame, info: StreamInfo) -> None:
-        self.form = pair_shape(frame)
+        self.shape = pair_shape(frame)
         turned = info.orientation.swaps_sides
         whole = (frame.width, frame.height)
         self.layout = arrange(whole[turned], whole[not turned], info.fps)

@@ -11,7 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from media_files import upright
 
-from stream_sr.codec.pairs import LEAST_GAP, LONGEST_SIDE, MOST_MACROBLOCKS, Bicubic, SideBySide, arrange, pair_shape
+from stream_sr.codec.side_by_side import (
+    LEAST_GAP,
+    LONGEST_SIDE,
+    MOST_MACROBLOCKS,
+    Bicubic,
+    SideBySide,
+    arrange,
+    pair_shape,
+)
 from stream_sr.video.color import ColorInfo, Matrix, Range, Siting
 from stream_sr.video.frame import Frame, StreamInfo
 from stream_sr.video.orientation import Orientation
