@@ -15,7 +15,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 
 def digest(model: ModelSpec, precision: str) -> str:
     """Of the file that is computed in this precision."""
-    return (model.in_eight_bits() if precision == INT8 else model).sha256()
+    return (model.as_int8() if precision == INT8 else model).sha256()
 
 
 def write_result(out: Path, result: Mapping[str, Any], command: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from stream_sr.config import Config
 from stream_sr.errors import ConfigError, StreamSRError
-from stream_sr.inference.background_build import StartingEngine
+from stream_sr.inference.background_build import BackgroundBuildEngine
 from stream_sr.inference.engines import backends
 from stream_sr.inference.hot_swap import SwapEngine
 from stream_sr.inference.model import AUTO, PRESETS, TUNES, ModelSpec, list_models
@@ -70,7 +70,7 @@ class RunControls:
         """What is being built for the run, and what computes meanwhile; empty when nothing is."""
         with self._changed:
             engine = self._engines[0][0]
-        doing = engine.progress if isinstance(engine, StartingEngine) else ""
+        doing = engine.progress if isinstance(engine, BackgroundBuildEngine) else ""
         return f"{doing}; {engine.spec.model} on {engine.spec.backend} meanwhile" if doing else ""
 
     def change(self, name: str, value: str) -> None:

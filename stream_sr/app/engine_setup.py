@@ -14,11 +14,11 @@ from functools import partial
 from stream_sr.app.controls import RunControls
 from stream_sr.config import Config
 from stream_sr.errors import EngineError, FrameStalled, PipelineStalled
-from stream_sr.inference.auto_model import open_governed
-from stream_sr.inference.background_build import needs_build, open_at_once
+from stream_sr.inference.auto_model import open_auto_model
+from stream_sr.inference.background_build import needs_build, open_with_background_build
 from stream_sr.inference.engines import GPU_BACKENDS, open_engine
-from stream_sr.inference.fit import FitEngine, fit_into
 from stream_sr.inference.model import AUTO, ModelSpec, default_model, find_model, list_models, model_ladder
+from stream_sr.inference.resize import ResizeEngine, fit_into
 from stream_sr.pipeline.engine import Engine, EngineOptions
 from stream_sr.pipeline.pipeline import ABORT_SECONDS
 from stream_sr.pipeline.stall import StallWatch, working
@@ -106,8 +106,8 @@ def open_live_engine(
 ) -> Engine:
     """A warm engine as the options ask for, its results of ``size`` where that is given.
 
-    With ``--model auto`` and a live input one that chooses among several. ``at_once``: see `open_at_once`; it is
-    also what is tuned.
+    With ``--model auto`` and a live input one that chooses among several. ``at_once``: see
+    `open_with_background_build`; it is also what is tuned.
     """
 
     def finish(engine: Engine) -> Engine:
@@ -121,14 +121,14 @@ def open_live_engine(
         models = model_ladder(scale, config.tune, prefer=_preferred(info))
         if not all(needs_build(model, info, options) for model in models):
             deadline = min(1 / float(info.fps or USUAL_FPS), config.max_latency / 1e3)
-            return open_governed(models, info, options, deadline_ns=deadline * 1e9, stats=stats, finish=finish)
+            return open_auto_model(models, info, options, deadline_ns=deadline * 1e9, stats=stats, finish=finish)
         log.info("model auto: none of its TensorRT engines is built, the largest is all that is taken")
-    starting = open_at_once(model, info, options, finish=finish) if at_once else None
+    starting = open_with_background_build(model, info, options, finish=finish) if at_once else None
     return starting or finish(open_engine(model, info, options, scale=scale))
 
 
 def _fit(engine: Engine, info: StreamInfo, size: tuple[int, int] | None) -> Engine:
-    return engine if size in (None, engine.spec.output_size) else FitEngine(engine, size, info.color.siting)
+    return engine if size in (None, engine.spec.output_size) else ResizeEngine(engine, size, info)
 
 
 def _is_long(config: Config, info: StreamInfo) -> bool:

@@ -25,7 +25,7 @@ from stream_sr.app.telemetry import Telemetry, auto_line
 from stream_sr.codec.encoder import Encoder, check_options
 from stream_sr.config import Config
 from stream_sr.errors import ConfigError, PipelineStalled, StreamSRError
-from stream_sr.inference.refit import RefitEngine
+from stream_sr.inference.resize import MultiFormatEngine
 from stream_sr.pipeline.interfaces import Display, FrameSink, PacketSink, ResizingSource, SinkOptions
 from stream_sr.pipeline.pipeline import Pipeline
 from stream_sr.pipeline.plan import Plan, split_sinks
@@ -103,9 +103,9 @@ def run(source: str, sinks: Sequence[str], config: Config, hooks: RunHooks | Non
             for display in displays:
                 display.take_controls(controls)
         if isinstance(reader, ResizingSource):
-            make = partial(open_other_engine, config, controls, stats if live else None)
-            engine = refit = RefitEngine(engine, reader.info, make)
-            reader.prepare = refit.prepare
+            open_for = partial(open_other_engine, config, controls, stats if live else None)
+            engine = multi_format = MultiFormatEngine(engine, reader.info, open_for)
+            reader.prepare = multi_format.prepare
         plan = Plan(
             source=reader,
             engine=engine,

@@ -213,7 +213,7 @@ def _backends() -> Iterable[Finding]:
         detail = ", ".join(part for part in (found.version, found.reason) if part)
         unused = (MISSING if has_nvidia() else ABSENT) if name in ("tensorrt", "torch-cuda") else OPTIONAL
         state = OK if found.usable else unused
-        yield Finding("backends", name, state, detail, found.mend)
+        yield Finding("backends", name, state, detail, found.fix)
 
 
 def _auto() -> dict[str, Any]:
@@ -248,7 +248,7 @@ def _model(model: ModelSpec, code: int, answer: str, complaint: str) -> Finding:
     if code == 0 and answer in GRAPHS:
         default = ", default" if model.default else ""
         try:
-            eight = f", int8 loses {max(model.int8.loss, 0):.2f} dB" if model.in_eight_bits() and model.int8 else ""
+            eight = f", int8 loses {max(model.int8.loss, 0):.2f} dB" if model.as_int8() and model.int8 else ""
         except ModelError as error:
             if model.int8 is not None and model.int8.made_from != model.sha256():
                 return Finding("models", name, BROKEN, str(error), "stream-sr quantize")

@@ -1,4 +1,4 @@
-"""A start that waits for nothing: the picture runs on a ready engine while TensorRT's is built in another process.
+"""Start at once on an engine that is ready, while TensorRT's engine is built in another process.
 
 The builder is a process of its own because a compiler for GPUs may take minutes, all of a core and the process with it.
 What it builds goes through the cache of engines; when it is there, it is loaded, checked and offered to the running
@@ -32,21 +32,21 @@ from stream_sr.video.frame_pool import Allocate
 from stream_sr.video.planes import empty_planes, read_only
 
 BUILDER = (sys.executable, "-m", "stream_sr.inference.backends.tensorrt.builder")
-TOLD_SHARE = 0.25  # progress is logged in quarters
-KEEPS_UP = 0.7  # of the time between two frames that the network may take on the processor
-USUAL_FPS = 30  # of a stream that does not say
+LOGGED_SHARE = 0.25  # progress is logged in quarters
+MAX_LOAD = 0.7  # share of the time between two frames that the network may take on the processor
+DEFAULT_FPS = 30  # of a stream that does not say
 TRIALS = 3
 log = logging.getLogger("stream_sr")
 
 
-class StartingEngine(SwapEngine):
+class BackgroundBuildEngine(SwapEngine):
     """Runs on ``ready`` until a process has built a better engine and ``open_built`` has opened it.
 
-    ``command`` is given ``request`` on its standard input and tells what it does on its standard output, a JSON object
+    ``command`` is given ``request`` on its standard input and reports on its standard output, a JSON object
     a line: ``{"doing": text, "share": 0 to 1}``, at the end ``{"done": true}`` or ``{"error": text}``. ``open_built``
-    is called in the builder's thread and returns an engine that is warm. Whatever goes wrong, the picture keeps
+    is called in the builder's thread and returns an engine that is warm. Whatever goes wrong, the run keeps
     running on ``ready``, and a note in ``spec`` says why. ``progress`` is what is being done, for a status line; empty
-    when it is over. `close` ends the process.
+    when it has ended. `close` ends the process.
     """
 
     def __init__(
@@ -60,10 +60,10 @@ class StartingEngine(SwapEngine):
     ) -> None:
         super().__init__(ready, allocate=allocate)
         self.progress = "building an engine"
-        self.over = threading.Event()  # set when the builder's thread has nothing left to do
-        self._stopping = self._overtaken = False
-        self._turn = threading.Lock()  # the built engine never takes the place of one that was asked for
-        self._complaints: deque[str] = deque(maxlen=20)
+        self.finished = threading.Event()  # set when the builder and its thread have ended
+        self._stopping = self._superseded = False
+        self._take_over = threading.Lock()  # the built engine never replaces one that was asked for
+        self._error_lines: deque[str] = deque(maxlen=20)
         try:
             self._process = subprocess.Popen(
                 command,
@@ -76,69 +76,69 @@ class StartingEngine(SwapEngine):
         except OSError:
             super().close()
             raise
-        self._errors = Worker("engine builder's errors", self._listen)
+        self._error_reader = Worker("engine builder's errors", self._read_errors)
         self._worker = Worker("engine builder", lambda: self._build(json.dumps(request), open_built))
 
     def offer(self, engine: Engine) -> None:
-        """Another engine was asked for meanwhile: what is being built is no longer wanted."""
-        with self._turn:
+        """See `SwapEngine`. What is being built is not wanted any more then."""
+        with self._take_over:
             super().offer(engine)
-            self._overtaken = True
+            self._superseded = True
 
     def _build(self, request: str, open_built: Callable[[], Engine]) -> None:
         try:
-            problem = self._follow(request)
+            problem = self._read_progress(request)
             if problem is None and not self._stopping:
                 self.progress = "loading the built engine"
                 built = open_built()
-                with self._turn:
-                    if self._overtaken:
+                with self._take_over:
+                    if self._superseded:
                         built.close()
                     else:
                         super().offer(built)
         except StreamSRError as error:
             problem = str(error)
-        except Exception as error:  # the picture must not end for it
+        except Exception as error:  # the run must not end for it
             problem = f"{type(error).__name__}: {error}"
         self.progress = ""
-        if problem and not (self._stopping or self._overtaken):
+        if problem and not (self._stopping or self._superseded):
             self.note(f"no other engine takes over: {problem}")
-        self.over.set()
+        self.finished.set()
 
-    def _follow(self, request: str) -> str | None:
-        """Read what the process tells until it ends; what went wrong, if anything."""
+    def _read_progress(self, request: str) -> str | None:
+        """Read what the process reports until it ends; return what went wrong, if anything."""
         process = self._process
         assert process.stdin is not None
         assert process.stdout is not None
         with contextlib.suppress(BrokenPipeError), process.stdin:
             process.stdin.write(request)
-        told, last = -1.0, dict[str, Any]()
+        logged, last = -1.0, dict[str, Any]()
         for line in process.stdout:
             with contextlib.suppress(ValueError):
                 found = json.loads(line)
                 last = found if isinstance(found, dict) else last
             if "doing" in last:
                 self.progress = f"{last['doing']}, {100 * last.get('share', 0):.0f} %"
-                step = last.get("share", 0) // TOLD_SHARE
-                if step != told:
-                    told = step
+                step = last.get("share", 0) // LOGGED_SHARE
+                if step != logged:
+                    logged = step
                     log.info("%s", self.progress)
         code = process.wait()
         if "error" in last:
             return str(last["error"])
         if code != 0 or "done" not in last:
-            return f"the builder {_end(code)}{self._complaint()}"
+            return f"the builder {_describe_exit(code)}{self._last_error()}"
         return None
 
-    def _listen(self) -> None:
+    def _read_errors(self) -> None:
         assert self._process.stderr is not None
         for line in self._process.stderr:
             if line.strip():
-                self._complaints.append(line.strip())
+                self._error_lines.append(line.strip())
 
-    def _complaint(self) -> str:
-        self._errors.join(1)
-        return f": {self._complaints[-1][:300]}" if self._complaints else ""
+    def _last_error(self) -> str:
+        self._error_reader.join(1)
+        return f": {self._error_lines[-1][:300]}" if self._error_lines else ""
 
     def close(self) -> None:
         """Also ends the builder."""
@@ -147,7 +147,7 @@ class StartingEngine(SwapEngine):
             self._process.kill()
         self._process.wait()
         self._worker.join()
-        self._errors.join()
+        self._error_reader.join()
         for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
             if pipe is not None:
                 with contextlib.suppress(OSError):
@@ -155,20 +155,20 @@ class StartingEngine(SwapEngine):
         super().close()
 
 
-def _end(code: int) -> str:
+def _describe_exit(code: int) -> str:
     if code < 0:
         with contextlib.suppress(ValueError):
             return f"was ended by {signal.Signals(-code).name}"
-    return f"ended with code {code}" if code else "ended without a word"
+    return f"ended with code {code}" if code else "ended without a result"
 
 
-def open_at_once(
+def open_with_background_build(
     model: ModelSpec | None, info: StreamInfo, options: EngineOptions, *, finish: Callable[[Engine], Engine]
 ) -> Engine | None:
-    """An engine that runs now and becomes TensorRT's when that is built; None where there is nothing to wait for.
+    """Open an engine that runs now and becomes TensorRT's when that is built; None where no build is needed.
 
-    ``finish`` makes of an engine what is to run (fitted, warm). Until TensorRT's is there the network runs on the
-    processor where that keeps up with the stream, else the picture is enlarged by bicubic interpolation. Raises what
+    ``finish`` makes of an engine what is to run (resized, warm). Until TensorRT's is there the network runs on the
+    processor where that keeps up with the stream, else frames are enlarged by bicubic interpolation. Raises what
     `open_engine` raises.
     """
     if model is None or not needs_build(model, info, options):
@@ -177,8 +177,8 @@ def open_at_once(
     from stream_sr.inference.backends.tensorrt import engine as tensorrt
 
     options = replace(options, backend="tensorrt")
-    ready = _ready_engine(model, info, options)
-    starting = StartingEngine(
+    ready = _open_interim(model, info, options)
+    starting = BackgroundBuildEngine(
         finish(ready),
         builder.request(model, info, options),
         lambda: finish(open_engine(model, info, options)),
@@ -202,12 +202,12 @@ def needs_build(model: ModelSpec, info: StreamInfo, options: EngineOptions) -> b
     return library.can_run(options.device).usable and not tensorrt.is_ready(model, info, options)
 
 
-def _ready_engine(model: ModelSpec, info: StreamInfo, options: EngineOptions) -> Engine:
-    """The network on the processor where it keeps up, else bicubic."""
+def _open_interim(model: ModelSpec, info: StreamInfo, options: EngineOptions) -> Engine:
+    """Open the network on the processor where it keeps up, else bicubic."""
     now = replace(options, device=0, precision="auto", tune=False)
     with contextlib.suppress(EngineUnavailable):
         engine = open_engine(model, info, replace(now, backend=choose_cpu_backend().name))
-        if seconds_a_frame(engine, info) * float(info.fps or USUAL_FPS) < KEEPS_UP:
+        if seconds_per_frame(engine, info) * float(info.fps or DEFAULT_FPS) < MAX_LOAD:
             return engine
         engine.close()
     from stream_sr.inference.backends.tensorrt.ladder import picture_of
@@ -215,8 +215,8 @@ def _ready_engine(model: ModelSpec, info: StreamInfo, options: EngineOptions) ->
     return open_engine(None, info, replace(now, backend="bicubic", threads=None), scale=picture_of(model, info).scale)
 
 
-def seconds_a_frame(engine: Engine, info: StreamInfo, *, trials: int = TRIALS) -> float:
-    """The least of some trials on a grey frame."""
+def seconds_per_frame(engine: Engine, info: StreamInfo, *, trials: int = TRIALS) -> float:
+    """Return the least time of ``trials`` grey frames."""
     planes = empty_planes(info.width, info.height)
     for plane in planes:
         plane.fill(128)

@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from stream_sr.errors import ConfigError, EngineError, EngineUnavailable, ModelError
+from stream_sr.inference.availability import Availability
 from stream_sr.inference.backends import load_adapter
 from stream_sr.inference.model import ModelSpec
-from stream_sr.inference.results import Availability
 from stream_sr.pipeline.engine import Engine, EngineOptions
 from stream_sr.system import machine
 from stream_sr.video.frame import StreamInfo
@@ -60,8 +60,8 @@ def choose_cpu_backend() -> Choice:
         return Choice("openvino", f"the fastest that runs here: {openvino.reason}")
     torch = load_adapter("torch").availability()
     if torch.usable:
-        return Choice("torch", f"OpenVINO cannot be used ({openvino.reason}; {openvino.mend}); torch is slower")
-    raise EngineUnavailable(f"no backend runs networks here: {openvino.reason}; {openvino.mend}")
+        return Choice("torch", f"OpenVINO cannot be used ({openvino.reason}; {openvino.fix}); torch is slower")
+    raise EngineUnavailable(f"no backend runs networks here: {openvino.reason}; {openvino.fix}")
 
 
 def open_engine(
@@ -92,7 +92,7 @@ def check_available(options: EngineOptions) -> None:
     name = choose_backend(options.device).name if options.backend == "auto" else options.backend
     found = load_adapter(name).availability(*([options.device] if name in GPU_BACKENDS else []))
     if not found.usable:
-        raise EngineUnavailable(f"backend {name} cannot be used here: {found.reason}; {found.mend}")
+        raise EngineUnavailable(f"backend {name} cannot be used here: {found.reason}; {found.fix}")
     if name == "openvino" and options.precision == "int8" and not machine.has_vnni():
         raise EngineUnavailable("this CPU has no VNNI, without which int8 gains nothing; use precision auto")
 

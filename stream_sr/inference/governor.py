@@ -41,7 +41,7 @@ class Ladder:
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class FrameSample:
     """One frame."""
 
     at_ns: int  # when its result was there, on any clock that grows
@@ -51,7 +51,7 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class LadderStep:
     """A change of network."""
 
     at_ns: int
@@ -61,12 +61,12 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class GovernorState:
     """What `decide` remembers."""
 
     rung: int
     settling: int = SETTLING
-    samples: tuple[Sample, ...] = ()  # since the last step, the newest last
+    samples: tuple[FrameSample, ...] = ()  # since the last step, the newest last
     step_ns: int | None = None  # when the last step was
     rose: bool = False  # whether it was one up
     hold_ns: int = HOLD_NS
@@ -77,12 +77,12 @@ class State:
     learned: float | None = None  # times this rung: what the one above took under that load
 
 
-def begin(ladder: Ladder) -> State:
+def initial_state(ladder: Ladder) -> GovernorState:
     """The largest network that fits by what was measured at the start; the quickest where none does."""
-    return State(_fitting(ladder, 1.0, len(ladder.costs_ns) - 1))
+    return GovernorState(_largest_that_fits(ladder, 1.0, len(ladder.costs_ns) - 1))
 
 
-def decide(ladder: Ladder, state: State, sample: Sample) -> tuple[State, Step | None]:
+def decide(ladder: Ladder, state: GovernorState, sample: FrameSample) -> tuple[GovernorState, LadderStep | None]:
     """The state after ``sample``, and the step to take with the next frame.
 
     Down, as far as the measured ratios say that it needs, when 3 of the last 8 frames took over 90 % of the deadline
@@ -95,7 +95,7 @@ def decide(ladder: Ladder, state: State, sample: Sample) -> tuple[State, Step | 
     """
     if state.settling:
         return replace(state, settling=state.settling - 1), None
-    state = _learn(_take_trial(ladder, replace(state, samples=_remember(state.samples, sample)), sample))
+    state = _learn(_take_trial(ladder, replace(state, samples=_append(state.samples, sample)), sample))
     if state.rose and state.step_ns is not None and sample.at_ns - state.step_ns > FAILED_NS:
         state = replace(state, rose=False, hold_ns=HOLD_NS)  # it has held
     if state.step_ns is not None and sample.at_ns - state.step_ns < BETWEEN_STEPS_NS:
@@ -104,13 +104,13 @@ def decide(ladder: Ladder, state: State, sample: Sample) -> tuple[State, Step | 
     return _down(ladder, state, sample.at_ns) or _up(ladder, state, sample.at_ns) or calm
 
 
-def _remember(samples: tuple[Sample, ...], sample: Sample) -> tuple[Sample, ...]:
+def _append(samples: tuple[FrameSample, ...], sample: FrameSample) -> tuple[FrameSample, ...]:
     while len(samples) >= LONG and sample.at_ns - samples[0].at_ns > KEPT_NS:
         samples = samples[1:]
     return *samples, sample
 
 
-def _learn(state: State) -> State:
+def _learn(state: GovernorState) -> GovernorState:
     """Under a load the larger network may suffer more than the measured ratio says: compare before and after."""
     if state.above_ns is None or len(state.samples) < LATEST:
         return state
@@ -118,7 +118,7 @@ def _learn(state: State) -> State:
     return replace(state, above_ns=None, learned=state.above_ns / after)
 
 
-def _take_trial(ladder: Ladder, state: State, sample: Sample) -> State:
+def _take_trial(ladder: Ladder, state: GovernorState, sample: FrameSample) -> GovernorState:
     if sample.trial_ns is None or not state.trying:
         return state
     if sample.trial_ns <= ROOM * ladder.deadline_ns:
@@ -126,7 +126,7 @@ def _take_trial(ladder: Ladder, state: State, sample: Sample) -> State:
     return replace(state, trying=False, trials=0, up_from_ns=sample.at_ns + AFTER_TRIAL_NS)
 
 
-def _down(ladder: Ladder, state: State, now_ns: int) -> tuple[State, Step] | None:
+def _down(ladder: Ladder, state: GovernorState, now_ns: int) -> tuple[GovernorState, LadderStep] | None:
     deadline, latest = ladder.deadline_ns, state.samples[-LATEST:]
     if state.rung == 0:
         return None
@@ -139,14 +139,14 @@ def _down(ladder: Ladder, state: State, now_ns: int) -> tuple[State, Step] | Non
     else:
         return None
     load = median(sample.took_ns for sample in tight or latest) / ladder.costs_ns[state.rung]
-    rung = _fitting(ladder, load, state.rung - 1)
+    rung = _largest_that_fits(ladder, load, state.rung - 1)
     hold = min(2 * state.hold_ns, LONGEST_HOLD_NS) if state.rose else state.hold_ns
     above_ns = median(sample.took_ns for sample in latest) if rung == state.rung - 1 else None
-    after = State(rung, step_ns=now_ns, hold_ns=hold, up_from_ns=now_ns + hold, above_ns=above_ns)
-    return after, Step(now_ns, state.rung, rung, why)
+    after = GovernorState(rung, step_ns=now_ns, hold_ns=hold, up_from_ns=now_ns + hold, above_ns=above_ns)
+    return after, LadderStep(now_ns, state.rung, rung, why)
 
 
-def _up(ladder: Ladder, state: State, now_ns: int) -> tuple[State, Step | None] | None:
+def _up(ladder: Ladder, state: GovernorState, now_ns: int) -> tuple[GovernorState, LadderStep | None] | None:
     rung = state.rung + 1
     if rung == len(ladder.costs_ns) or (state.up_from_ns is not None and now_ns < state.up_from_ns):
         return None
@@ -166,12 +166,12 @@ def _up(ladder: Ladder, state: State, now_ns: int) -> tuple[State, Step | None] 
         return replace(state, trying=True), None
     why = f"it would take {predicted / 1e6:.1f} of {ladder.deadline_ns / 1e6:.1f} ms"
     return (
-        State(rung, step_ns=now_ns, rose=True, hold_ns=state.hold_ns, up_from_ns=now_ns + state.hold_ns),
-        Step(now_ns, state.rung, rung, why),
+        GovernorState(rung, step_ns=now_ns, rose=True, hold_ns=state.hold_ns, up_from_ns=now_ns + state.hold_ns),
+        LadderStep(now_ns, state.rung, rung, why),
     )
 
 
-def _fitting(ladder: Ladder, load: float, highest: int) -> int:
+def _largest_that_fits(ladder: Ladder, load: float, highest: int) -> int:
     """The highest rung, up to ``highest``, that fits where everything takes ``load`` times as long as was measured."""
     fits = [rung for rung in range(highest + 1) if ladder.costs_ns[rung] * load <= ROOM * ladder.deadline_ns]
     return fits[-1] if fits else 0

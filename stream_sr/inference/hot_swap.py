@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import threading
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
-from stream_sr.errors import ConfigError, EngineError, EngineRunError
-from stream_sr.inference.results import InFlight
+from stream_sr.errors import ConfigError, EngineError
+from stream_sr.inference.wrapper import EngineWrapper
 from stream_sr.pipeline.engine import Engine, EngineSpec, Pending
 from stream_sr.video.frame import Frame
 from stream_sr.video.frame_pool import Allocate, Slot
@@ -20,43 +20,33 @@ from stream_sr.video.frame_pool import Allocate, Slot
 log = logging.getLogger("stream_sr")
 
 
-class SwapEngine:
+class SwapEngine(EngineWrapper):
     """Runs on one engine; `offer` brings another, which takes over with the next frame that is submitted.
 
     What is in flight on the old engine comes back from it, in order. The old one is closed when the new one's first
-    frame has come back; fails that frame, the new engine is closed, its frames are computed again on the old one (the
-    caller still holds them) and a note says why. So no frame is lost and none comes twice, whatever is offered.
+    frame has come back. If that frame fails, the new engine is closed, its frames are computed again on the old one
+    (the caller still holds them) and a note says why. So no frame is lost and none comes twice, whatever is offered.
 
-    ``spec`` is the current engine's as it is now, with a note for every change. ``depth`` and ``allocate`` stay what
-    they were, as rings were made for them: ``allocate`` may be given for engines to come (a pinned allocator). `offer`
-    and `note` may be called by any thread, the rest by one at a time. Closes every engine that it was given.
+    ``spec`` is the current engine's as it is now, with a note for every change. ``allocate`` may be given for engines
+    to come (a pinned allocator). `offer` and `note` may be called by any thread, the rest by one at a time. Closes
+    every engine that it was given.
     """
 
     def __init__(self, engine: Engine, *, allocate: Allocate | None = None) -> None:
-        self.depth = engine.depth
-        self.allocate: Allocate | None = allocate or engine.allocate
-        self._lock = threading.Lock()  # of notes, the offer and closed
+        super().__init__([engine], allocate=allocate)
         self._notes: tuple[str, ...] = ()
         self._offered: Engine | None = None
-        self._closed = False
         self._current = engine
-        self._previous: Engine | None = None  # kept until the current engine has shown one frame
-        self._flying: list[_Flight] = []  # oldest first
-        self._in_flight = InFlight(engine.depth)
+        self._previous: Engine | None = None  # kept until the current engine has returned one frame
+        self._submitted: list[_SubmittedFrame] = []  # and not waited for, oldest first
 
     @property
     def spec(self) -> EngineSpec:
         """May be read by any thread."""
         spec, notes = self._current.spec, self._notes
-        is_deterministic = (
-            spec.is_deterministic and self._offered is None
-        )  # a picture that stands still must not keep it waiting
+        # no duplicate frame is left out while an engine waits to take over
+        is_deterministic = spec.is_deterministic and self._offered is None
         return replace(spec, notes=(*spec.notes, *notes), is_deterministic=is_deterministic)
-
-    @property
-    def closed(self) -> bool:
-        """Whether it runs no more; thread-safe."""
-        return self._closed
 
     def offer(self, engine: Engine) -> None:
         """Let ``engine`` take over with the next frame. An engine offered before and not yet used is closed.
@@ -66,12 +56,12 @@ class SwapEngine:
         engine is closed at once.
         """
         self._check(engine)
+        if not self._adopt(engine):
+            return
         with self._lock:
             unused, self._offered = self._offered, engine
-            if self._closed:
-                unused, self._offered = engine, None
         if unused is not None:
-            unused.close()
+            self._drop(unused)
 
     def note(self, text: str) -> None:
         """Add a note to ``spec``, now and for the engines to come: state that the user has to see."""
@@ -79,38 +69,19 @@ class SwapEngine:
         with self._lock:
             self._notes = (*self._notes, text)
 
-    def submit(self, frame: Frame, slot: Slot | None = None) -> Pending:
-        """See `engine.Engine`."""
-        self._in_flight.enter()
-        try:
-            self._take_offer(frame)
-            flight = self._start(frame, slot)
-        except BaseException:
-            self._in_flight.leave()
-            raise
-        self._flying.append(flight)
-        return flight
-
-    def close(self) -> None:
-        """Close all engines. Safe to call twice."""
-        with self._lock:
-            if self._closed:
-                return
-            offered, self._offered = self._offered, None
-            self._closed = True
-        self._in_flight.closed = True
-        previous, self._previous = self._previous, None
-        for engine in (previous, self._current, offered):
-            if engine is not None:
-                engine.close()
+    def _start(self, frame: Frame, slot: Slot | None) -> Callable[[], Frame]:
+        self._take_offer(frame)
+        submitted = self._submit(frame, slot)
+        self._submitted.append(submitted)
+        return lambda: self._complete(submitted)
 
     def _check(self, engine: Engine) -> None:
         ours, theirs = self.spec, engine.spec
         sizes = [(spec.width, spec.height, *spec.output_size) for spec in (ours, theirs)]
         if sizes[0] != sizes[1]:
-            words = [f"{w}x{h} to {W}x{H}" for w, h, W, H in sizes]
+            sizes_text = [f"{w}x{h} to {W}x{H}" for w, h, W, H in sizes]
             raise ConfigError(
-                f"{theirs.model} on {theirs.backend} makes {words[1]}, the picture that runs is {words[0]}; "
+                f"{theirs.model} on {theirs.backend} makes {sizes_text[1]}, the stream that runs is {sizes_text[0]}; "
                 "only an engine of the same sizes can take over"
             )
         if engine.depth < self.depth:
@@ -129,80 +100,77 @@ class SwapEngine:
         self._current = engine
         self.note(note)
 
-    def _start(self, frame: Frame, slot: Slot | None) -> _Flight:
+    def _submit(self, frame: Frame, slot: Slot | None) -> _SubmittedFrame:
         try:
-            return _Flight(self, self._current, self._current.submit(frame, slot), frame, slot)
+            return _SubmittedFrame(frame, slot, self._current, self._current.submit(frame, slot))
         except EngineError as error:
             if self._previous is None:
                 raise
-            self._reject(error)
-            return _Flight(self, self._current, self._current.submit(frame, slot), frame, slot)
+            self._return_to_previous(error)
+            return _SubmittedFrame(frame, slot, self._current, self._current.submit(frame, slot))
 
-    def _complete(self, flight: _Flight) -> Frame:
-        if flight not in self._flying:
-            raise EngineRunError("a result was waited for twice; it is handed out once")
+    def _complete(self, submitted: _SubmittedFrame) -> Frame:
         try:
-            result = self._result(flight)
+            result = self._wait(submitted)
         finally:
-            self._flying.remove(flight)
-            self._in_flight.leave()
-        if flight.engine is self._current:
+            self._submitted.remove(submitted)
+        if submitted.engine is self._current:
             self._confirm()
         return result
 
     def _confirm(self) -> None:
+        """Close the previous engine once it has returned all its frames: the current one has returned one."""
         previous = self._previous
-        if previous is not None and all(flight.engine is not previous for flight in self._flying):
+        if previous is not None and all(one.engine is not previous for one in self._submitted):
             self._previous = None
-            previous.close()
+            self._drop(previous)
 
-    def _result(self, flight: _Flight) -> Frame:
+    def _wait(self, submitted: _SubmittedFrame) -> Frame:
         try:
-            return flight.pending.wait()
+            return submitted.pending.wait()
         except EngineError as error:
-            if self._previous is None or flight.engine is not self._current:
+            if self._previous is None or submitted.engine is not self._current:
                 raise
-            self._reject(error)
-            return flight.pending.wait()
+            self._return_to_previous(error)
+            return submitted.pending.wait()
 
-    def _reject(self, error: EngineError) -> None:
-        """Back to the previous engine, with all that the current one was given."""
+    def _return_to_previous(self, error: EngineError) -> None:
+        """Compute all that the current engine was given again, on the previous engine."""
         bad, previous = self._current, self._previous
         assert previous is not None
-        again = [flight for flight in self._flying if flight.engine is bad]
-        for flight in again:
+        again = [one for one in self._submitted if one.engine is bad]
+        for one in again:
             with contextlib.suppress(EngineError):
-                flight.pending.wait()  # it may still write into the slot
-        bad.close()
+                one.pending.wait()  # it may still write into the slot
+        self._drop(bad)
         self._previous = None
         self._become(previous, f"{_name(bad.spec)} failed at its first frame ({error}); back to {_name(previous.spec)}")
-        for flight in again:
-            flight.engine = previous
+        for one in again:
+            one.engine = previous
             try:
-                flight.pending = previous.submit(flight.frame, flight.slot)
+                one.pending = previous.submit(one.frame, one.slot)
             except EngineError as failure:
-                flight.pending = _Failed(failure)
+                one.pending = _FailedFrame(failure)
 
 
-class _Flight:
+@dataclass(slots=True, eq=False)
+class _SubmittedFrame:
     """A frame in flight, and what is needed to compute it again."""
 
-    def __init__(self, owner: SwapEngine, engine: Engine, pending: Pending, frame: Frame, slot: Slot | None) -> None:
-        self.owner, self.engine, self.pending = owner, engine, pending
-        self.frame, self.slot = frame, slot
+    frame: Frame
+    slot: Slot | None
+    engine: Engine
+    pending: Pending
+
+
+@dataclass(frozen=True, slots=True)
+class _FailedFrame:
+    """The `Pending` of a frame that could not be submitted again."""
+
+    error: EngineError
 
     def wait(self) -> Frame:
-        return self.owner._complete(self)
-
-
-class _Failed:
-    """The result of a frame that could not be submitted again."""
-
-    def __init__(self, error: EngineError) -> None:
-        self._error = error
-
-    def wait(self) -> Frame:
-        raise self._error
+        raise self.error
 
 
 def _name(spec: EngineSpec) -> str:

@@ -63,7 +63,7 @@ class ModelSpec:
         """Of the ONNX file."""
         return hashlib.sha256(self.onnx.read_bytes()).hexdigest()
 
-    def in_eight_bits(self) -> ModelSpec:
+    def as_int8(self) -> ModelSpec:
         """The model whose file is ``model.int8.onnx``. Raises ModelError where there is none, or it is another's."""
         make = f"`stream-sr quantize {self.onnx.parent} --data DIR`"
         name = f"'{self.name}'" + (f" x{self.scale}" if self.scale else "")

@@ -13,7 +13,7 @@ import pytest
 from stream_sr.app.controls import RunControls
 from stream_sr.config import Config
 from stream_sr.errors import ConfigError, EngineBuildError
-from stream_sr.inference.auto_model import GovernedEngine
+from stream_sr.inference.auto_model import AutoModelEngine
 from stream_sr.inference.engines import open_engine
 from stream_sr.inference.model import PRESETS, find_model
 from stream_sr.pipeline.engine import Engine, EngineOptions
@@ -165,7 +165,7 @@ def test_of_a_live_input_auto_may_be_chosen_and_left(opened: Opened) -> None:
     controls = RunControls(Config(model="auto"), opened)
     bottom = open_engine(None, INFO, EngineOptions(backend="bicubic"), scale=2)
     top = open_engine(find_model("tiny", 2), INFO, EngineOptions(backend="openvino", precision="fp32", threads=1))
-    ladder = GovernedEngine([bottom, top], [90e6, 91e6], deadline_ns=1e6, stats=Stats())
+    ladder = AutoModelEngine([bottom, top], [90e6, 91e6], deadline_ns=1e6, stats=Stats())
     engine = controls.wrap(ladder, live)
     assert engine.spec.model == "bicubic"  # for the moment
     choices = controls.state()["choices"]

@@ -28,7 +28,7 @@ from stream_sr.codec.side_by_side import SideBySide
 from stream_sr.codec.swscale import Scaler
 from stream_sr.errors import EngineRunError, PictureShapeError, SinkWriteError, SourceLost
 from stream_sr.inference.backends.bicubic import open_scale
-from stream_sr.inference.fit import FitEngine, fit_into
+from stream_sr.inference.resize import ResizeEngine, fit_into
 from stream_sr.pipeline.engine import EngineOptions
 from stream_sr.pipeline.interfaces import EncoderOptions, SinkOptions, SourceOptions
 from stream_sr.pipeline.packets import Packet
@@ -70,7 +70,7 @@ def results(size: Size) -> tuple[StreamInfo, list[Frame]]:
     info = StreamInfo(size.width, size.height, BASE, Fraction(25), color=FULL)
     engine = open_scale(size.scale, info, EngineOptions())
     if size.box is not None:
-        engine = FitEngine(engine, fit_into(info, size.box), info.color.siting)
+        engine = ResizeEngine(engine, fit_into(info, size.box), info)
     width, height = engine.spec.output_size
     pool, made = FramePool(width, height, COUNT), []
     for number in range(COUNT):
@@ -283,7 +283,7 @@ def test_a_run_writes_what_the_engine_made(size: tuple[int, int], options: list[
     fitted = None if options[0] == "--scale" else fit_into(info, (500, 282))
     engine = open_scale(int(options[1]) if fitted is None else 2, info, EngineOptions())
     if fitted is not None:
-        engine = FitEngine(engine, fitted, info.color.siting)
+        engine = ResizeEngine(engine, fitted, info)
     made = engine.submit(frame).wait()
     with plain.open("wb") as file:
         sink = Y4mSink(file.fileno())

@@ -18,7 +18,7 @@ from test_hot_swap import FAILS, GOOD, REFUSES, Tagged, frame_of, tag_of
 from stream_sr.app.engine_setup import warm_up
 from stream_sr.errors import EngineRunError
 from stream_sr.inference import auto_model, governor
-from stream_sr.inference.auto_model import GovernedEngine, open_governed
+from stream_sr.inference.auto_model import AutoModelEngine, open_auto_model
 from stream_sr.inference.hot_swap import SwapEngine
 from stream_sr.inference.model import ModelSpec, model_ladder
 from stream_sr.pipeline.engine import Engine, EngineOptions, Pending
@@ -44,9 +44,9 @@ class Clock:
         return self.now
 
 
-def governed_tags(clock: Clock, stats: Stats, *, depth: int = 1) -> tuple[GovernedEngine, list[Tagged]]:
+def governed_tags(clock: Clock, stats: Stats, *, depth: int = 1) -> tuple[AutoModelEngine, list[Tagged]]:
     engines = [Tagged(tag, depth=depth) for tag in range(3)]
-    return GovernedEngine(engines, [1e6, 6e6, 10e6], deadline_ns=FRAME_NS, stats=stats, now_ns=clock), engines
+    return AutoModelEngine(engines, [1e6, 6e6, 10e6], deadline_ns=FRAME_NS, stats=stats, now_ns=clock), engines
 
 
 def feed(engine: Engine, clock: Clock, numbers: range, took_ms: float) -> list[int]:
@@ -133,14 +133,14 @@ class Remembering(Tagged):
 def test_an_engine_that_takes_over_forgets_what_it_saw_long_ago() -> None:
     engines = [Remembering(tag) for tag in range(2)]
     clock = Clock()
-    engine = GovernedEngine(engines, [1e6, 10e6], deadline_ns=FRAME_NS, stats=Stats(), now_ns=clock)
+    engine = AutoModelEngine(engines, [1e6, 10e6], deadline_ns=FRAME_NS, stats=Stats(), now_ns=clock)
     feed(engine, clock, range(10), 40)
     assert len(engines[0].breaks) == 1
     assert engines[1].breaks == []
     clock.tick = 0
     broken = replace(frame_of(99), discontinuity=True)
     assert engine.submit(broken).wait().discontinuity
-    engine._fresh = True
+    engine._has_switched = True
     assert not engine.submit(frame_of(100)).wait().discontinuity  # the stream itself goes on
     assert engines[0].breaks[1:] == [99, 100]
     engine.close()
@@ -150,7 +150,7 @@ def test_over_a_far_step_the_larger_network_is_tried_aside() -> None:
     """It computes the same frames, and nobody sees that."""
     clock = Clock()
     engines = [Remembering(tag) for tag in range(2)]
-    engine = GovernedEngine(engines, [1e6, 10e6], deadline_ns=FRAME_NS, stats=Stats(), now_ns=clock)
+    engine = AutoModelEngine(engines, [1e6, 10e6], deadline_ns=FRAME_NS, stats=Stats(), now_ns=clock)
     feed(engine, clock, range(10), 40)
     seen = engines[1].submitted
     assert set(feed(engine, clock, range(10, 160), 2)) == {0, 1}
@@ -164,7 +164,7 @@ def test_a_trial_that_fails_ends_nothing(kind: str, caplog: pytest.LogCaptureFix
     """The network that computes goes on, and the log says why it stays; later the other is tried again."""
     clock = Clock()
     engines = [Remembering(tag) for tag in range(2)]
-    engine = GovernedEngine(engines, [1e6, 10e6], deadline_ns=FRAME_NS, stats=Stats(), now_ns=clock)
+    engine = AutoModelEngine(engines, [1e6, 10e6], deadline_ns=FRAME_NS, stats=Stats(), now_ns=clock)
     feed(engine, clock, range(10), 40)
     engines[1].kind = kind
     assert set(feed(engine, clock, range(10, 400), 2)) == {0}
@@ -233,7 +233,7 @@ def test_real_threads_step_down_and_up_again(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(governor, "CALM_NS", 0)
     busy, stats = threading.Event(), Stats()
     engines = [Slow("small", 0.004, busy), Slow("large", 0.012, busy)]
-    engine = GovernedEngine(engines, [4e6, 12e6], deadline_ns=40e6, stats=stats)
+    engine = AutoModelEngine(engines, [4e6, 12e6], deadline_ns=40e6, stats=stats)
     engine._state = replace(engine._state, hold_ns=0)
     source: Source = Paced(None, live=True)
     pipeline = Pipeline(Plan(source, engine, [ListSink()]), stats)
@@ -270,7 +270,7 @@ def models(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[ModelSpec]:
 
 
 def timed(monkeypatch: pytest.MonkeyPatch, seconds: dict[str, float]) -> None:
-    monkeypatch.setattr(auto_model, "seconds_a_frame", lambda engine, info, trials: seconds[engine.spec.model])
+    monkeypatch.setattr(auto_model, "seconds_per_frame", lambda engine, info, trials: seconds[engine.spec.model])
 
 
 def test_the_shipped_ladder_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -278,7 +278,7 @@ def test_the_shipped_ladder_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     models = model_ladder(2)
     timed(monkeypatch, {"bicubic": 0.001, "tiny": 0.005, "fast": 0.009, "balanced": 0.05, "quality": 0.06})
     options = EngineOptions(backend="openvino", precision="fp32", threads=1)
-    engine = open_governed(models, INFO, options, deadline_ns=FRAME_NS, stats=Stats(), finish=finish)
+    engine = open_auto_model(models, INFO, options, deadline_ns=FRAME_NS, stats=Stats(), finish=finish)
     try:
         assert engine.spec.ladder == ("bicubic", *(model.name for model in models))
         assert (engine.spec.model, engine.spec.backend) == ("fast", "openvino")
@@ -294,7 +294,7 @@ def test_what_is_hopeless_or_no_faster_here_is_left_out(
     def ladder(**seconds: float) -> tuple[str, ...]:
         timed(monkeypatch, seconds)
         options = EngineOptions(backend="openvino", precision="fp32", threads=1)
-        engine = open_governed(models, INFO, options, deadline_ns=FRAME_NS, stats=Stats(), finish=finish)
+        engine = open_auto_model(models, INFO, options, deadline_ns=FRAME_NS, stats=Stats(), finish=finish)
         engine.close()
         return engine.spec.ladder
 
@@ -309,7 +309,7 @@ def test_a_preset_whose_engine_is_still_to_be_built_is_left_out(
     timed(monkeypatch, {"bicubic": 0.001, "tiny": 0.005, "fast": 0.009})
     monkeypatch.setattr(auto_model, "needs_build", lambda model, info, options: model.name == "fast")
     options = EngineOptions(backend="openvino", precision="fp32", threads=1)
-    engine = open_governed(models, INFO, options, deadline_ns=FRAME_NS, stats=Stats(), finish=finish)
+    engine = open_auto_model(models, INFO, options, deadline_ns=FRAME_NS, stats=Stats(), finish=finish)
     engine.close()
     assert engine.spec.ladder == ("bicubic", "tiny")
     assert "engine build --model fast --scale 2 --tune clean --input-size 64x48" in engine.spec.notes[-1]

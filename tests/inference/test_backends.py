@@ -15,7 +15,8 @@ from PIL import Image
 
 from stream_sr.errors import ConfigError, EngineRunError, EngineUnavailable, ModelError
 from stream_sr.inference import cache
-from stream_sr.inference import results as output
+from stream_sr.inference.availability import cpu_threads
+from stream_sr.inference.backends import load_adapter
 from stream_sr.inference.backends.openvino import engine as openvino
 from stream_sr.inference.backends.openvino import graph as openvino_graph
 from stream_sr.inference.backends.openvino import precision as openvino_precision
@@ -393,9 +394,7 @@ def test_auto_takes_openvino_and_says_why() -> None:
 
 @pytest.mark.parametrize("name", ["openvino", "torch", "bicubic", "tensorrt"])
 def test_an_absent_library_is_named(name: str, models: dict[int, ModelSpec], monkeypatch: pytest.MonkeyPatch) -> None:
-    import importlib
-
-    adapter = importlib.import_module(f"stream_sr.inference.backends.{name}")
+    adapter = load_adapter(name)
     finder = adapter.library if name == "tensorrt" else adapter
     monkeypatch.setattr(finder, "find_spec", lambda _: None)
     assert not adapter.availability().usable
@@ -522,8 +521,8 @@ def _only_trials(sized: object) -> object:
 
 
 def test_threads_are_those_this_process_may_use() -> None:
-    assert output.cpu_threads(EngineOptions()) >= 1
-    assert output.cpu_threads(EngineOptions(threads=3)) == 3
+    assert cpu_threads(EngineOptions()) >= 1
+    assert cpu_threads(EngineOptions(threads=3)) == 3
 
 
 def test_an_engine_is_tuned_only_where_that_is_wanted(

@@ -15,7 +15,7 @@ from test_hot_swap import Tagged, frame_of, tag_of
 
 from stream_sr.errors import EngineBuildError
 from stream_sr.inference.backends.tensorrt import builder, library
-from stream_sr.inference.background_build import StartingEngine
+from stream_sr.inference.background_build import BackgroundBuildEngine
 from stream_sr.inference.model import list_models
 from stream_sr.pipeline.engine import EngineOptions
 from stream_sr.system import machine
@@ -38,8 +38,8 @@ NOISE = 'import sys; sys.stdin.read(); print("not JSON"); print("[1]"); print(\'
 HANG = "import time; time.sleep(600)"
 
 
-def starting(code: str, built: Any, ready: Tagged, **asked: str) -> StartingEngine:
-    return StartingEngine(ready, dict(asked), built, command=(sys.executable, "-c", code))
+def starting(code: str, built: Any, ready: Tagged, **asked: str) -> BackgroundBuildEngine:
+    return BackgroundBuildEngine(ready, dict(asked), built, command=(sys.executable, "-c", code))
 
 
 def test_a_slow_build_is_swapped_in_between_two_frames(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -53,7 +53,7 @@ def test_a_slow_build_is_swapped_in_between_two_frames(tmp_path: Path, caplog: p
         tags.append(tag_of(flying.popleft().wait()))
     assert set(tags) == {1}, "before the build is over"
     gate.touch()
-    assert engine.over.wait(30)
+    assert engine.finished.wait(30)
     for number in range(50, 60):
         flying.append(engine.submit(frame_of(number)))
         tags.append(tag_of(flying.popleft().wait()))
@@ -73,13 +73,13 @@ def test_a_slow_build_is_swapped_in_between_two_frames(tmp_path: Path, caplog: p
         (CRASH, "the builder was ended by SIGSEGV"),
         (ERROR, "no kernel for this GPU"),
         (TRACEBACK, "the builder ended with code 1: RuntimeError: out of ideas"),
-        (SILENT, "the builder ended without a word"),
+        (SILENT, "the builder ended without a result"),
     ],
 )
 def test_what_goes_wrong_leaves_the_picture_running_and_is_said(code: str, reason: str) -> None:
     ready = Tagged(1, depth=1)
     engine = starting(code, lambda: pytest.fail("nothing was built"), ready)
-    assert engine.over.wait(30)
+    assert engine.finished.wait(30)
     assert tag_of(engine.submit(frame_of(0)).wait()) == 1
     assert engine.spec.notes == (f"no other engine takes over: {reason}",)
     engine.close()
@@ -90,7 +90,7 @@ def test_an_engine_that_cannot_be_opened_is_said_too() -> None:
         raise EngineBuildError("the GPU went away")
 
     engine = starting(NOISE, fail, Tagged(1, depth=1))
-    assert engine.over.wait(30)
+    assert engine.finished.wait(30)
     assert engine.spec.notes == ("no other engine takes over: the GPU went away",)
     engine.close()
 
@@ -124,7 +124,7 @@ def test_an_engine_that_was_asked_for_meanwhile_stays(tmp_path: Path) -> None:
     engine = starting(SLOW, lambda: built, ready, gate=str(gate))
     engine.offer(asked_for)
     gate.touch()
-    assert engine.over.wait(30)
+    assert engine.finished.wait(30)
     assert tag_of(engine.submit(frame_of(0)).wait()) == 2
     assert built.closed == 1
     engine.close()
@@ -133,7 +133,7 @@ def test_an_engine_that_was_asked_for_meanwhile_stays(tmp_path: Path) -> None:
 def test_a_builder_that_is_not_there() -> None:
     ready = Tagged(1, depth=1)
     with pytest.raises(FileNotFoundError):
-        StartingEngine(ready, {}, lambda: ready, command=("/no/such/builder",))
+        BackgroundBuildEngine(ready, {}, lambda: ready, command=("/no/such/builder",))
     assert ready.closed == 1
 
 
@@ -160,9 +160,9 @@ def test_the_real_builder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
 def test_what_runs_until_the_engine_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The whole way with the real builder and engines; only the GPU and what opens on it are doubles."""
     from stream_sr.inference import background_build
-    from stream_sr.inference.backends import tensorrt
+    from stream_sr.inference.availability import Availability
+    from stream_sr.inference.backends.tensorrt import engine as tensorrt
     from stream_sr.inference.backends.tensorrt import library as found
-    from stream_sr.inference.results import Availability
 
     if not library.is_rtx() or machine.cuda().devices:
         pytest.skip("TensorRT-RTX on a machine without a GPU")
@@ -179,12 +179,15 @@ def test_what_runs_until_the_engine_is_there(tmp_path: Path, monkeypatch: pytest
     for fps, backend in ((Fraction(1), "openvino"), (Fraction(10**9), "bicubic")):
         options = EngineOptions(backend="tensorrt")
         slow = StreamInfo(32, 16, info.time_base, fps=fps)
-        engine = background_build.open_at_once(model, slow, options, finish=finish)
-        assert isinstance(engine, StartingEngine)
+        engine = background_build.open_with_background_build(model, slow, options, finish=finish)
+        assert isinstance(engine, BackgroundBuildEngine)
         assert engine.spec.backend == backend
         assert any("until the TensorRT engine is built" in note for note in engine.spec.notes)
-        assert engine.over.wait(60)
+        assert engine.finished.wait(60)
         assert "no other engine takes over" in engine.spec.notes[-1], "nothing can run it here"
         engine.close()
-    assert background_build.open_at_once(None, info, EngineOptions(), finish=finish) is None
-    assert background_build.open_at_once(model, info, EngineOptions(backend="openvino"), finish=finish) is None
+    assert background_build.open_with_background_build(None, info, EngineOptions(), finish=finish) is None
+    assert (
+        background_build.open_with_background_build(model, info, EngineOptions(backend="openvino"), finish=finish)
+        is None
+    )

@@ -13,7 +13,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream_sr.inference.governor import BETWEEN_STEPS_NS, HOLD_NS, SECOND, Ladder, Sample, State, Step, begin, decide
+from stream_sr.inference.governor import (
+    BETWEEN_STEPS_NS,
+    HOLD_NS,
+    SECOND,
+    FrameSample,
+    GovernorState,
+    Ladder,
+    LadderStep,
+    decide,
+    initial_state,
+)
 
 FRAME_NS = SECOND // 30
 LADDER = Ladder((1e6, 6e6, 10e6, 24e6), FRAME_NS)  # such as bicubic, tiny, fast, balanced
@@ -27,7 +37,7 @@ Load = Callable[[float, int], float]  # of seconds and rung: how many times the 
 class Run:
     """What a simulated run did."""
 
-    steps: list[Step] = field(default_factory=list)
+    steps: list[LadderStep] = field(default_factory=list)
     took: list[tuple[float, int, float]] = field(default_factory=list)  # seconds, rung, ns
     lost: list[float] = field(default_factory=list)  # seconds
     trials: list[float] = field(default_factory=list)  # seconds
@@ -35,16 +45,16 @@ class Run:
     def rung_at(self, seconds: float) -> int:
         return next(rung for at, rung, _ in reversed(self.took) if at <= seconds)
 
-    def p99_ms(self, begin: float = 0, end: float = np.inf) -> float:
-        return float(np.percentile([ns for at, _, ns in self.took if begin <= at < end], 99)) / 1e6
+    def p99_ms(self, initial_state: float = 0, end: float = np.inf) -> float:
+        return float(np.percentile([ns for at, _, ns in self.took if initial_state <= at < end], 99)) / 1e6
 
-    def changes_between(self, begin: float, end: float) -> list[Step]:
-        return [step for step in self.steps if begin <= step.at_ns / SECOND < end]
+    def changes_between(self, initial_state: float, end: float) -> list[LadderStep]:
+        return [step for step in self.steps if initial_state <= step.at_ns / SECOND < end]
 
 
 def simulate(load: Load, seconds: float, *, ladder: Ladder = LADDER, frame_ns: int = FRAME_NS) -> Run:
     """A camera, a queue of two that loses its oldest, and one worker that the governor leads."""
-    run, state, now, taken, lost = Run(), begin(ladder), 0, 0, 0
+    run, state, now, taken, lost = Run(), initial_state(ladder), 0, 0, 0
     trial: int | None = None
     while now < seconds * SECOND:
         arrived = now // frame_ns + 1
@@ -58,7 +68,7 @@ def simulate(load: Load, seconds: float, *, ladder: Ladder = LADDER, frame_ns: i
         took = round(ladder.costs_ns[state.rung] * load(now / SECOND, state.rung))
         now += took
         run.took.append((now / SECOND, state.rung, took))
-        state, step = decide(ladder, state, Sample(now, took, lost, trial))
+        state, step = decide(ladder, state, FrameSample(now, took, lost, trial))
         lost, trial = 0, None
         if state.trying:
             trial = round(ladder.costs_ns[state.rung + 1] * load(now / SECOND, state.rung + 1))
@@ -161,8 +171,8 @@ def test_a_far_step_up_is_tried_aside_first() -> None:
 
 
 def test_after_one_that_held_the_wait_is_short_again() -> None:
-    tried = State(2, settling=0, step_ns=0, rose=True, hold_ns=8 * HOLD_NS)
-    state, step = decide(LADDER, tried, Sample(11 * SECOND, 10_000_000))
+    tried = GovernorState(2, settling=0, step_ns=0, rose=True, hold_ns=8 * HOLD_NS)
+    state, step = decide(LADDER, tried, FrameSample(11 * SECOND, 10_000_000))
     assert step is None
     assert (state.rose, state.hold_ns) == (False, HOLD_NS)
 
@@ -193,19 +203,19 @@ def test_any_frame_rate(fps: int) -> None:
 
 def test_lost_frames_count_even_if_each_was_quick() -> None:
     """The encoder cannot keep up because the network takes the cores."""
-    state = State(3, settling=0)
+    state = GovernorState(3, settling=0)
     for number in range(3):
-        state, step = decide(LADDER, state, Sample(round(number * FRAME_NS), 5_000_000, lost=1))
+        state, step = decide(LADDER, state, FrameSample(round(number * FRAME_NS), 5_000_000, lost=1))
     assert step is not None
     assert step.after < 3
     assert "lost" in step.why
 
 
 def test_the_start_is_the_largest_that_fits_with_room() -> None:
-    assert begin(LADDER).rung == 3
-    assert begin(Ladder(LADDER.costs_ns, 29e6)).rung == 2
-    assert begin(Ladder(LADDER.costs_ns, 0.5e6)).rung == 0
-    assert begin(Ladder((50e6,), 30e6)).rung == 0
+    assert initial_state(LADDER).rung == 3
+    assert initial_state(Ladder(LADDER.costs_ns, 29e6)).rung == 2
+    assert initial_state(Ladder(LADDER.costs_ns, 0.5e6)).rung == 0
+    assert initial_state(Ladder((50e6,), 30e6)).rung == 0
 
 
 def test_one_model_alone_never_steps() -> None:

@@ -21,13 +21,13 @@ from small_models import RECURRENT, small_model
 
 from stream_sr.errors import ConfigError, EngineBuildError, EngineUnavailable, ModelError
 from stream_sr.inference import cache
+from stream_sr.inference.availability import Availability
 from stream_sr.inference.backends.tensorrt import engine as tensorrt
 from stream_sr.inference.backends.tensorrt import library
 from stream_sr.inference.backends.tensorrt.build import build_engine, engine_key
 from stream_sr.inference.backends.tensorrt.frames import Picture
 from stream_sr.inference.backends.tensorrt.graph import DECONVOLUTION, HEADS, LOWERED, PRECISIONS
 from stream_sr.inference.model import ModelSpec, list_models
-from stream_sr.inference.results import Availability
 from stream_sr.pipeline.engine import EngineOptions
 from stream_sr.system import machine
 from stream_sr.video.color import ColorInfo, Siting
@@ -152,15 +152,15 @@ LOOK_UP = """
 import json, sys
 from dataclasses import replace
 from fractions import Fraction
-from stream_sr import machine
+from stream_sr.app.engine_setup import models_of_run
+from stream_sr.config import make_config
 from stream_sr.inference import cache
 from stream_sr.inference.backends.tensorrt.engine import is_ready
 from stream_sr.inference.backends.tensorrt.graph import HEADS
-from stream_sr.inference.backends.tensorrt.ladder import Wish, picture_of
+from stream_sr.inference.backends.tensorrt.ladder import BuildRequest, picture_of
 from stream_sr.video.color import ColorInfo, guess_unknown
-from stream_sr.config import make_config
+from stream_sr.system import machine
 from stream_sr.video.frame import StreamInfo
-from stream_sr.app.session import models_of_run
 
 machine.cuda = lambda: machine.Cuda((machine.CudaDevice("NVIDIA X", "8.9", 24.0),), "13.0")
 machine.nvidia_driver = lambda: "580.1"
@@ -171,10 +171,10 @@ for live in (False, True):
     config = make_config({"model": sys.argv[1], "backend": "tensorrt"})
     for model in models_of_run(config, info):
         options = config.engine_options(depth=1 if live else 2, live=live)
-        wish = Wish(model, picture_of(model, info), options)
+        request = BuildRequest(model, picture_of(model, info), options)
         assert is_ready(model, info, options), (model, live)
-        assert wish.key("fp16", HEADS[0]).device == "NVIDIA X"
-        paths += [str(cache.entry_path(wish.portable_key("fp16", head))) for head in HEADS]
+        assert request.key("fp16", HEADS[0]).device == "NVIDIA X"
+        paths += [str(cache.entry_path(request.portable_key("fp16", head))) for head in HEADS]
 print(json.dumps(paths))
 """
 

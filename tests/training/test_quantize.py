@@ -49,7 +49,7 @@ def test_what_is_recorded_is_what_is_found(model: ModelSpec, pictures: Path) -> 
     assert model.int8.made_from == model.sha256()
     assert model.int8.loss < LOSS_LIMIT
     full = openvino_graph.rewrite(openvino_graph.read_graph(model))[0]
-    small = openvino_graph.rewrite(openvino_graph.read_graph(model.in_eight_bits()))[0]
+    small = openvino_graph.rewrite(openvino_graph.read_graph(model.as_int8()))[0]
     here = openvino_precision.compare(full, small, "int8")
     assert 35 < here < 70
     if openvino_precision.cpu().int8:
@@ -64,7 +64,7 @@ def test_the_rewritten_graph_computes_what_the_file_says(
 ) -> None:
     monkeypatch.setattr(quantize, "LOSS_LIMIT", 10.0)  # untrained weights: whatever they lose
     small_model(tmp_path, network, scale)
-    small = quantize.quantize_model(tmp_path, [pictures]).in_eight_bits()
+    small = quantize.quantize_model(tmp_path, [pictures]).as_int8()
     picture = texture(40, 56)
     (wanted,) = quantize._run(onnx.load(str(small.onnx)), [picture])
     graph, head = openvino_graph.rewrite(openvino_graph.read_graph(small))
@@ -82,7 +82,7 @@ def test_the_rewritten_graph_computes_what_the_file_says(
 
 
 def test_the_graph_computes_in_bytes(model: ModelSpec) -> None:
-    graph, _ = openvino_graph.rewrite(openvino_graph.read_graph(model.in_eight_bits()))
+    graph, _ = openvino_graph.rewrite(openvino_graph.read_graph(model.as_int8()))
     kinds = [node.get_type_name() for node in graph.model.get_ordered_ops()]
     assert not {"ConvolutionBackpropData", "Multiply", "Subtract"} & set(kinds)
     assert kinds.count("DepthToSpace") == 1
@@ -97,7 +97,7 @@ def test_the_graph_computes_in_bytes(model: ModelSpec) -> None:
 
 
 def test_the_input_is_exact_and_the_anchor_untouched(model: ModelSpec) -> None:
-    graph = onnx.load(str(model.in_eight_bits().onnx)).graph
+    graph = onnx.load(str(model.as_int8().onnx)).graph
     stored = {one.name: numpy_helper.to_array(one) for one in graph.initializer}
     (scaled,) = [node.output[0] for node in graph.node if node.op_type == "Mul" and node.input[0] == "to"]
     (first,) = [node for node in graph.node if node.op_type == "QuantizeLinear" and node.input[0] == scaled]
@@ -159,7 +159,7 @@ def test_a_model_that_loses_too_much_is_not_kept(
     assert model.int8 is not None
     assert not model.int8.onnx.exists()
     with pytest.raises(ModelError, match="is not kept in eight bits"):
-        model.in_eight_bits()
+        model.as_int8()
 
 
 def test_quantising_again_and_exporting_again(model: ModelSpec, pictures: Path, tmp_path: Path) -> None:

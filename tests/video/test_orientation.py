@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 
 from stream_sr.cli.main import main
 from stream_sr.codec.picture import orientation_of, shown_size
-from stream_sr.inference.fit import fit_into
+from stream_sr.inference.resize import fit_into
 from stream_sr.sinks.window import to_bgr
 from stream_sr.video.color import ColorInfo
 from stream_sr.video.frame import Frame, StreamInfo

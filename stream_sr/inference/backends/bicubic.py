@@ -5,14 +5,16 @@ Keys' cubic with a = -0.5 (Catmull-Rom), exact rounding, chroma sited as in the 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib import metadata
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stream_sr.errors import EngineRunError, EngineUnavailable
-from stream_sr.inference.results import Availability, InFlight, Output, Result, make_output
+from stream_sr.errors import EngineUnavailable
+from stream_sr.inference.availability import Availability
+from stream_sr.inference.frames_in_flight import FramesInFlight, OutputMemory, output_memory
 from stream_sr.pipeline.engine import Engine, EngineOptions, EngineSpec, Pending
 from stream_sr.video.frame import Frame, StreamInfo
 from stream_sr.video.frame_pool import Allocate, Slot
@@ -27,7 +29,7 @@ INSTALL = "pip install av"
 def availability() -> Availability:
     """Whether PyAV is installed."""
     if find_spec("av") is None:
-        return Availability(False, reason="av not installed", mend=INSTALL)
+        return Availability(False, reason="av not installed", fix=INSTALL)
     return Availability(True, metadata.version("av"), "swscale, no network")
 
 
@@ -55,26 +57,19 @@ class BicubicEngine:
 
     def __init__(self, spec: EngineSpec, siting: int, depth: int) -> None:
         self.spec, self.depth = spec, depth
-        self._in_flight = InFlight(depth)
+        self._in_flight = FramesInFlight(depth)
         size = (spec.width, spec.height)
         self._scaler = None if spec.scale == 1 else _scaler(size, spec.output_size, siting)
 
     def submit(self, frame: Frame, slot: Slot | None = None) -> Pending:
-        output = make_output(frame, self.spec, slot)
-        self._in_flight.enter()
-        try:
-            self._compute(frame, output)
-        except EngineRunError:
-            self._in_flight.leave()
-            raise
+        return self._in_flight.submit(lambda: self._start(frame, slot))
 
-        def finish() -> Frame:
-            self._in_flight.leave()
-            return frame.with_planes(output.planes, slot)
+    def _start(self, frame: Frame, slot: Slot | None) -> Callable[[], Frame]:
+        output = output_memory(frame, self.spec, slot)
+        self._compute(frame, output)
+        return lambda: frame.with_planes(output.planes, slot)
 
-        return Result(finish)
-
-    def _compute(self, frame: Frame, output: Output) -> None:
+    def _compute(self, frame: Frame, output: OutputMemory) -> None:
         if self._scaler is None:
             for plane, target in zip(frame.planes, output.planes, strict=True):
                 np.copyto(target, plane)

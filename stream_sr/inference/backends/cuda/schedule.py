@@ -17,7 +17,7 @@ import numpy as np
 
 from stream_sr.errors import EngineRunError, PictureShapeError
 from stream_sr.inference.backends.cuda.pinned import Bytes
-from stream_sr.inference.results import InFlight, Output, Result, make_output
+from stream_sr.inference.frames_in_flight import FramesInFlight, OutputMemory, output_memory
 from stream_sr.pipeline.engine import EngineSpec, Pending
 from stream_sr.video.frame import Frame
 from stream_sr.video.frame_pool import Allocate, Slot
@@ -147,7 +147,7 @@ class OverlappedEngine:
         self.compute_ms: dict[str, float] = {}  # device time of "launch" and "graph", as measured when opened
         self._driver, self._program = driver, program
         self.allocate: Allocate | None = driver.host_memory
-        self._in_flight = InFlight(depth)
+        self._in_flight = FramesInFlight(depth)
         self._sizes = i420_bytes(spec.width, spec.height), i420_bytes(*spec.output_size)
         self._started = 0
         self._reset = True  # the next frame has no memory of earlier ones
@@ -233,24 +233,22 @@ class OverlappedEngine:
             }
 
     def submit(self, frame: Frame, slot: Slot | None = None) -> Pending:
-        """See `engine.Engine`. After a break in the stream and at a scene cut a recurrent network begins anew."""
-        output = make_output(frame, self.spec, slot)
+        """See `engine.Engine`. After a break in the stream and at a scene cut a recurrent network starts again."""
+        return self._in_flight.submit(lambda: self._start(frame, slot))
+
+    def _start(self, frame: Frame, slot: Slot | None) -> Callable[[], Frame]:
+        output = output_memory(frame, self.spec, slot)
         lane = self._lanes[self._started % len(self._lanes)]
-        self._in_flight.enter()
-        try:
-            if lane in self._flying:
-                raise EngineRunError("results were not waited for in the order of submission; wait for the oldest")
-            target = self._start(lane, frame, output)
-        except BaseException:
-            self._in_flight.leave()
-            raise
+        if lane in self._flying:
+            raise EngineRunError("results were not waited for in the order of submission; wait for the oldest")
+        target = self._queue(lane, frame, output)
         self._started += 1
         self._reset = False
         self._flying.append(lane)
         lane.held = frame, output, target
-        return Result(lambda: self._finish(lane, frame, output, target, slot))
+        return lambda: self._finish(lane, frame, output, target, slot)
 
-    def _start(self, lane: Lane, frame: Frame, output: Output) -> Bytes:
+    def _queue(self, lane: Lane, frame: Frame, output: OutputMemory) -> Bytes:
         with self._driver.current():
             try:
                 return self._put_on_streams(lane, frame, output)
@@ -261,7 +259,7 @@ class OverlappedEngine:
                         self._driver.drain(stream)
                 raise
 
-    def _put_on_streams(self, lane: Lane, frame: Frame, output: Output) -> Bytes:
+    def _put_on_streams(self, lane: Lane, frame: Frame, output: OutputMemory) -> Bytes:
         driver = self._driver
         source = self._source(lane, frame)
         target = output.buffer if driver.is_pinned(output.buffer) else self._staging_out(lane)
@@ -318,9 +316,8 @@ class OverlappedEngine:
             lane.staging_out = self._driver.host_memory(self._sizes[1])
         return lane.staging_out
 
-    def _finish(self, lane: Lane, frame: Frame, output: Output, target: Bytes, slot: Slot | None) -> Frame:
+    def _finish(self, lane: Lane, frame: Frame, output: OutputMemory, target: Bytes, slot: Slot | None) -> Frame:
         self._flying.remove(lane)
-        self._in_flight.leave()
         if not self._closed:
             with self._driver.current():
                 self._driver.synchronize(lane.downloaded)

@@ -20,12 +20,13 @@ import numpy.typing as npt
 
 from stream_sr.errors import EngineRunError, EngineUnavailable, PictureShapeError
 from stream_sr.inference import cache
+from stream_sr.inference.availability import Availability, cpu_threads
 from stream_sr.inference.backends.openvino.graph import Graph, chroma_graph, compile_graph, core, first_line, settings
 from stream_sr.inference.backends.openvino.graph import cache_version as cache_version
 from stream_sr.inference.backends.openvino.precision import Chosen, choose, cpu
 from stream_sr.inference.backends.openvino.tuning import Form, choices, tune
+from stream_sr.inference.frames_in_flight import FramesInFlight, OutputMemory, output_memory
 from stream_sr.inference.model import LUMA, PREVIOUS, UPSCALED, BuildKey, ModelSpec
-from stream_sr.inference.results import Availability, InFlight, Output, Result, cpu_threads, make_output
 from stream_sr.pipeline.engine import Engine, EngineOptions, EngineSpec, Pending
 from stream_sr.video.frame import Frame, StreamInfo
 from stream_sr.video.frame_pool import Allocate, Slot
@@ -42,7 +43,7 @@ log = logging.getLogger("stream_sr")
 def availability() -> Availability:
     """Whether OpenVINO is installed and loads."""
     if find_spec("openvino") is None:
-        return Availability(False, reason="openvino not installed", mend=INSTALL)
+        return Availability(False, reason="openvino not installed", fix=INSTALL)
     version = metadata.version("openvino")
     try:
         found = str(cpu())
@@ -55,7 +56,7 @@ def open_model(model: ModelSpec, info: StreamInfo, options: EngineOptions) -> En
     """Compile, or take from the cache. Raises EngineUnavailable, ModelError, EngineBuildError."""
     found = availability()
     if not found.usable:
-        raise EngineUnavailable(f"backend openvino: {found.reason}; {found.mend}")
+        raise EngineUnavailable(f"backend openvino: {found.reason}; {found.fix}")
     chosen = choose(model, options.precision, options.fidelity)
     graph, scale = chosen.graph, chosen.graph.scale
     size = (info.height, info.width)
@@ -181,9 +182,9 @@ class _Request:
         self.chroma_in = self.chroma.get_input_tensor().data
         self.chroma_shape = tuple(chroma.outputs[0].get_shape())
         self.last = PreviousOutput(spec.scale) if len(luma.inputs) > 1 else None
-        self.output: Output | None = None
+        self.output: OutputMemory | None = None
 
-    def start(self, frame: Frame, output: Output) -> None:
+    def start(self, frame: Frame, output: OutputMemory) -> None:
         import openvino
 
         self.luma_in[0, 0] = frame.planes[0]
@@ -200,7 +201,7 @@ class _Request:
         self.luma.start_async()
         self.chroma.start_async()
 
-    def finish(self) -> Output:
+    def finish(self) -> OutputMemory:
         output, self.output = self.output, None
         assert output is not None
         self.chroma.wait()
@@ -220,20 +221,22 @@ class OpenVINOEngine:
 
     def __init__(self, spec: EngineSpec, luma: Any, chroma: Any, depth: int) -> None:
         self.spec, self.depth = spec, depth
-        self._in_flight = InFlight(depth)
+        self._in_flight = FramesInFlight(depth)
         self._compiled: tuple[Any, Any] | None = (luma, chroma)
         self._idle = deque(_Request(spec, luma, chroma) for _ in range(depth))
         self._busy: deque[_Request] = deque()
 
     def submit(self, frame: Frame, slot: Slot | None = None) -> Pending:
-        output = make_output(frame, self.spec, slot)
-        self._in_flight.enter()
+        return self._in_flight.submit(lambda: self._start(frame, slot))
+
+    def _start(self, frame: Frame, slot: Slot | None) -> Callable[[], Frame]:
+        output = output_memory(frame, self.spec, slot)
         request = self._idle.popleft()
         self._busy.append(request)
         try:
             request.start(frame, output)
         except RuntimeError as error:
-            self._done(request)
+            self._reuse(request)
             raise EngineRunError(f"OpenVINO refused frame {frame.number}: {first_line(error)}") from error
 
         def finish() -> Frame:
@@ -242,13 +245,12 @@ class OpenVINOEngine:
             except RuntimeError as error:
                 raise EngineRunError(f"OpenVINO failed at frame {frame.number}: {first_line(error)}") from error
             finally:
-                self._done(request)
+                self._reuse(request)
             return frame.with_planes(planes, slot)
 
-        return Result(finish)
+        return finish
 
-    def _done(self, request: _Request) -> None:
-        self._in_flight.leave()
+    def _reuse(self, request: _Request) -> None:
         self._busy.remove(request)
         self._idle.append(request)
 

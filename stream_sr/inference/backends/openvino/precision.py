@@ -73,7 +73,7 @@ def choose(model: ModelSpec, asked: str, fidelity: float) -> Chosen:
     digest = model.sha256()
     if asked == "int8" or (asked == "auto" and cpu().int8 and _worth_it(model)):
         try:
-            small = model.in_eight_bits()
+            small = model.as_int8()
             graph, small_head = rewrite(read_graph(small))
             notes, taken = _judge_int8(model, found_here(full, digest, graph, small.sha256(), "int8"), asked)
             if taken:

@@ -1,6 +1,6 @@
 """The process that builds an engine for a running filter: a request on standard input, JSON lines on standard output.
 
-See `background_build.StartingEngine`. What it builds is left in the cache.
+See `background_build.BackgroundBuildEngine`. What it builds is left in the cache.
 """
 
 from __future__ import annotations

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from stream_sr.errors import ConfigError, EngineUnavailable
 from stream_sr.inference import cache
+from stream_sr.inference.availability import Availability
 from stream_sr.inference.backends.tensorrt import library
 from stream_sr.inference.backends.tensorrt.build import Progress, build_engine, portable_key
 from stream_sr.inference.backends.tensorrt.graph import HEADS, PRECISIONS, REWRITE
 from stream_sr.inference.backends.tensorrt.ladder import LADDER, BuildRequest, open_checked, picture_of
 from stream_sr.inference.backends.tensorrt.ladder import is_ready as _is_ready
 from stream_sr.inference.model import BuildKey, ModelSpec
-from stream_sr.inference.results import Availability
 from stream_sr.pipeline.engine import Engine, EngineOptions
 from stream_sr.system import machine
 from stream_sr.video.frame import StreamInfo
@@ -42,7 +42,7 @@ def open_model(model: ModelSpec, info: StreamInfo, options: EngineOptions, *, pr
     """
     found = library.can_run(options.device)
     if not found.usable:
-        raise EngineUnavailable(f"backend tensorrt cannot run: {found.reason}; {found.mend}")
+        raise EngineUnavailable(f"backend tensorrt cannot run: {found.reason}; {found.fix}")
     return open_checked(BuildRequest(model, picture_of(model, info), options, progress))
 
 
@@ -69,7 +69,7 @@ def build(
     """
     found = library.can_build()
     if not found.usable:
-        raise EngineUnavailable(f"TensorRT engines cannot be built: {found.reason}; {found.mend}")
+        raise EngineUnavailable(f"TensorRT engines cannot be built: {found.reason}; {found.fix}")
     if options.precision not in ("auto", *PRECISIONS):
         raise ConfigError(f"TensorRT engines have no precision '{options.precision}'; it is {', '.join(PRECISIONS)}")
     if not machine.cuda().devices and not library.is_rtx():

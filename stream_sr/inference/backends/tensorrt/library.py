@@ -12,7 +12,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
-from stream_sr.inference.results import Availability
+from stream_sr.inference.availability import Availability
 from stream_sr.system import machine
 
 LIBRARIES = ("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings")
@@ -88,13 +88,13 @@ def can_build() -> Availability:
     """Whether engines can be built here, with which library."""
     name = library_name()
     if name is None:
-        return Availability(False, reason=f"none of {', '.join(LIBRARIES)} is installed", mend=INSTALL)
+        return Availability(False, reason=f"none of {', '.join(LIBRARIES)} is installed", fix=INSTALL)
     if find_spec("onnx") is None:
-        return Availability(False, reason="the package onnx is not installed", mend="pip install onnx")
+        return Availability(False, reason="the package onnx is not installed", fix="pip install onnx")
     try:
         return Availability(True, library().__version__, f"builds with {name}")
     except Exception as error:  # the wheels load shared libraries: ImportError, OSError, RuntimeError
-        return Availability(False, reason=f"{name} does not load: {error}", mend=f"{INSTALL} --force-reinstall")
+        return Availability(False, reason=f"{name} does not load: {error}", fix=f"{INSTALL} --force-reinstall")
 
 
 def can_run(device: int = 0) -> Availability:

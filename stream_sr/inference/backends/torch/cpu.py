@@ -5,13 +5,15 @@ Clear and slow; the other backends are measured against it. torch and onnx come 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib import metadata
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from stream_sr.errors import EngineRunError, EngineUnavailable, ModelError
+from stream_sr.inference.availability import Availability, cpu_threads
+from stream_sr.inference.frames_in_flight import FramesInFlight, OutputMemory, output_memory
 from stream_sr.inference.model import ModelSpec
-from stream_sr.inference.results import Availability, InFlight, Output, Result, cpu_threads, make_output
 from stream_sr.pipeline.engine import Engine, EngineOptions, EngineSpec, Pending
 from stream_sr.system.machine import pip_install
 from stream_sr.video.color import chroma_kernel
@@ -30,7 +32,7 @@ def availability() -> Availability:
     """Whether torch and onnx are installed; does not import them."""
     missing = [name for name in ("torch", "onnx") if find_spec(name) is None]
     if missing:
-        return Availability(False, reason=f"{' and '.join(missing)} not installed", mend=pip_install(INSTALL))
+        return Availability(False, reason=f"{' and '.join(missing)} not installed", fix=pip_install(INSTALL))
     return Availability(True, metadata.version("torch"), "fp32 reference on the CPU")
 
 
@@ -38,7 +40,7 @@ def open_model(model: ModelSpec, info: StreamInfo, options: EngineOptions) -> En
     """Raises EngineUnavailable without torch, ModelError for a bare ONNX file or weights that do not fit."""
     found = availability()
     if not found.usable:
-        raise EngineUnavailable(f"backend torch: {found.reason}; {found.mend}")
+        raise EngineUnavailable(f"backend torch: {found.reason}; {found.fix}")
     import torch
 
     threads = cpu_threads(options)
@@ -101,24 +103,20 @@ class TorchEngine:
         if isinstance(network, RecurrentSR):
             self._graph, self._last = RecurrentLumaGraph(network).eval(), PreviousOutput(spec.scale)
         self._kernel = torch.from_numpy(kernel)
-        self._in_flight = InFlight(depth)
+        self._in_flight = FramesInFlight(depth)
 
     def submit(self, frame: Frame, slot: Slot | None = None) -> Pending:
-        output = make_output(frame, self.spec, slot)
-        self._in_flight.enter()
+        return self._in_flight.submit(lambda: self._start(frame, slot))
+
+    def _start(self, frame: Frame, slot: Slot | None) -> Callable[[], Frame]:
+        output = output_memory(frame, self.spec, slot)
         try:
             self._compute(frame, output)
         except Exception as error:
-            self._in_flight.leave()
             raise EngineRunError(f"torch could not compute frame {frame.number}: {error}") from error
+        return lambda: frame.with_planes(output.planes, slot)
 
-        def finish() -> Frame:
-            self._in_flight.leave()
-            return frame.with_planes(output.planes, slot)
-
-        return Result(finish)
-
-    def _compute(self, frame: Frame, output: Output) -> None:
+    def _compute(self, frame: Frame, output: OutputMemory) -> None:
         import torch
 
         assert self._graph is not None

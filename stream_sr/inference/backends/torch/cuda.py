@@ -15,11 +15,11 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from stream_sr.errors import EngineBuildError, EngineRunError, EngineUnavailable
+from stream_sr.inference.availability import Availability
 from stream_sr.inference.backends.cuda.pinned import Bytes, Pinned
 from stream_sr.inference.backends.cuda.schedule import THROUGHPUT_DEPTH, OverlappedEngine, flow_bytes
 from stream_sr.inference.backends.torch import cpu as reference_backend
 from stream_sr.inference.model import ModelSpec
-from stream_sr.inference.results import Availability
 from stream_sr.inference.verify import WrongResult, check
 from stream_sr.pipeline.engine import Engine, EngineOptions, EngineSpec
 from stream_sr.system import machine
@@ -56,7 +56,7 @@ def open_model(model: ModelSpec, info: StreamInfo, options: EngineOptions) -> En
     """
     found = availability(options.device)
     if not found.usable:
-        raise EngineUnavailable(f"backend torch-cuda: {found.reason}; {found.mend}")
+        raise EngineUnavailable(f"backend torch-cuda: {found.reason}; {found.fix}")
     notes: list[str] = []
     for precision in LADDER if options.precision == "auto" else (options.precision,):
         engine = open_fastest(model, info, options, precision)

@@ -1,26 +1,60 @@
-"""Results keep their size and colours, whatever comes in."""
+"""Results of another size: ``--size``, and an input that changes while its results keep their size and colours."""
 
 from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
 import pytest
+from doubles import DoublingEngine
 
 from stream_sr.codec.swscale import fit_area
 from stream_sr.errors import EngineRunError
 from stream_sr.inference.engines import open_engine
-from stream_sr.inference.refit import RefitEngine
+from stream_sr.inference.resize import MultiFormatEngine, ResizeEngine, fit_into
 from stream_sr.pipeline.engine import Engine, EngineOptions
 from stream_sr.pipeline.stages import upscale
 from stream_sr.pipeline.stats import Stats
 from stream_sr.video.color import ColorInfo, Matrix, Range, guess_unknown
 from stream_sr.video.frame import Frame, StreamInfo
 from stream_sr.video.frame_pool import FramePool
+from stream_sr.video.orientation import Orientation
 from stream_sr.video.planes import empty_planes, read_only
 from stream_sr.video.timing import ManualClock
 
 BASE = Fraction(1, 30)
 FIRST = StreamInfo(64, 48, BASE, live=True)
+FILE = StreamInfo(640, 360, Fraction(1, 25))
+
+
+@pytest.mark.parametrize("box", [(853, 479), (1279, 719), (1280, 720), (200, 2000), (2000, 200), (1, 1), (3840, 2160)])
+@pytest.mark.parametrize("size", [(640, 360), (1920, 1080), (853, 479), (64, 480)])
+def test_the_largest_even_size_inside_the_box(size: tuple[int, int], box: tuple[int, int]) -> None:
+    width, height = fit_into(StreamInfo(*size, Fraction(1, 25)), box)
+    assert width % 2 == height % 2 == 0
+    assert (width <= box[0] and height <= box[1]) or 2 in (width, height)
+    if min(width, height) > 2:
+        assert width + 2 > box[0] or height + 2 > box[1], "it could be larger"
+        assert abs(width / height - size[0] / size[1]) < 3 * size[0] / size[1] / min(width, height)
+
+
+def test_a_turned_video_is_fitted_as_it_is_seen() -> None:
+    assert fit_into(replace(FILE, orientation=Orientation.TURNED_90), (720, 1280)) == (1280, 720)
+
+
+def test_a_flat_picture_stays_flat_and_in_its_slot() -> None:
+    planes = empty_planes(16, 8)
+    for plane, value in zip(planes, (70, 90, 200), strict=True):
+        plane.fill(value)
+    frame = Frame(read_only(planes), 3, Fraction(1, 25), number=5)
+    engine = ResizeEngine(DoublingEngine(), (24, 12), FILE)
+    assert engine.spec.output_size == (24, 12)
+    pool = FramePool(24, 12, 1, poison=True)
+    result = engine.submit(frame, pool.lease()).wait()
+    assert (result.width, result.height, result.pts, result.number) == (24, 12, 3, 5)
+    assert [set(np.unique(plane).tolist()) for plane in result.planes] == [{70}, {90}, {200}]
+    result.release()
+    assert pool.held == 0
+    engine.close()
 
 
 def bicubic(info: StreamInfo) -> Engine:
@@ -51,7 +85,7 @@ def test_the_shape_is_kept(size: tuple[int, int], aspect: Fraction, area: tuple[
 
 
 def test_another_size_comes_with_black_beside_it() -> None:
-    engine = RefitEngine(bicubic(FIRST), FIRST, bicubic)
+    engine = MultiFormatEngine(bicubic(FIRST), FIRST, bicubic)
     other = replace(FIRST, width=48, height=48)
     pool = FramePool(128, 96, 2, poison=True)
     with pytest.raises(EngineRunError, match="no engine was prepared"):
@@ -73,7 +107,7 @@ def test_another_size_comes_with_black_beside_it() -> None:
 
 def test_other_colours_are_converted() -> None:
     """Full-range BT.709 grey and red into the limited BT.601 of the run."""
-    engine = RefitEngine(bicubic(FIRST), FIRST, bicubic)
+    engine = MultiFormatEngine(bicubic(FIRST), FIRST, bicubic)
     other = replace(FIRST, color=ColorInfo(Matrix.BT709, Range.FULL, 1, 1))
     engine.prepare(other)
     result = engine.submit(frame_of(other, (255, 128, 128))).wait()
@@ -98,7 +132,7 @@ def test_engines_that_are_not_needed_any_more_are_closed() -> None:
         def close(self) -> None:
             closed.append(self._width)
 
-    engine = RefitEngine(bicubic(FIRST), FIRST, Watched)
+    engine = MultiFormatEngine(bicubic(FIRST), FIRST, Watched)
     for width in (32, 40, 48, 56):
         engine.prepare(replace(FIRST, width=width))
         engine.prepare(replace(FIRST, width=width))
@@ -109,7 +143,7 @@ def test_engines_that_are_not_needed_any_more_are_closed() -> None:
 
 def test_a_repeated_picture_says_the_colours_and_shape_of_the_run() -> None:
     """As the result that it repeats, not as its own input; and another shape makes another picture."""
-    engine = RefitEngine(bicubic(FIRST), FIRST, bicubic)
+    engine = MultiFormatEngine(bicubic(FIRST), FIRST, bicubic)
     other = replace(FIRST, color=ColorInfo(Matrix.BT709, Range.FULL, 1, 1), sample_aspect=Fraction(4, 3))
     engine.prepare(other)
     stats = Stats()
@@ -125,13 +159,13 @@ def test_a_repeated_picture_says_the_colours_and_shape_of_the_run() -> None:
     engine.close()
 
 
-def test_what_computes_now_says_whether_a_picture_may_be_repeated() -> None:
+def test_the_engine_that_computes_says_whether_it_is_deterministic() -> None:
     def make(info: StreamInfo) -> Engine:
         engine = bicubic(info)
         engine.spec = replace(engine.spec, is_deterministic=False, model="other")  # type: ignore[misc]
         return engine
 
-    engine = RefitEngine(bicubic(FIRST), FIRST, make)
+    engine = MultiFormatEngine(bicubic(FIRST), FIRST, make)
     other = replace(FIRST, width=48)
     engine.prepare(other)
     for info, is_deterministic, model in ((FIRST, True, "bicubic"), (other, False, "other"), (FIRST, True, "bicubic")):
@@ -142,3 +176,23 @@ def test_what_computes_now_says_whether_a_picture_may_be_repeated() -> None:
             (128, 96),
         )
     engine.close()
+
+
+def test_an_engine_that_was_opened_after_the_end_is_closed_at_once() -> None:
+    """The source prepares in its own thread, which may be late."""
+    opened: list[DoublingEngine] = []
+    closed: list[DoublingEngine] = []
+
+    class Watched(DoublingEngine):
+        def close(self) -> None:
+            closed.append(self)
+
+    def open_for(info: StreamInfo) -> Engine:
+        opened.append(Watched())
+        return opened[-1]
+
+    engine = MultiFormatEngine(bicubic(FIRST), FIRST, open_for)
+    engine.close()
+    engine.prepare(replace(FIRST, width=32))
+    assert len(opened) == 1
+    assert closed == opened
