@@ -16,7 +16,7 @@ import onnx
 from onnx import numpy_helper
 
 from stream_sr.errors import ModelError
-from stream_sr.inference.backends.tensorrt.graph import Graph
+from stream_sr.inference.backends.tensorrt.graph import OnnxGraph
 from stream_sr.inference.model import ModelSpec
 
 MAGIC, VERSION = b"FFMPEGDNNNATIVE", (1, 23)
@@ -28,7 +28,7 @@ AROUND = ("Cast", "Mul", "Clip", "Round")  # between uint8 and 0 to 1, which the
 
 def write_native(model: ModelSpec, path: Path) -> Path:
     """Write the model with its deconvolutions lowered. Raises ModelError for a layer that the format has not."""
-    graph = Graph.read(model.onnx.read_bytes())
+    graph = OnnxGraph.read(model.onnx.read_bytes())
     graph.lower()
     network = onnx.load_from_string(graph.serialize()).graph
     arrays = {one.name: numpy_helper.to_array(one) for one in network.initializer}

@@ -24,7 +24,7 @@ from torch import Tensor, fx
 from stream_sr.bench.engine import TIME_BASE
 from stream_sr.inference.backends.cuda.schedule import i420_bytes
 from stream_sr.inference.backends.torch.cpu import load_network
-from stream_sr.inference.backends.torch.frames import Form, FrameNetwork
+from stream_sr.inference.backends.torch.frames import FrameNetwork, NetworkVariant
 from stream_sr.inference.model import ModelSpec, find_model
 from stream_sr.video.frame import StreamInfo
 
@@ -87,7 +87,7 @@ def layers(model: ModelSpec, info: StreamInfo, device: str = "meta", time: Time 
     ``border`` in pixels that it needs around a tile, ``ms`` where ``time`` is given, which gets the operation to run.
     Not for recurrent models.
     """
-    network = FrameNetwork(load_network(model), info, model.scale, PRECISION, Form(lowered=True)).to(device)
+    network = FrameNetwork(load_network(model), info, model.scale, PRECISION, NetworkVariant(lowered=True)).to(device)
     traced = fx.symbolic_trace(network, concrete_args={"previous": None, "flow": None})
     large = i420_bytes(info.width * model.scale, info.height * model.scale)
     frame = torch.zeros(i420_bytes(info.width, info.height), dtype=torch.uint8, device=device)

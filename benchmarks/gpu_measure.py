@@ -15,7 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from stream_sr.inference.backends.cuda.schedule import IN_A_ROW, OverlappedEngine, flow_bytes, i420_bytes, in_a_row
+from stream_sr.inference.backends.cuda.schedule import (
+    BACK_TO_BACK_RUNS,
+    OverlappedEngine,
+    back_to_back,
+    flow_bytes,
+    i420_bytes,
+)
 from stream_sr.inference.model import LUMA, PREVIOUS, ModelSpec
 from stream_sr.pipeline.engine import EngineOptions
 from stream_sr.video.color import ColorInfo, Siting
@@ -54,22 +60,22 @@ def open_torch(
 ) -> OverlappedEngine:
     """The backend torch-cuda in one form; compiled where torch.compile's mode is given."""
     from stream_sr.inference.backends.torch import cuda
-    from stream_sr.inference.backends.torch.frames import Form
+    from stream_sr.inference.backends.torch.frames import NetworkVariant
 
     options = EngineOptions(backend="torch-cuda", device=device, depth=depth)
-    form = Form(lowered=head == LOWERED, compiled=mode is not None, mode=mode or "default")
-    return cuda.open_form(model, info, options, precision, form)
+    variant = NetworkVariant(lowered=head == LOWERED, compiled=mode is not None, mode=mode or "default")
+    return cuda.open_variant(model, info, options, precision, variant)
 
 
 def open_tensorrt(
     model: ModelSpec, info: StreamInfo, precision: str, head: str, *, device: int, depth: int = 3
 ) -> OverlappedEngine:
     """The backend tensorrt in one form, built in this process."""
-    from stream_sr.inference.backends.tensorrt.ladder import BuildRequest, load_engine, picture_of
+    from stream_sr.inference.backends.tensorrt.checked_engine import BuildRequest, layout_of, load_engine
 
     options = EngineOptions(backend="tensorrt", device=device, depth=depth, keep=False)
-    wish = BuildRequest(model, picture_of(model, info), options)
-    return load_engine(wish, precision, head, _built(model, wish.picture, precision, head, device))
+    request = BuildRequest(model, layout_of(model, info), options)
+    return load_engine(request, precision, head, _built(model, request.layout, precision, head, device))
 
 
 _blobs: dict[tuple[Any, ...], bytes] = {}  # the two latest: a row opens the faster of two heads again, twice
@@ -271,10 +277,10 @@ def device_times(work: Callable[[], Any], device: str) -> list[float]:
     for _ in range(REPEATS):
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
         begin.record()
-        in_a_row(work)()
+        back_to_back(work)()
         end.record()
         end.synchronize()
-        times.append(float(begin.elapsed_time(end)) / IN_A_ROW)
+        times.append(float(begin.elapsed_time(end)) / BACK_TO_BACK_RUNS)
     return times
 
 
@@ -283,10 +289,12 @@ def time_torch(model: ModelSpec, info: StreamInfo, precision: str, mode: str | N
     import torch
 
     from stream_sr.inference.backends.torch.cpu import load_network
-    from stream_sr.inference.backends.torch.frames import Form, FrameNetwork
+    from stream_sr.inference.backends.torch.frames import FrameNetwork, NetworkVariant
 
     torch._dynamo.reset()
-    frames = FrameNetwork(load_network(model), info, model.scale, precision, Form(lowered=head == LOWERED)).to(device)
+    frames = FrameNetwork(
+        load_network(model), info, model.scale, precision, NetworkVariant(lowered=head == LOWERED)
+    ).to(device)
     options: dict[str, Any] = {} if mode == "default" else {"mode": mode}
     run = frames if mode is None else torch.compile(frames, fullgraph=True, dynamic=False, **options)
     picture = frames_of(info, 1, None)[0]
@@ -308,13 +316,13 @@ def time_onnxruntime(model: ModelSpec, info: StreamInfo, precision: str, device:
         import onnxruntime
     except ImportError as error:
         raise Skipped(f"onnxruntime is not installed: {error}") from error
-    from stream_sr.inference.backends.tensorrt.frames import FRAME, Picture, tensors
+    from stream_sr.inference.backends.tensorrt.frames import FRAME, FrameLayout, tensors
     from stream_sr.inference.backends.tensorrt.graph import frame_graph
 
     wanted = "CPUExecutionProvider" if device == "cpu" else "CUDAExecutionProvider"
     if wanted not in onnxruntime.get_available_providers():
         raise Skipped(f"this onnxruntime has no {wanted}: {', '.join(onnxruntime.get_available_providers())}")
-    picture = Picture(info.width, info.height, model.scale, int(info.color.siting))
+    picture = FrameLayout(info.width, info.height, model.scale, int(info.color.siting))
     data = frame_graph(model.onnx.read_bytes(), picture, precision, head)
     number = 0 if device == "cpu" else int(device.partition(":")[2])
     options = {} if device == "cpu" else {"device_id": number, "use_tf32": 0}
@@ -338,7 +346,7 @@ def time_onnxruntime(model: ModelSpec, info: StreamInfo, precision: str, device:
     without_waiting.add_run_config_entry("disable_synchronize_execution_providers", "1")
 
     def work() -> None:
-        in_a_row(lambda: session.run_with_iobinding(binding, without_waiting))()
+        back_to_back(lambda: session.run_with_iobinding(binding, without_waiting))()
         binding.synchronize_outputs()
 
     for _ in range(2):
@@ -347,7 +355,7 @@ def time_onnxruntime(model: ModelSpec, info: StreamInfo, precision: str, device:
     for _ in range(REPEATS if device != "cpu" else 3):
         began = time.perf_counter()
         work()
-        times.append((time.perf_counter() - began) * 1000 / IN_A_ROW)
+        times.append((time.perf_counter() - began) * 1000 / BACK_TO_BACK_RUNS)
     return percentiles(times)
 
 

@@ -12,7 +12,7 @@ import gpu_measure
 import numpy as np
 import torch
 
-from stream_sr.inference.backends.cuda.pinned import Bytes, Pinned
+from stream_sr.inference.backends.cuda.pinned import Bytes, PinnedPool
 from stream_sr.inference.backends.torch import cuda
 
 
@@ -88,6 +88,6 @@ def install() -> None:
     """Let the backend torch-cuda run on the processor, in this process."""
     torch.set_num_threads(1)
     gpu_measure.REPEATS, gpu_measure.SECONDS = 2, 0.02
-    gpu = cuda.Gpu(0, "a processor", Pinned(lambda nbytes: np.empty(nbytes, np.uint8)))
+    gpu = cuda.Gpu(0, "a processor", PinnedPool(lambda nbytes: np.empty(nbytes, np.uint8)))
     cuda.open_device = lambda number: gpu  # type: ignore[assignment]
     cuda.TorchDriver = ProcessorDriver  # type: ignore[misc, assignment]

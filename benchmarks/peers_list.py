@@ -154,9 +154,9 @@ def onnx_file(form: str) -> Path:
     model = find_model(FSRCNN, 2)
     if form == "exported":
         return model.onnx
-    from stream_sr.inference.backends.tensorrt.graph import Graph
+    from stream_sr.inference.backends.tensorrt.graph import OnnxGraph
 
-    graph = Graph.read(model.onnx.read_bytes())
+    graph = OnnxGraph.read(model.onnx.read_bytes())
     graph.lower()
     path = _folder() / f"{FSRCNN}-{form}.onnx"
     path.write_bytes(graph.serialize())

@@ -20,7 +20,7 @@ from record import RESULTS, write_result
 from stream_sr.config import size
 from stream_sr.errors import StreamSRError
 from stream_sr.inference.backends.openvino.graph import compile_graph
-from stream_sr.inference.backends.openvino.precision import choose, cpu
+from stream_sr.inference.backends.openvino.precision import choose_precision, cpu
 from stream_sr.inference.model import LUMA, ModelSpec, find_model
 from stream_sr.pipeline.engine import QUALITY_FIDELITY
 from stream_sr.video.quality import texture
@@ -37,7 +37,7 @@ def precisions(model: ModelSpec) -> list[str]:
 
 def runner(model: ModelSpec, precision: str, width: int, height: int, threads: int) -> Callable[[], None]:
     """One inference of a texture; it has run once."""
-    graph = choose(model, precision, QUALITY_FIDELITY).graph
+    graph = choose_precision(model, precision, QUALITY_FIDELITY).graph
     compiled = compile_graph(graph.sized(height, width), precision=precision, threads=threads, streams=1)
     request = compiled.create_infer_request()
     request.get_tensor(LUMA).data[0, 0] = texture(height, width)

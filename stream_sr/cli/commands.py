@@ -398,7 +398,7 @@ def export_command(parsed: argparse.Namespace) -> int:
 
 def quantize_command(parsed: argparse.Namespace) -> int:
     _need_training("onnx", "onnxruntime", "nncf")
-    from stream_sr.inference.model import LOSS_LIMIT
+    from stream_sr.inference.model import MAX_INT8_LOSS
     from stream_sr.training.quantize import quantize_model
 
     check_folder(parsed.folder)
@@ -406,7 +406,7 @@ def quantize_command(parsed: argparse.Namespace) -> int:
     assert model.int8 is not None
     found = f"{model.name} x{model.scale}, {model.int8.loss:.3f} dB lost, {model.int8.fidelity:.1f} dB from fp32"
     kept = model.int8.onnx.is_file()
-    say(f"{model.int8.onnx}: {found}" + ("" if kept else f"; not kept, the limit is {LOSS_LIMIT:g} dB"))
+    say(f"{model.int8.onnx}: {found}" + ("" if kept else f"; not kept, the limit is {MAX_INT8_LOSS:g} dB"))
     return 0
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from stream_sr.errors import ConfigError
-from stream_sr.inference import cache, measured
+from stream_sr.inference import cache, measurements
 from stream_sr.inference.model import ModelSpec, list_models
 from stream_sr.system import machine
 
@@ -23,7 +23,7 @@ def models_table(models: Sequence[ModelSpec]) -> list[dict[str, Any]]:
     ``int8`` is what its eight-bit form loses (``loss``, dB) and reaches (``psnr_y``), None where it has none; ``fps``
     is what `measure_speed` found on this machine, None where it was not asked.
     """
-    speed, here = measured.recall(SPEED), _here()
+    speed, here = measurements.load(SPEED), _here()
     return [
         {
             "name": model.name,
@@ -67,9 +67,9 @@ def measure_speed(models: Sequence[ModelSpec], *, seconds: float = 0.5) -> None:
         result = bench_engine(model, *MEASURED_AT, options, seconds=seconds)
         speed[f"{model.sha256()} {here}"] = round(result["fps"], 1)
     try:
-        measured.remember(SPEED, speed)
+        measurements.store(SPEED, speed)
     except OSError as error:
-        place = measured.path_of(SPEED)
+        place = measurements.path_of(SPEED)
         raise ConfigError(f"the figures cannot be kept in {place}: {error}; set STREAM_SR_CACHE") from error
 
 

@@ -210,9 +210,9 @@ def _open_interim(model: ModelSpec, info: StreamInfo, options: EngineOptions) ->
         if seconds_per_frame(engine, info) * float(info.fps or DEFAULT_FPS) < MAX_LOAD:
             return engine
         engine.close()
-    from stream_sr.inference.backends.tensorrt.ladder import picture_of
+    from stream_sr.inference.backends.tensorrt.checked_engine import layout_of
 
-    return open_engine(None, info, replace(now, backend="bicubic", threads=None), scale=picture_of(model, info).scale)
+    return open_engine(None, info, replace(now, backend="bicubic", threads=None), scale=layout_of(model, info).scale)
 
 
 def seconds_per_frame(engine: Engine, info: StreamInfo, *, trials: int = TRIALS) -> float:

@@ -1,6 +1,6 @@
-"""Backends: what runs a model. `open_engine` opens one; `choose_backend` says what ``auto`` means on this machine.
+"""Open an engine: `open_engine`. `choose_backend` says what backend ``auto`` means on this machine.
 
-Each adapter is a module of this package with ``PRECISIONS``, ``availability()`` and ``open_model(...)``, imported only
+Each adapter is a module of `backends` with ``PRECISIONS``, ``availability()`` and ``open_model(...)``, imported only
 when it is asked for, so that a missing library harms nobody else.
 """
 
@@ -88,13 +88,13 @@ def open_engine(
 
 
 def check_available(options: EngineOptions) -> None:
-    """Raise EngineUnavailable where the backend that is named, or the precision, cannot be had on this machine."""
+    """Raise EngineUnavailable where this machine lacks the backend that is named, or the precision."""
     name = choose_backend(options.device).name if options.backend == "auto" else options.backend
     found = load_adapter(name).availability(*([options.device] if name in GPU_BACKENDS else []))
     if not found.usable:
         raise EngineUnavailable(f"backend {name} cannot be used here: {found.reason}; {found.fix}")
-    if name == "openvino" and options.precision == "int8" and not machine.has_vnni():
-        raise EngineUnavailable("this CPU has no VNNI, without which int8 gains nothing; use precision auto")
+    if name == "openvino":
+        load_adapter(name).check_supported(options.precision)
 
 
 def check_engine_options(model: ModelSpec | None, options: EngineOptions, *, scale: int | None = None) -> None:

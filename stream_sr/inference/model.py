@@ -15,11 +15,11 @@ from stream_sr.errors import ModelError
 
 PRESETS = ("tiny", "fast", "balanced", "quality")
 AUTO = "auto"  # for a model's name: the largest that keeps up
-RUNG = 1.5  # times the multiplications of the model below it, at least, has each model of a ladder
+MIN_COST_RATIO = 1.5  # of a model of the ladder to the one below, in multiplications
 TUNES = ("clean", "camera")  # what a network was trained on: bicubic reductions, or what cameras and codecs leave
 LUMA, PREVIOUS, UPSCALED = "luma", "previous", "upscaled"  # the planes of a graph; the second of a recurrent one
 INT8_FILE = "model.int8.onnx"
-LOSS_LIMIT = 0.05  # dB that eight bits may lose for ``auto`` to take them, and for a model to be shipped in them
+MAX_INT8_LOSS = 0.05  # dB that eight bits may lose for ``auto`` to take them, and for a model to be shipped in them
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,10 +181,11 @@ def model_ladder(
 ) -> list[ModelSpec]:
     """The models worth choosing from by their cost, for this scale and tune (see `find_model`), the smallest first.
 
-    From the best PSNR downwards, each that computes less than the one before by a factor of `RUNG`: of models of about
-    one size the best. A model is ranked by the figures of its name and scale, measured on clean pictures, whatever it
-    is tuned for; one without figures is left out. Where ``tune`` is None the best is one that is tuned for ``prefer``,
-    if any is: a larger one that is not is no better on such pictures. Raises ModelError where none is left.
+    From the best PSNR downwards, each that computes less than the one before by a factor of `MIN_COST_RATIO`: of
+    models of about one size the best. A model is ranked by the figures of its name and scale, measured on clean
+    video, whatever it is tuned for; one without figures is left out. Where ``tune`` is None the best is one that is
+    tuned for ``prefer``, if any is: a larger one that is not is no better on such video. Raises ModelError where none
+    is left.
     """
     fitting = [model for model in list_models(folder) if model.scale == scale]
     ranks = {model.name: _rank(model) for model in fitting if model.psnr_y}
@@ -195,7 +196,7 @@ def model_ladder(
         if not ladder and tuned and name not in tuned:
             continue
         model = find_model(name, scale, tune, prefer=prefer, folder=folder)
-        if not ladder or model.macs_per_pixel * RUNG <= ladder[-1].macs_per_pixel:
+        if not ladder or model.macs_per_pixel * MIN_COST_RATIO <= ladder[-1].macs_per_pixel:
             ladder.append(model)
     if not ladder:
         asked = f" and {tune}" if tune else ""

@@ -20,7 +20,7 @@ from stream_sr.video.quality import texture
 Plane = npt.NDArray[np.uint8]
 
 TILE = (48, 64)  # height and width of the picture
-FORM = 3  # counts the changes to what a recurrent network is given
+VERSION = 3  # of the input that a recurrent network is given; the entry `form` of the file
 MARGIN = 16  # input pixels that what lies beyond the tile may change; more than any network here looks
 
 
@@ -49,9 +49,9 @@ def load(model: ModelSpec) -> Reference:
     digest = model.sha256()
     try:
         with np.load(path_of(model)) as stored:
-            if str(stored["onnx_sha256"]) == digest and (len(stored["results"]) == 1 or int(stored["form"]) == FORM):
+            if str(stored["onnx_sha256"]) == digest and (len(stored["results"]) == 1 or int(stored["form"]) == VERSION):
                 return Reference(stored["results"], int(stored["margin"]))
-    except (OSError, ValueError, KeyError):  # none, damaged, or of another form
+    except (OSError, ValueError, KeyError):  # none, damaged, or of another version
         pass
     return compute(model)
 
@@ -60,7 +60,7 @@ def write(model: ModelSpec) -> Path:
     """Compute and store the reference beside the model."""
     found = compute(model)
     data = io.BytesIO()
-    np.savez_compressed(data, results=found.results, margin=found.margin, onnx_sha256=model.sha256(), form=FORM)
+    np.savez_compressed(data, results=found.results, margin=found.margin, onnx_sha256=model.sha256(), form=VERSION)
     path = path_of(model)
     path.write_bytes(data.getvalue())
     return path

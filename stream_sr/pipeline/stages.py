@@ -49,73 +49,73 @@ def upscale(
     ``infer``, from submission to result. ``seen`` is shown each pair of input and result, both borrowed. With
     ``with_source`` each result holds its input as `Frame.source`. Raises EngineRunError.
 
-    A duplicate frame is not computed again where the engine is deterministic: its result is the pixels of the last one,
-    held once more. Counted as ``repeated``. For that one input and one result are kept.
+    A duplicate of the frame before is not computed again where the engine is deterministic: its result is the pixels of
+    the last one, held once more. Counted as ``repeated``. For that one input and one result are kept.
     """
-    flying: deque[_Flight] = deque()
-    last: Frame | None = None  # input that was submitted last, held
-    made: Frame | None = None  # result that landed last, held
+    in_flight: deque[_FrameInFlight] = deque()
+    last_input: Frame | None = None  # input that was submitted last, held
+    last_result: Frame | None = None  # result that came last, held
 
     def complete() -> Frame:
-        nonlocal made
-        flight = flying.popleft()
+        nonlocal last_result
+        current = in_flight.popleft()
         try:
-            if flight.pending is None:
-                assert made is not None
-                result = _repeat_last(made, flight.frame).retain()
+            if current.pending is None:
+                assert last_result is not None
+                result = _repeat_last(last_result, current.frame).retain()
             else:
                 with working("engine"):
-                    result = flight.pending.wait()
-                stats.stage("infer", clock.now_ns() - flight.began_ns)
-            flight.slot = None  # now the result's
+                    result = current.pending.wait()
+                stats.stage("infer", clock.now_ns() - current.began_ns)
+            current.slot = None  # now the result's
             try:
-                seen(flight.frame, result)
+                seen(current.frame, result)
             except BaseException:
                 result.release()
                 raise
         except BaseException:
-            flight.release()
+            current.release()
             raise
-        made = _exchange(made, result)
+        last_result = _exchange(last_result, result)
         if with_source:
-            return replace(result, source=flight.frame)  # the hold on the input goes on with it
-        flight.frame.release()
+            return replace(result, source=current.frame)  # the hold on the input goes on with it
+        current.frame.release()
         return result
 
     try:
         for frame in frames:
-            flight = _Flight(frame)
+            current = _FrameInFlight(frame)
             try:
-                if last is not None and engine.spec.is_deterministic and frame.is_duplicate_of(last):
+                if last_input is not None and engine.spec.is_deterministic and frame.is_duplicate_of(last_input):
                     stats.count("repeated")
                 else:
-                    flight.slot = lease() if lease else None
-                    flight.began_ns = clock.now_ns()
+                    current.slot = lease() if lease else None
+                    current.began_ns = clock.now_ns()
                     with working("engine"):
-                        flight.pending = engine.submit(frame, flight.slot)
-                    last = _exchange(last, frame)
+                        current.pending = engine.submit(frame, current.slot)
+                    last_input = _exchange(last_input, frame)
             except BaseException:
-                flight.release()
+                current.release()
                 raise
-            flying.append(flight)
-            if len(flying) >= engine.depth:
+            in_flight.append(current)
+            if len(in_flight) >= engine.depth:
                 yield complete()
-        while flying:
+        while in_flight:
             yield complete()
     finally:
-        for flight in flying:
-            if flight.pending is not None:
+        for current in in_flight:
+            if current.pending is not None:
                 with contextlib.suppress(EngineError):
-                    flight.pending.wait()  # the engine may still write into the slot
-            flight.release()
-        for kept in (last, made):
-            if kept is not None:
-                kept.release()
+                    current.pending.wait()  # the engine may still write into the slot
+            current.release()
+        for held in (last_input, last_result):
+            if held is not None:
+                held.release()
 
 
 @dataclass(slots=True)
-class _Flight:
-    """A frame on its way through the engine. Without ``pending``: its result is that of the one before."""
+class _FrameInFlight:
+    """A frame that was submitted, or without ``pending`` a duplicate, whose result is that of the frame before."""
 
     frame: Frame
     slot: Slot | None = None
@@ -128,9 +128,10 @@ class _Flight:
             self.slot.release()
 
 
-def _repeat_last(made: Frame, frame: Frame) -> Frame:
-    """The result ``made`` at the moment of ``frame``: the engine may have given it colours and a shape of its own."""
-    return replace(frame.with_planes(made.planes, made.slot), color=made.color, sample_aspect=made.sample_aspect)
+def _repeat_last(result: Frame, frame: Frame) -> Frame:
+    """Return ``result`` at the time of ``frame``, with the colours and sample aspect that the engine gave it."""
+    repeated = frame.with_planes(result.planes, result.slot)
+    return replace(repeated, color=result.color, sample_aspect=result.sample_aspect)
 
 
 def _exchange(old: Frame | None, new: Frame) -> Frame:

@@ -22,7 +22,7 @@ import onnxruntime
 from onnx import numpy_helper
 
 from stream_sr.errors import ConfigError, ModelError
-from stream_sr.inference.model import INT8_FILE, LOSS_LIMIT, PREVIOUS, ModelSpec, read_model
+from stream_sr.inference.model import INT8_FILE, MAX_INT8_LOSS, PREVIOUS, ModelSpec, read_model
 from stream_sr.training.clips import ENDING, VALIDATION, read_clips
 from stream_sr.video.planes import Plane
 from stream_sr.video.quality import FIDELITY_SIZE, psnr, texture
@@ -39,7 +39,7 @@ def quantize_model(folder: Path, data: Sequence[Path], *, seed: int = 1) -> Mode
     """Write ``model.int8.onnx`` beside the model in ``folder``, and what it loses into ``model.toml``.
 
     ``data`` are folders of pictures or of clips of the model's scale; the pictures that the recipe validated on judge
-    the loss, a tenth of them where those are not there. An eight-bit model that loses `LOSS_LIMIT` dB or more is not
+    the loss, a tenth of them where those are not there. An eight-bit model that loses `MAX_INT8_LOSS` dB or more is not
     kept; its loss is recorded all the same. Raises ModelError for a recurrent model, ConfigError, SourceOpenError.
     """
     toml = folder / "model.toml"
@@ -55,7 +55,7 @@ def quantize_model(folder: Path, data: Sequence[Path], *, seed: int = 1) -> Mode
     picture = texture(*FIDELITY_SIZE)
     fidelity = psnr(_run(graph, [picture])[0], _run(quantized, [picture])[0])
     path = folder / INT8_FILE
-    if loss < LOSS_LIMIT:
+    if loss < MAX_INT8_LOSS:
         partial = path.with_suffix(".partial")
         partial.write_bytes(quantized.SerializeToString(deterministic=True))
         partial.replace(path)

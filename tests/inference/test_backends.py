@@ -20,8 +20,8 @@ from stream_sr.inference.backends import load_adapter
 from stream_sr.inference.backends.openvino import engine as openvino
 from stream_sr.inference.backends.openvino import graph as openvino_graph
 from stream_sr.inference.backends.openvino import precision as openvino_precision
-from stream_sr.inference.backends.openvino.precision import choose
-from stream_sr.inference.backends.openvino.tuning import Form, Runner
+from stream_sr.inference.backends.openvino.precision import choose_precision
+from stream_sr.inference.backends.openvino.tuning import Parallelism, Runner
 from stream_sr.inference.engines import BACKENDS, backends, choose_backend, open_engine
 from stream_sr.inference.model import ModelSpec, find_model
 from stream_sr.networks import deconvolution
@@ -508,12 +508,12 @@ def test_a_cached_engine_is_loaded_and_not_compiled(
 ) -> None:
     frame, case = picture(24, 16), CASES[1]
     first = upscaled(case, models[2], frame)
-    monkeypatch.setattr(openvino_graph.Graph, "sized", _only_trials(openvino_graph.Graph.sized))
+    monkeypatch.setattr(openvino_graph.OpenVINOGraph, "sized", _only_trials(openvino_graph.OpenVINOGraph.sized))
     np.testing.assert_array_equal(upscaled(case, models[2], frame)[0], first[0])
 
 
 def _only_trials(sized: object) -> object:
-    def guarded(graph: openvino_graph.Graph, height: int, width: int) -> object:
+    def guarded(graph: openvino_graph.OpenVINOGraph, height: int, width: int) -> object:
         assert (height, width) == openvino_graph.TRIAL, "compiled although it was cached"
         return sized(graph, height, width)  # type: ignore[operator]
 
@@ -530,10 +530,12 @@ def test_an_engine_is_tuned_only_where_that_is_wanted(
 ) -> None:
     asked: list[tuple[int, int]] = []
 
-    def tuned(key: str, forms: list[Form], make: Callable[[Form], Runner]) -> tuple[Form, str]:
-        make(forms[1]).start()()
-        asked.append((len(key), len(forms)))
-        return forms[1], "measured"
+    def tuned(
+        key: str, candidates: list[Parallelism], make: Callable[[Parallelism], Runner]
+    ) -> tuple[Parallelism, str]:
+        make(candidates[1]).start()()
+        asked.append((len(key), len(candidates)))
+        return candidates[1], "measured"
 
     monkeypatch.setattr(openvino, "tune", tuned)
     monkeypatch.setattr(openvino, "cpu_threads", lambda options: options.threads or 2)
@@ -552,18 +554,20 @@ def test_an_engine_is_tuned_only_where_that_is_wanted(
 
 def test_what_was_measured_under_another_quota_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     """A choice of 64 threads must not run under a quota of 2."""
-    found: list[tuple[str, Form]] = []
+    found: list[tuple[str, Parallelism]] = []
 
-    def tuned(key: str, forms: list[Form], make: object) -> tuple[Form, str]:
-        found.append((key, forms[0]))
-        return forms[0], ""
+    def tuned(key: str, candidates: list[Parallelism], make: object) -> tuple[Parallelism, str]:
+        found.append((key, candidates[0]))
+        return candidates[0], ""
 
     monkeypatch.setattr(openvino, "tune", tuned)
-    chosen = choose(find_model("tiny", 2), "fp32", 0.0)
+    chosen = choose_precision(find_model("tiny", 2), "fp32", 0.0)
     for cores in (64, 2, 64):
         monkeypatch.setattr(machine, "cores", lambda cores=cores: cores)
-        openvino._form(chosen, (64, 48), EngineOptions(backend="openvino", precision="fp32", depth=2, tune=True))
-    assert [form.threads for _, form in found] == [64, 2, 64]
+        openvino._choose_parallelism(
+            chosen, (64, 48), EngineOptions(backend="openvino", precision="fp32", depth=2, tune=True)
+        )
+    assert [candidate.threads for _, candidate in found] == [64, 2, 64]
     assert found[0][0] == found[2][0] != found[1][0]
 
 

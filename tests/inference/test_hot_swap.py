@@ -33,19 +33,19 @@ class Tagged:
     def __init__(self, tag: int, *, depth: int, kind: str = GOOD) -> None:
         self.spec = EngineSpec("double", f"m{tag}", 2, WIDTH, HEIGHT, "uint8", "none")
         self.tag, self.depth, self.kind = tag, depth, kind
-        self.flying: deque[_Tag] = deque()
+        self.in_flight: deque[_Tag] = deque()
         self.closed = 0
 
     def submit(self, frame: Frame, slot: Slot | None = None) -> Pending:
         assert not self.closed, "submitted to a closed engine"
-        assert len(self.flying) < self.depth
+        assert len(self.in_flight) < self.depth
         if self.kind == REFUSES:
             raise EngineRunError("refused by the double")
-        self.flying.append(_Tag(self, frame, slot))
-        return self.flying[-1]
+        self.in_flight.append(_Tag(self, frame, slot))
+        return self.in_flight[-1]
 
     def close(self) -> None:
-        assert not self.flying, "closed with a frame in flight"
+        assert not self.in_flight, "closed with a frame in flight"
         self.closed += 1
         assert self.closed == 1
 
@@ -55,9 +55,9 @@ class _Tag:
         self.engine, self.frame, self.slot = engine, frame, slot
 
     def wait(self) -> Frame:
-        if self not in self.engine.flying:
+        if self not in self.engine.in_flight:
             raise EngineRunError("waited for twice")
-        assert self.engine.flying.popleft() is self, "not in the order of submission"
+        assert self.engine.in_flight.popleft() is self, "not in the order of submission"
         planes = self.slot.planes if self.slot else empty_planes(2 * WIDTH, 2 * HEIGHT)
         for plane in planes:
             plane.fill(self.engine.tag)
@@ -86,11 +86,11 @@ OPERATIONS = st.lists(st.sampled_from(["frame", "frame", "frame", "land", GOOD, 
 def test_every_frame_comes_once_in_order_from_a_working_engine(depth: int, operations: list[str]) -> None:
     made = [Tagged(0, depth=depth)]
     engine = SwapEngine(made[0])
-    flying: deque[tuple[int, int, Pending]] = deque()  # number, the newest engine then, pending
+    in_flight: deque[tuple[int, int, Pending]] = deque()  # number, the newest engine then, pending
     numbers = itertools.count()
 
-    def land() -> None:
-        number, newest, pending = flying.popleft()
+    def complete() -> None:
+        number, newest, pending = in_flight.popleft()
         result = pending.wait()
         assert result.number == number
         assert made[tag_of(result)].kind == GOOD
@@ -100,24 +100,24 @@ def test_every_frame_comes_once_in_order_from_a_working_engine(depth: int, opera
 
     for operation in operations:
         if operation == "frame":
-            if len(flying) == depth:
-                land()
+            if len(in_flight) == depth:
+                complete()
             number = next(numbers)
-            flying.append((number, len(made) - 1, engine.submit(frame_of(number))))
+            in_flight.append((number, len(made) - 1, engine.submit(frame_of(number))))
         elif operation == "land":
-            if flying:
-                land()
+            if in_flight:
+                complete()
         else:
             made.append(Tagged(len(made), depth=depth, kind=operation))
             engine.offer(made[-1])
         assert engine.spec.model in {f"m{one.tag}" for one in made if not one.closed}
-    while flying:
-        land()
+    while in_flight:
+        complete()
     best = max(one.tag for one in made if one.kind == GOOD)
     if made[-1].kind == GOOD:
         for number in (next(numbers), next(numbers)):  # nothing is in flight: the offer takes over now
-            flying.append((number, len(made) - 1, engine.submit(frame_of(number))))
-            land()
+            in_flight.append((number, len(made) - 1, engine.submit(frame_of(number))))
+            complete()
         assert engine.spec.model == f"m{best}"
     engine.close()
     engine.close()
@@ -142,20 +142,20 @@ def test_offers_from_other_threads(depth: int) -> None:
             engine.offer(one)
 
     workers = [Worker(f"offers {n}", lambda one=one: offer_all(one)) for n, one in enumerate(made)]  # type: ignore[misc]
-    flying: deque[tuple[int, Pending]] = deque()
+    in_flight: deque[tuple[int, Pending]] = deque()
     landed = []
     for number in range(3000):
         if number % 30 == 0:
             turns.release()
-        flying.append((number, engine.submit(frame_of(number))))
-        if len(flying) == depth:
-            number, pending = flying.popleft()
+        in_flight.append((number, engine.submit(frame_of(number))))
+        if len(in_flight) == depth:
+            number, pending = in_flight.popleft()
             result = pending.wait()
             landed.append(result.number)
             tag = tag_of(result)
             assert tag == 0 or tag % 3 == 1, "not a good engine's"
             assert result.number == number
-    landed += [pending.wait().number for _, pending in flying]
+    landed += [pending.wait().number for _, pending in in_flight]
     assert landed == list(range(3000))
     for worker in workers:
         worker.join()

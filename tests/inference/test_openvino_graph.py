@@ -12,7 +12,7 @@ from torch import nn
 
 from stream_sr.errors import ModelError
 from stream_sr.inference.backends.openvino import graph as openvino_graph
-from stream_sr.inference.backends.openvino.graph import Graph, compile_graph, read_graph, rewrite
+from stream_sr.inference.backends.openvino.graph import OpenVINOGraph, compile_graph, read_graph, rewrite
 from stream_sr.inference.model import LUMA, PREVIOUS, UPSCALED, ModelSpec
 from stream_sr.networks.layers import collapse
 from stream_sr.networks.recurrent import RecurrentSR
@@ -41,7 +41,7 @@ def make(folder: Path, network: dict[str, object], scale: int) -> tuple[ModelSpe
     return write_model(folder, name="small", scale=scale, network=network, module=module), module.eval()
 
 
-def run(graph: Graph, pictures: list[npt.NDArray[np.uint8]]) -> list[npt.NDArray[np.uint8]]:
+def run(graph: OpenVINOGraph, pictures: list[npt.NDArray[np.uint8]]) -> list[npt.NDArray[np.uint8]]:
     height, width = pictures[0].shape
     request = compile_graph(graph.sized(height, width), precision="fp32", threads=1, streams=1).create_infer_request()
     last, results = PreviousOutput(graph.scale), []

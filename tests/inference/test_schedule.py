@@ -68,7 +68,7 @@ def run(
 ) -> OverlappedEngine:
     """Frames through stages.upscale, as the pipeline does it, with poisoned pools; results are held for a while."""
     program = AddingProgram(driver, WIDTH, HEIGHT, recurrent=recurrent)
-    engine = OverlappedEngine(SPEC, depth, driver, program, graphs=graphs)
+    engine = OverlappedEngine(SPEC, depth, driver, program, cuda_graphs=graphs)
     allocate = engine.allocate if pinned else None
     before = FramePool(WIDTH, HEIGHT, depth + 1, allocate=allocate, poison=True)
     after = FramePool(2 * WIDTH, 2 * HEIGHT, depth + 3, allocate=allocate, poison=True)
@@ -125,14 +125,14 @@ def test_the_double_sees_what_is_forgotten(call: str) -> None:
         run(RecordingDriver(2, forget=frozenset({call})), frames=500, depth=3)
 
 
-def test_the_double_sees_a_lane_too_few() -> None:
+def test_the_double_sees_too_few_buffers() -> None:
     class Crowded(OverlappedEngine):
-        """Takes a frame more than it has lanes for."""
+        """Takes a frame more than it has buffers for."""
 
         def __init__(self, *arguments, **options) -> None:  # type: ignore[no-untyped-def]
             super().__init__(*arguments, **options)
-            self._lanes = [*self._lanes[:2], self._lanes[0]]
-            self._flying = _NeverFull()
+            self._ring = [*self._ring[:2], self._ring[0]]
+            self._submitted = _NeverFull()
 
     class _NeverFull(deque):  # type: ignore[type-arg]
         def __contains__(self, _: object) -> bool:
@@ -152,7 +152,7 @@ def test_without_graphs_the_reason_is_noted_or_raised() -> None:
     assert engine.compute_ms == {"launch": 2.0}, "the launch is timed all the same"
     driver = RecordingDriver(graphs=False)
     with pytest.raises(EngineRunError, match="refuse graphs"):
-        OverlappedEngine(SPEC, 1, driver, AddingProgram(driver, WIDTH, HEIGHT), graphs=True)
+        OverlappedEngine(SPEC, 1, driver, AddingProgram(driver, WIDTH, HEIGHT), cuda_graphs=True)
     assert driver.closed == 1
 
 

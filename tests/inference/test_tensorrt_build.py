@@ -25,7 +25,7 @@ from stream_sr.inference.availability import Availability
 from stream_sr.inference.backends.tensorrt import engine as tensorrt
 from stream_sr.inference.backends.tensorrt import library
 from stream_sr.inference.backends.tensorrt.build import build_engine, engine_key
-from stream_sr.inference.backends.tensorrt.frames import Picture
+from stream_sr.inference.backends.tensorrt.frames import FrameLayout
 from stream_sr.inference.backends.tensorrt.graph import DECONVOLUTION, HEADS, LOWERED, PRECISIONS
 from stream_sr.inference.model import ModelSpec, list_models
 from stream_sr.pipeline.engine import EngineOptions
@@ -55,7 +55,7 @@ def test_every_shipped_model_builds_in_every_precision(model: ModelSpec, precisi
             continue  # what TensorRT-RTX cannot do; see below
         odd = (852, 476) if model.network["kind"] == "Autoencoder" else (853, 479)  # it takes multiples of 4 alone
         for size in ((1920, 1080), odd):
-            engine = build_engine(model, Picture(*size, model.scale, Siting.LEFT), precision, head)
+            engine = build_engine(model, FrameLayout(*size, model.scale, Siting.LEFT), precision, head)
             assert len(engine) > 10_000
 
 
@@ -78,7 +78,7 @@ def test_engines_take_no_memory_of_their_own_while_they_run(monkeypatch: pytest.
 
     monkeypatch.setattr(trt, "Builder", Builder)
     model = MODELS[0]
-    assert build_engine(model, Picture(64, 48, model.scale, Siting.LEFT), "fp16", LOWERED)
+    assert build_engine(model, FrameLayout(64, 48, model.scale, Siting.LEFT), "fp16", LOWERED)
     assert flags == [True]
 
 
@@ -86,14 +86,14 @@ def test_engines_take_no_memory_of_their_own_while_they_run(monkeypatch: pytest.
 def test_recurrent_models_build(tmp_path: Path) -> None:
     model = small_model(tmp_path, RECURRENT, 2)
     for precision in PRECISIONS:
-        assert build_engine(model, Picture(64, 48, 2, Siting.LEFT), precision, LOWERED)
+        assert build_engine(model, FrameLayout(64, 48, 2, Siting.LEFT), precision, LOWERED)
 
 
 @needs_rtx
 def test_what_tensorrt_cannot_do_is_said_in_its_words() -> None:
     model = MODELS[0]
     with pytest.raises(EngineBuildError, match=f"could not build {model.name} in bf16 with deconvolution: .*Myelin"):
-        build_engine(model, Picture(64, 48, model.scale, Siting.LEFT), "bf16", DECONVOLUTION)
+        build_engine(model, FrameLayout(64, 48, model.scale, Siting.LEFT), "bf16", DECONVOLUTION)
 
 
 def test_an_engine_is_built_on_the_gpu_that_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,7 +122,7 @@ def test_an_engine_is_built_on_the_gpu_that_was_asked_for(monkeypatch: pytest.Mo
     monkeypatch.setattr(build, "_build", fake_build)
     monkeypatch.setattr(library, "library", lambda: None)
     model = MODELS[0]
-    assert build_engine(model, Picture(64, 48, model.scale, Siting.LEFT), "fp32", LOWERED, device=1) == b"engine"
+    assert build_engine(model, FrameLayout(64, 48, model.scale, Siting.LEFT), "fp32", LOWERED, device=1) == b"engine"
     assert entered == ["1", "in", "build", "out"]
 
 
@@ -157,7 +157,7 @@ from stream_sr.config import make_config
 from stream_sr.inference import cache
 from stream_sr.inference.backends.tensorrt.engine import is_ready
 from stream_sr.inference.backends.tensorrt.graph import HEADS
-from stream_sr.inference.backends.tensorrt.ladder import BuildRequest, picture_of
+from stream_sr.inference.backends.tensorrt.checked_engine import BuildRequest, layout_of
 from stream_sr.video.color import ColorInfo, guess_unknown
 from stream_sr.system import machine
 from stream_sr.video.frame import StreamInfo
@@ -171,7 +171,7 @@ for live in (False, True):
     config = make_config({"model": sys.argv[1], "backend": "tensorrt"})
     for model in models_of_run(config, info):
         options = config.engine_options(depth=1 if live else 2, live=live)
-        request = BuildRequest(model, picture_of(model, info), options)
+        request = BuildRequest(model, layout_of(model, info), options)
         assert is_ready(model, info, options), (model, live)
         assert request.key("fp16", HEADS[0]).device == "NVIDIA X"
         paths += [str(cache.entry_path(request.portable_key("fp16", head))) for head in HEADS]
@@ -230,14 +230,14 @@ def test_the_two_names_of_tensorrt_rtx_are_one_library(monkeypatch: pytest.Monke
 
 
 def test_the_key_holds_all_that_the_graph_depends_on() -> None:
-    picture = Picture(64, 48, 2, Siting.LEFT)
-    key = engine_key(MODELS[0], picture, "fp16", LOWERED)
+    layout = FrameLayout(64, 48, 2, Siting.LEFT)
+    key = engine_key(MODELS[0], layout, "fp16", LOWERED)
     others = [
-        engine_key(MODELS[0], replace(picture, siting=Siting.CENTER), "fp16", LOWERED),
-        engine_key(MODELS[0], replace(picture, width=65), "fp16", LOWERED),
-        engine_key(MODELS[0], picture, "fp32", LOWERED),
-        engine_key(MODELS[0], picture, "fp16", DECONVOLUTION),
-        engine_key(MODELS[1], picture, "fp16", LOWERED),
+        engine_key(MODELS[0], replace(layout, siting=Siting.CENTER), "fp16", LOWERED),
+        engine_key(MODELS[0], replace(layout, width=65), "fp16", LOWERED),
+        engine_key(MODELS[0], layout, "fp32", LOWERED),
+        engine_key(MODELS[0], layout, "fp16", DECONVOLUTION),
+        engine_key(MODELS[1], layout, "fp16", LOWERED),
     ]
     assert len({one.digest() for one in (key, *others)}) == 6
 

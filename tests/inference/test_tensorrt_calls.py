@@ -91,25 +91,25 @@ def test_dimensions_multiply() -> None:
 def test_there_is_one_logger_and_it_tells_whoever_listens() -> None:
     trt = library.library()
     assert library.logger() is library.logger()
-    early, late = library.Complaints(), library.Complaints()
+    early, late = library.ErrorCollector(), library.ErrorCollector()
     library.logger().log(trt.ILogger.WARNING, "no error")
     library.logger().log(trt.ILogger.ERROR, "  the first\n  word ")
     early.close()
     library.logger().log(trt.ILogger.INTERNAL_ERROR, "the second")
     late.close()
-    assert early.words == ["the first\n  word"]
-    assert early.first() == "the first word"
-    assert early.first() == "it gave no reason"
-    assert late.words == ["the first\n  word", "the second"]
+    assert early.messages == ["the first\n  word"]
+    assert early.take_first() == "the first word"
+    assert early.take_first() == "it gave no reason"
+    assert late.messages == ["the first\n  word", "the second"]
 
 
 @needs_tensorrt
 def test_a_runtime_tells_why_it_takes_no_engine() -> None:
-    complaints = library.Complaints()
+    errors = library.ErrorCollector()
     runtime = library.library().Runtime(library.logger())
     assert runtime.deserialize_cuda_engine(b"none of its own") is None
-    complaints.close()
-    assert complaints.first() != "it gave no reason"
+    errors.close()
+    assert errors.take_first() != "it gave no reason"
 
 
 @pytest.mark.parametrize("damaged", [True, False])

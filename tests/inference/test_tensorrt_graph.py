@@ -14,7 +14,7 @@ from small_models import FSRCNN, PLAIN, RECURRENT, small_model
 
 from stream_sr.errors import ModelError
 from stream_sr.inference import reference
-from stream_sr.inference.backends.tensorrt.frames import FLOW, Picture, tensors
+from stream_sr.inference.backends.tensorrt.frames import FLOW, FrameLayout, tensors
 from stream_sr.inference.backends.tensorrt.graph import DECONVOLUTION, HEADS, LOWERED, PRECISIONS, frame_graph, scale_of
 from stream_sr.inference.model import PREVIOUS, ModelSpec
 from stream_sr.inference.verify import enlarge_chroma
@@ -36,19 +36,19 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ModelSpec]:
     return made
 
 
-def frame_of(picture: Picture) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
-    rows, columns = chroma_shape(picture.width, picture.height)
+def frame_of(layout: FrameLayout) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
+    rows, columns = chroma_shape(layout.width, layout.height)
     chroma = texture(2 * rows, columns)
-    return np.concatenate([texture(picture.height, picture.width).ravel(), chroma.ravel()])
+    return np.concatenate([texture(layout.height, layout.width).ravel(), chroma.ravel()])
 
 
-def run(graph: bytes, picture: Picture, frames: list[np.ndarray[Any, np.dtype[np.uint8]]]) -> list[Any]:
+def run(graph: bytes, layout: FrameLayout, frames: list[np.ndarray[Any, np.dtype[np.uint8]]]) -> list[Any]:
     """The graph on whole frames in turn, the last output handed on; each result as one I420 frame."""
     model = onnx.load_from_string(graph)
     onnx.checker.check_model(model, full_check=True)
-    ports = tensors(picture)
+    ports = tensors(layout)
     evaluator = ReferenceEvaluator(model)
-    last, (width, height) = PreviousOutput(picture.scale), picture.output
+    last, (width, height) = PreviousOutput(layout.scale), layout.output
     results = []
     for frame in frames:
         inputs = {one.name: one for one in model.graph.input}
@@ -61,7 +61,7 @@ def run(graph: bytes, picture: Picture, frames: list[np.ndarray[Any, np.dtype[np
         if PREVIOUS in inputs:
             feeds[PREVIOUS] = np.empty((1, 1, height, width), np.uint8)
             assert [side.dim_value for side in inputs[PREVIOUS].type.tensor_type.shape.dim] == [1, 1, height, width]
-            luma = frame[: picture.width * picture.height].reshape(picture.height, -1)
+            luma = frame[: layout.width * layout.height].reshape(layout.height, -1)
             last.write(luma, feeds[PREVIOUS][0, 0])
             feeds[FLOW] = np.zeros((1, 2, *luma.shape), np.float32)  # it is moved already
         values = dict(zip(names, evaluator.run(None, feeds), strict=True))
@@ -81,17 +81,17 @@ def test_the_same_picture_in_every_form(
     name: str, head: str, size: tuple[int, int], models: dict[str, ModelSpec]
 ) -> None:
     model = models[name]
-    picture = Picture(*size, model.scale, Siting.LEFT)
-    assert picture.packed == (size != (32, 16))
-    width, height = picture.output
-    frame = frame_of(picture)
+    layout = FrameLayout(*size, model.scale, Siting.LEFT)
+    assert layout.packed == (size != (32, 16))
+    width, height = layout.output
+    frame = frame_of(layout)
     luma = frame[: size[0] * size[1]].reshape(size[1], size[0])
     wanted = reference.evaluate(model, [luma, luma])
     rows, columns = chroma_shape(*size)
     u = frame[size[0] * size[1] :][: rows * columns].reshape(rows, columns)
     for precision in PRECISIONS:
-        graph = frame_graph(model.onnx.read_bytes(), picture, precision, head)
-        results = run(graph, picture, [frame] * len(wanted))
+        graph = frame_graph(model.onnx.read_bytes(), layout, precision, head)
+        results = run(graph, layout, [frame] * len(wanted))
         for got, right in zip(results, wanted, strict=True):
             assert psnr(got[: height * width].reshape(height, width), right) > LEAST[precision], precision
         large_rows, large_columns = chroma_shape(width, height)
@@ -105,21 +105,21 @@ def kinds(graph: bytes) -> list[str]:
 
 
 def test_the_head_is_as_asked_for(models: dict[str, ModelSpec]) -> None:
-    picture = Picture(32, 16, 2, Siting.LEFT)
+    layout = FrameLayout(32, 16, 2, Siting.LEFT)
     for name, count in (("fsrcnn x2", 1), ("plain x2", 2), ("recurrent x2", 2)):
         data = models[name].onnx.read_bytes()
-        assert kinds(frame_graph(data, picture, "fp32", DECONVOLUTION)).count("ConvTranspose") == count
-        lowered = kinds(frame_graph(data, picture, "fp32", LOWERED))
+        assert kinds(frame_graph(data, layout, "fp32", DECONVOLUTION)).count("ConvTranspose") == count
+        lowered = kinds(frame_graph(data, layout, "fp32", LOWERED))
         assert lowered.count("ConvTranspose") == 0
         kept = name.startswith("recurrent")  # of the last output
         assert lowered.count("DepthToSpace") == count + 1 + kept  # and that of chroma
 
 
 def test_the_layers_are_low_and_anchor_tail_and_chroma_are_not(models: dict[str, ModelSpec]) -> None:
-    picture = Picture(32, 16, 2, Siting.LEFT)
+    layout = FrameLayout(32, 16, 2, Siting.LEFT)
     for precision, low in (("fp16", TensorProto.FLOAT16), ("bf16", TensorProto.BFLOAT16)):
         for name in ("fsrcnn x2", "plain x2", "recurrent x2"):
-            graph = onnx.load_from_string(frame_graph(models[name].onnx.read_bytes(), picture, precision, LOWERED))
+            graph = onnx.load_from_string(frame_graph(models[name].onnx.read_bytes(), layout, precision, LOWERED))
             found = onnx.shape_inference.infer_shapes(graph).graph
             types = {one.name: one.type.tensor_type.elem_type for one in (*found.value_info, *found.output)}
             for node in graph.graph.node:
@@ -133,7 +133,7 @@ def test_the_layers_are_low_and_anchor_tail_and_chroma_are_not(models: dict[str,
 
 def test_in_bf16_the_levels_go_in_unscaled(models: dict[str, ModelSpec]) -> None:
     graph = onnx.load_from_string(
-        frame_graph(models["fsrcnn x2"].onnx.read_bytes(), Picture(32, 16, 2, Siting.LEFT), "bf16", LOWERED)
+        frame_graph(models["fsrcnn x2"].onnx.read_bytes(), FrameLayout(32, 16, 2, Siting.LEFT), "bf16", LOWERED)
     )
     assert [node.op_type for node in graph.graph.node][:3] == ["Cast", "Cast", "Conv"]
 
@@ -144,15 +144,15 @@ def test_the_scale_is_told_by_the_graph(models: dict[str, ModelSpec]) -> None:
 
 
 def test_graphs_of_another_form_are_refused_by_what_was_found(models: dict[str, ModelSpec]) -> None:
-    picture = Picture(32, 16, 2, Siting.LEFT)
+    layout = FrameLayout(32, 16, 2, Siting.LEFT)
     with pytest.raises(ModelError, match="cannot be read as ONNX"):
-        frame_graph(b"\x08no ONNX", picture, "fp32", LOWERED)
+        frame_graph(b"\x08no ONNX", layout, "fp32", LOWERED)
     with pytest.raises(ModelError, match=r"makes .*96.* not 64x32"):
-        frame_graph(models["fsrcnn x3"].onnx.read_bytes(), picture, "fp32", LOWERED)
+        frame_graph(models["fsrcnn x3"].onnx.read_bytes(), layout, "fp32", LOWERED)
     model = onnx.load_from_string(models["plain x2"].onnx.read_bytes())
     model.graph.input[0].type.tensor_type.elem_type = TensorProto.FLOAT
     with pytest.raises(ModelError, match=r"inputs luma float \[1,1,height,width\].*must have one input"):
-        frame_graph(model.SerializeToString(), picture, "fp32", LOWERED)
+        frame_graph(model.SerializeToString(), layout, "fp32", LOWERED)
     with pytest.raises(ModelError, match=r"scale must be in a model\.toml"):
         scale_of(models["recurrent x2"].onnx.read_bytes())
 
@@ -167,11 +167,11 @@ def test_a_graph_without_convolutions_has_no_lower_precision(tmp_path: Path) -> 
     plane = [helper.make_tensor_value_info(name, TensorProto.UINT8, [1, 1, None, None]) for name in "xy"]
     graph = helper.make_graph(nodes, "g", plane[:1], plane[1:], [scales])
     data = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10).SerializeToString()
-    picture = Picture(32, 16, 2, Siting.LEFT)
+    layout = FrameLayout(32, 16, 2, Siting.LEFT)
     assert scale_of(data) == 2
-    frame_graph(data, picture, "fp32", LOWERED)
+    frame_graph(data, layout, "fp32", LOWERED)
     with pytest.raises(ModelError, match="build it in fp32"):
-        frame_graph(data, picture, "fp16", LOWERED)
+        frame_graph(data, layout, "fp16", LOWERED)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -180,14 +180,14 @@ def test_the_graph_moves_the_last_output_as_the_host_does(
     models: dict[str, ModelSpec], size: tuple[int, int], most: int, precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(optical_flow, "MOST", most)
-    picture = Picture(*size, 2, Siting.LEFT)
-    width, height = picture.output
-    model = onnx.load_from_string(frame_graph(models["recurrent x2"].onnx.read_bytes(), picture, precision, LOWERED))
+    layout = FrameLayout(*size, 2, Siting.LEFT)
+    width, height = layout.output
+    model = onnx.load_from_string(frame_graph(models["recurrent x2"].onnx.read_bytes(), layout, precision, LOWERED))
     model.graph.output.append(onnx.ValueInfoProto(name="previous.moved"))
-    frame, last = frame_of(picture), texture(height, width)
+    frame, last = frame_of(layout), texture(height, width)
     feeds: dict[str, Any] = {
         name: frame[at : at + int(np.prod(shape))].reshape(shape)
-        for name, (at, shape) in tensors(picture).items()
+        for name, (at, shape) in tensors(layout).items()
         if name in {one.name for one in model.graph.input}
     }
     rows, columns = flow_size(size[::-1])

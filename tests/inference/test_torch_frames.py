@@ -15,7 +15,7 @@ from stream_sr.inference import reference
 from stream_sr.inference.backends.cuda.schedule import flow_bytes
 from stream_sr.inference.backends.torch import cuda
 from stream_sr.inference.backends.torch.cpu import load_network
-from stream_sr.inference.backends.torch.frames import FORMS, Form, FrameNetwork
+from stream_sr.inference.backends.torch.frames import VARIANTS, FrameNetwork, NetworkVariant
 from stream_sr.inference.verify import enlarge_chroma
 from stream_sr.pipeline.engine import EngineOptions
 from stream_sr.video import optical_flow
@@ -38,9 +38,9 @@ def test_the_same_picture_in_every_form(network: dict[str, object], size: tuple[
     wanted = reference.evaluate(model, [luma, luma])
     width, height = 2 * size[0], 2 * size[1]
     rows, columns = chroma_shape(width, height)
-    for form in FORMS:
+    for variant in VARIANTS:
         for precision, least in LEAST.items():
-            frames = FrameNetwork(load_network(model), info, 2, precision, Form(form.lowered))
+            frames = FrameNetwork(load_network(model), info, 2, precision, NetworkVariant(variant.lowered))
             assert frames.recurrent == (len(wanted) == 2)
             last = PreviousOutput(2)
             for right in wanted:
@@ -54,7 +54,7 @@ def test_the_same_picture_in_every_form(network: dict[str, object], size: tuple[
                 got = result.numpy()
                 larger = got[: width * height].reshape(height, width)
                 last.keep(larger)
-                assert psnr(larger, right) > least, (str(form), precision)
+                assert psnr(larger, right) > least, (str(variant), precision)
             u = enlarge_chroma(chroma[: len(chroma) // 2], 2, Siting.LEFT)[:rows, :columns]
             got_u = got[width * height :][: rows * columns].reshape(rows, columns)
             assert np.abs(got_u.astype(int) - u).max() <= 1
@@ -67,7 +67,7 @@ def test_the_last_output_is_moved_as_the_host_moves_it(
     monkeypatch.setattr(optical_flow, "MOST", most)
     model, size = small_model(tmp_path, RECURRENT, 2), (33, 21)
     info = StreamInfo(*size, Fraction(1, 25), color=ColorInfo(siting=Siting.LEFT))
-    frames = FrameNetwork(load_network(model), info, 2, "fp32", Form(lowered=True))
+    frames = FrameNetwork(load_network(model), info, 2, "fp32", NetworkVariant(lowered=True))
     rows, columns = chroma_shape(*size)
     frame = torch.from_numpy(texture(1, size[0] * size[1] + 2 * rows * columns)[0])
     last = texture(2 * size[1], 2 * size[0])
@@ -96,7 +96,7 @@ def test_each_compiled_network_is_compiled_for_itself(tmp_path: Path, monkeypatc
     with torch._dynamo.config.patch(recompile_limit=1), torch.no_grad():
         for width in (8, 16):
             info = StreamInfo(width, 8, Fraction(1, 25), color=ColorInfo(siting=Siting.LEFT))
-            frames = FrameNetwork(load_network(model), info, 2, "fp32", Form(lowered=True, compiled=True))
+            frames = FrameNetwork(load_network(model), info, 2, "fp32", NetworkVariant(lowered=True, compiled=True))
             frame = torch.randint(0, 256, (width * 12,), dtype=torch.uint8)
             results = [torch.zeros(width * 48, dtype=torch.uint8) for _ in range(2)]
             frames.ready()(frame, results[0], None, None)

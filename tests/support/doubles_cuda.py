@@ -245,17 +245,17 @@ class AddingProgram:
         self.previous: Bytes | None = None
         self.flow: Bytes | None = None
         self.moved: list[np.ndarray] = []
-        self.lanes: Sequence[tuple[Bytes, Bytes]] = ()
+        self.ring: Sequence[tuple[Bytes, Bytes]] = ()
         self.closed = 0
 
-    def prepare(self, lanes: Sequence[tuple[Bytes, Bytes]], stream: Stream) -> None:
-        self.lanes = lanes
+    def prepare(self, ring: Sequence[tuple[Bytes, Bytes]], stream: Stream) -> None:
+        self.ring = ring
         if self.recurrent:
             self.previous = self.driver.device_memory(4 * self.width * self.height)
             self.flow = self.driver.device_memory(flow_bytes((self.height, self.width)))
 
-    def launch(self, lane: int, stream: Stream) -> None:
-        source, target = self.lanes[lane]
+    def launch(self, index: int, stream: Stream) -> None:
+        source, target = self.ring[index]
         previous, flow = self.previous, self.flow
 
         def compute() -> None:

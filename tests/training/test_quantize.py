@@ -18,7 +18,7 @@ from stream_sr.evaluation.images import TIME_BASE, upscale_luma
 from stream_sr.inference.backends.openvino import graph as openvino_graph
 from stream_sr.inference.backends.openvino import precision as openvino_precision
 from stream_sr.inference.engines import open_engine
-from stream_sr.inference.model import INT8_FILE, LOSS_LIMIT, LUMA, UPSCALED, ModelSpec
+from stream_sr.inference.model import INT8_FILE, LUMA, MAX_INT8_LOSS, UPSCALED, ModelSpec
 from stream_sr.pipeline.engine import EngineOptions
 from stream_sr.training import quantize
 from stream_sr.video.frame import StreamInfo
@@ -47,10 +47,10 @@ def test_what_is_recorded_is_what_is_found(model: ModelSpec, pictures: Path) -> 
     assert model.int8 is not None
     assert model.int8.onnx.name == INT8_FILE
     assert model.int8.made_from == model.sha256()
-    assert model.int8.loss < LOSS_LIMIT
+    assert model.int8.loss < MAX_INT8_LOSS
     full = openvino_graph.rewrite(openvino_graph.read_graph(model))[0]
     small = openvino_graph.rewrite(openvino_graph.read_graph(model.as_int8()))[0]
-    here = openvino_precision.compare(full, small, "int8")
+    here = openvino_precision.measure_fidelity(full, small, "int8")
     assert 35 < here < 70
     if openvino_precision.cpu().int8:
         assert here == pytest.approx(model.int8.fidelity, abs=openvino_precision.SLACK)
@@ -62,7 +62,7 @@ def test_what_is_recorded_is_what_is_found(model: ModelSpec, pictures: Path) -> 
 def test_the_rewritten_graph_computes_what_the_file_says(
     network: dict[str, object], scale: int, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(quantize, "LOSS_LIMIT", 10.0)  # untrained weights: whatever they lose
+    monkeypatch.setattr(quantize, "MAX_INT8_LOSS", 10.0)  # untrained weights: whatever they lose
     small_model(tmp_path, network, scale)
     small = quantize.quantize_model(tmp_path, [pictures]).as_int8()
     picture = texture(40, 56)
@@ -124,9 +124,9 @@ def test_equal_channels_compute_the_same(tmp_path: Path) -> None:
         before, after = quantize._run(graph, planes)[0], quantize._run(equal, planes)[0]
         assert np.abs(before.astype(int) - after).max() <= 1
         ranges = []
-        for form in (graph, equal):
-            (_, name, _), *_ = quantize._links(form.graph)
-            largest = quantize._channel_maxima(form, [name], planes)[name]
+        for candidate in (graph, equal):
+            (_, name, _), *_ = quantize._links(candidate.graph)
+            largest = quantize._channel_maxima(candidate, [name], planes)[name]
             ranges.append(largest.max() / np.median(largest))
         assert ranges[1] < ranges[0] / 4
 
@@ -152,7 +152,7 @@ def test_the_engine_runs_in_eight_bits(model: ModelSpec) -> None:
 def test_a_model_that_loses_too_much_is_not_kept(
     pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(quantize, "LOSS_LIMIT", -1.0)
+    monkeypatch.setattr(quantize, "MAX_INT8_LOSS", -1.0)
     small_model(tmp_path, PLAIN, 2)
     (tmp_path / INT8_FILE).write_bytes(b"of an earlier run")
     model = quantize.quantize_model(tmp_path, [pictures])

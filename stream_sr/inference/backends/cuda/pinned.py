@@ -14,7 +14,7 @@ import numpy.typing as npt
 Bytes = npt.NDArray[np.uint8]
 
 
-class Pinned:
+class PinnedPool:
     """A store of page-locked memory. ``lock`` makes a piece of at least so many bytes; any thread may ask.
 
     A piece comes back by itself when nobody has a view on it any more. It is never given back to the system.

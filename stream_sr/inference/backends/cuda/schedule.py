@@ -1,4 +1,4 @@
-"""The overlapped way of a frame through a GPU: upload of frame n+1, computation of n, download of n-1, all at once.
+"""Overlap the work on a GPU: upload of frame n+1, computation of n and download of n-1 at the same time.
 
 Three streams in order of time, tied by events. What is special to a library stands behind two protocols: `Driver`
 (memory, streams, events, copies) and `Program` (the computation). Nothing here imports CUDA.
@@ -25,8 +25,8 @@ from stream_sr.video.optical_flow import Motion, flow_size, repeat
 from stream_sr.video.planes import chroma_shape
 
 THROUGHPUT_DEPTH = 3  # one frame in each stage
-IN_A_ROW = 5  # runs of a stage that are timed together
-TIMED = 5  # runs of each form, of which the fastest counts
+BACK_TO_BACK_RUNS = 5  # runs of a stage that are timed together
+TIMING_RUNS = 5  # runs with and without a CUDA graph, of which the fastest counts
 
 
 class Driver(Protocol):
@@ -90,12 +90,12 @@ class Driver(Protocol):
 class Program(Protocol):
     """The computation of one frame: I420 in one piece of device memory to I420 in another."""
 
-    def launch(self, lane: int, stream: Any) -> None:
-        """Put the computation from the lane's input to its output on the stream. ``prepare`` came before."""
+    def launch(self, index: int, stream: Any) -> None:
+        """Put the computation from input to output ``index`` of the ring on the stream. ``prepare`` came before."""
         ...
 
-    def prepare(self, lanes: Sequence[tuple[Any, Any]], stream: Any) -> None:
-        """Bind each lane to its (input, output), once. What is slow the first time happens here, and is waited for."""
+    def prepare(self, ring: Sequence[tuple[Any, Any]], stream: Any) -> None:
+        """Bind each (input, output) of the ring, once. What is slow the first time happens here, and is waited for."""
         ...
 
     def close(self) -> None: ...
@@ -104,7 +104,7 @@ class Program(Protocol):
     def previous(self) -> Any:
         """Device memory from which a recurrent network reads its last luma output; None where it reads none.
 
-        One for all lanes, for they compute one after the other; so is the ``flow``.
+        One for all of the ring, for they compute one after the other; so is the ``flow``.
         """
         ...
 
@@ -115,10 +115,10 @@ class Program(Protocol):
 
 
 @dataclass(slots=True, eq=False)
-class Lane:
-    """What one frame in flight needs on the device; used in turn."""
+class FrameBuffers:
+    """Device memory, events and staging memory of one frame in flight. There are ``depth``, used in turn: the ring."""
 
-    number: int
+    index: int
     inputs: Any
     outputs: Any
     uploaded: Any
@@ -127,21 +127,21 @@ class Lane:
     staging_in: Bytes | None = None  # for frames that are not in page-locked memory
     staging_out: Bytes | None = None
     flow: Bytes | None = None  # of its frame, on its way
-    graph: Any = None  # of the computation, where that is faster
-    held: Any = None  # what the device reads and writes, should the caller let go of it before
+    cuda_graph: Any = None  # of the computation, where that is faster than launches
+    keep_alive: Any = None  # what the device reads and writes, should the caller let go of it before
 
 
 class OverlappedEngine:
-    """An `Engine` on a GPU: ``depth`` frames in flight, on as many lanes of device memory, used in turn.
+    """An `Engine` on a GPU: ``depth`` frames in flight, with a ring of as many `FrameBuffers`.
 
     A frame that lies in one piece in memory from ``allocate`` goes to the device from there, and a result into a slot
-    from there comes straight back; other memory is copied once, by the host. A lane is used again only when its
-    result was waited for, so nothing on the device is overwritten while it is read; and the host's memory is left
+    from there comes straight back; other memory is copied once, by the host. Buffers are used again only when
+    their result was waited for, so nothing on the device is overwritten while it is read; and the host's memory is left
     alone until then by the contract of `Engine.submit`.
     """
 
     def __init__(
-        self, spec: EngineSpec, depth: int, driver: Driver, program: Program, *, graphs: bool | None = None
+        self, spec: EngineSpec, depth: int, driver: Driver, program: Program, *, cuda_graphs: bool | None = None
     ) -> None:
         self.spec, self.depth = spec, depth
         self.compute_ms: dict[str, float] = {}  # device time of "launch" and "graph", as measured when opened
@@ -152,53 +152,53 @@ class OverlappedEngine:
         self._started = 0
         self._reset = True  # the next frame has no memory of earlier ones
         self._motion: Motion | None = None  # of a recurrent network
-        self._repeated: Bytes | None = None  # page-locked, for `_remember`
-        self._flying: deque[Lane] = deque()
-        self._lanes: list[Lane] = []
+        self._repeated: Bytes | None = None  # page-locked, for `_provide_previous_output`
+        self._submitted: deque[FrameBuffers] = deque()
+        self._ring: list[FrameBuffers] = []
         self._upload: Any = None
         self._compute: Any = None
         self._download: Any = None
         self._closed = False
-        self._lost: EngineRunError | None = None  # why what was in flight at the end did not come
+        self._failure: EngineRunError | None = None  # why what was in flight at the end did not come
         try:
             with driver.current():
                 self._upload, self._compute, self._download = (driver.stream() for _ in range(3))
-                self._lanes = [self._lane(number) for number in range(depth)]
-                program.prepare([(lane.inputs, lane.outputs) for lane in self._lanes], self._compute)
+                self._ring = [self._allocate_buffers(index) for index in range(depth)]
+                program.prepare([(buffers.inputs, buffers.outputs) for buffers in self._ring], self._compute)
                 if program.previous is not None:
                     self._motion = Motion(spec.scale)
-                self._choose_graphs(graphs)
+                self._choose_cuda_graphs(cuda_graphs)
         except BaseException:
             self.close()
             raise
 
-    def _lane(self, number: int) -> Lane:
+    def _allocate_buffers(self, index: int) -> FrameBuffers:
         driver = self._driver
         inputs, outputs = (driver.device_memory(size) for size in self._sizes)
-        return Lane(number, inputs, outputs, driver.event(), driver.event(), driver.event())
+        return FrameBuffers(index, inputs, outputs, driver.event(), driver.event(), driver.event())
 
-    def _choose_graphs(self, wanted: bool | None) -> None:
+    def _choose_cuda_graphs(self, wanted: bool | None) -> None:
         driver, program, stream = self._driver, self._program, self._compute
-        first = self._lanes[0].number
-        forms: dict[str, Callable[[], None]] = {"launch": lambda: program.launch(first, stream)}
+        first = self._ring[0].index
+        candidates: dict[str, Callable[[], None]] = {"launch": lambda: program.launch(first, stream)}
         graphs = [] if wanted is False else self._capture(needed=wanted is True)
         if graphs:
-            forms["graph"] = lambda: driver.replay(graphs[first], stream)
-        for _ in range(TIMED):  # in turn, so that a change of the clock harms both
-            for name, work in forms.items():
+            candidates["graph"] = lambda: driver.replay(graphs[first], stream)
+        for _ in range(TIMING_RUNS):  # in turn, so that a change of the clock harms both
+            for name, work in candidates.items():
                 took = driver.milliseconds(work, stream)
                 self.compute_ms[name] = min(took, self.compute_ms.get(name, took))
         if graphs and (wanted or self.compute_ms["graph"] < self.compute_ms["launch"]):
-            for lane, graph in zip(self._lanes, graphs, strict=True):
-                lane.graph = graph
+            for buffers, graph in zip(self._ring, graphs, strict=True):
+                buffers.cuda_graph = graph
 
     def _capture(self, *, needed: bool) -> list[Any]:
-        """A graph for each lane; none, and a note, where CUDA refuses and they are not ``needed``."""
+        """Return a CUDA graph for each of the ring; none, with a note, where CUDA refuses and not ``needed``."""
         program, stream = self._program, self._compute
         try:
             return [
-                self._driver.capture(lambda number=lane.number: program.launch(number, stream), stream)  # type: ignore[misc]
-                for lane in self._lanes
+                self._driver.capture(lambda index=buffers.index: program.launch(index, stream), stream)  # type: ignore[misc]
+                for buffers in self._ring
             ]
         except EngineRunError as error:
             if needed:
@@ -211,24 +211,24 @@ class OverlappedEngine:
 
         Each is the mean of a few in a row, so that the device does not wait for the host in between.
         """
-        driver, lane = self._driver, self._lanes[0]
+        driver, buffers = self._driver, self._ring[0]
         host = [driver.host_memory(size) for size in self._sizes]
-        compute = lane.graph
+        compute = buffers.cuda_graph
 
         def calculate() -> None:
             if compute is None:
-                self._program.launch(lane.number, self._compute)
+                self._program.launch(buffers.index, self._compute)
             else:
                 driver.replay(compute, self._compute)
 
         stages: dict[str, tuple[Callable[[], None], Any]] = {
-            "upload": (lambda: driver.copy_in(lane.inputs, host[0], self._upload), self._upload),
+            "upload": (lambda: driver.copy_in(buffers.inputs, host[0], self._upload), self._upload),
             "compute": (calculate, self._compute),
-            "download": (lambda: driver.copy_out(host[1], lane.outputs, self._download), self._download),
+            "download": (lambda: driver.copy_out(host[1], buffers.outputs, self._download), self._download),
         }
         with driver.current():
             return {
-                name: [driver.milliseconds(in_a_row(work), stream) / IN_A_ROW for _ in range(repeats)]
+                name: [driver.milliseconds(back_to_back(work), stream) / BACK_TO_BACK_RUNS for _ in range(repeats)]
                 for name, (work, stream) in stages.items()
             }
 
@@ -238,20 +238,20 @@ class OverlappedEngine:
 
     def _start(self, frame: Frame, slot: Slot | None) -> Callable[[], Frame]:
         output = output_memory(frame, self.spec, slot)
-        lane = self._lanes[self._started % len(self._lanes)]
-        if lane in self._flying:
+        buffers = self._ring[self._started % len(self._ring)]
+        if buffers in self._submitted:
             raise EngineRunError("results were not waited for in the order of submission; wait for the oldest")
-        target = self._queue(lane, frame, output)
+        target = self._queue(buffers, frame, output)
         self._started += 1
         self._reset = False
-        self._flying.append(lane)
-        lane.held = frame, output, target
-        return lambda: self._finish(lane, frame, output, target, slot)
+        self._submitted.append(buffers)
+        buffers.keep_alive = frame, output, target
+        return lambda: self._finish(buffers, frame, output, target, slot)
 
-    def _queue(self, lane: Lane, frame: Frame, output: OutputMemory) -> Bytes:
+    def _queue(self, buffers: FrameBuffers, frame: Frame, output: OutputMemory) -> Bytes:
         with self._driver.current():
             try:
-                return self._put_on_streams(lane, frame, output)
+                return self._put_on_streams(buffers, frame, output)
             except BaseException:
                 self._reset = True
                 with contextlib.suppress(EngineRunError):  # what was begun still reads the frame and writes the slot
@@ -259,36 +259,36 @@ class OverlappedEngine:
                         self._driver.drain(stream)
                 raise
 
-    def _put_on_streams(self, lane: Lane, frame: Frame, output: OutputMemory) -> Bytes:
+    def _put_on_streams(self, buffers: FrameBuffers, frame: Frame, output: OutputMemory) -> Bytes:
         driver = self._driver
-        source = self._source(lane, frame)
-        target = output.buffer if driver.is_pinned(output.buffer) else self._staging_out(lane)
-        driver.copy_in(lane.inputs, source, self._upload)
-        driver.record(lane.uploaded, self._upload)
-        driver.wait(self._compute, lane.uploaded)
+        source = self._source(buffers, frame)
+        target = output.buffer if driver.is_pinned(output.buffer) else self._staging_out(buffers)
+        driver.copy_in(buffers.inputs, source, self._upload)
+        driver.record(buffers.uploaded, self._upload)
+        driver.wait(self._compute, buffers.uploaded)
         if self._motion is not None:
-            self._remember(lane, frame, self._motion)
-        if lane.graph is None:
-            self._program.launch(lane.number, self._compute)
+            self._provide_previous_output(buffers, frame, self._motion)
+        if buffers.cuda_graph is None:
+            self._program.launch(buffers.index, self._compute)
         else:
-            driver.replay(lane.graph, self._compute)
-        driver.record(lane.computed, self._compute)
-        driver.wait(self._download, lane.computed)
-        driver.copy_out(target, lane.outputs, self._download)
-        driver.record(lane.downloaded, self._download)
+            driver.replay(buffers.cuda_graph, self._compute)
+        driver.record(buffers.computed, self._compute)
+        driver.wait(self._download, buffers.computed)
+        driver.copy_out(target, buffers.outputs, self._download)
+        driver.record(buffers.downloaded, self._download)
         return target
 
-    def _remember(self, lane: Lane, frame: Frame, motion: Motion) -> None:
+    def _provide_previous_output(self, buffers: FrameBuffers, frame: Frame, motion: Motion) -> None:
         """Give the network its last output and how to move it, or the frame itself; see `PreviousOutput`."""
         driver, previous, luma = self._driver, self._program.previous, frame.planes[0]
         width, height = self.spec.output_size
         flow = motion.follow(luma, reset=frame.discontinuity or self._reset)
-        if lane.flow is None:
-            lane.flow = driver.host_memory(flow_bytes(luma.shape))
-        np.copyto(lane.flow.view(np.float32).reshape(2, *flow_size(luma.shape)), 0 if flow is None else flow)
-        driver.copy_in(self._program.flow, lane.flow, self._compute)
+        if buffers.flow is None:
+            buffers.flow = driver.host_memory(flow_bytes(luma.shape))
+        np.copyto(buffers.flow.view(np.float32).reshape(2, *flow_size(luma.shape)), 0 if flow is None else flow)
+        driver.copy_in(self._program.flow, buffers.flow, self._compute)
         if flow is not None:
-            last = self._lanes[(self._started - 1) % len(self._lanes)]
+            last = self._ring[(self._started - 1) % len(self._ring)]
             driver.copy_within(previous, last.outputs, width * height, self._compute)
             return
         if self._repeated is None:
@@ -297,33 +297,35 @@ class OverlappedEngine:
         repeat(luma, self._repeated.reshape(height, width))
         driver.copy_in(previous, self._repeated, self._compute)
 
-    def _source(self, lane: Lane, frame: Frame) -> Bytes:
+    def _source(self, buffers: FrameBuffers, frame: Frame) -> Bytes:
         """The frame as one page-locked piece: where it lies, or copied."""
         if frame.slot is not None and self._driver.is_pinned(frame.slot.buffer) and _fills(frame, frame.slot):
             return frame.slot.buffer
-        if lane.staging_in is None:
-            lane.staging_in = self._driver.host_memory(self._sizes[0])
+        if buffers.staging_in is None:
+            buffers.staging_in = self._driver.host_memory(self._sizes[0])
         begin = 0
         if sum(plane.size for plane in frame.planes) != self._sizes[0]:
             raise PictureShapeError(f"{frame!r} came to device memory of {self._sizes[0]} bytes")
         for plane in frame.planes:
-            np.copyto(lane.staging_in[begin : begin + plane.size].reshape(plane.shape), plane)
+            np.copyto(buffers.staging_in[begin : begin + plane.size].reshape(plane.shape), plane)
             begin += plane.size
-        return lane.staging_in
+        return buffers.staging_in
 
-    def _staging_out(self, lane: Lane) -> Bytes:
-        if lane.staging_out is None:
-            lane.staging_out = self._driver.host_memory(self._sizes[1])
-        return lane.staging_out
+    def _staging_out(self, buffers: FrameBuffers) -> Bytes:
+        if buffers.staging_out is None:
+            buffers.staging_out = self._driver.host_memory(self._sizes[1])
+        return buffers.staging_out
 
-    def _finish(self, lane: Lane, frame: Frame, output: OutputMemory, target: Bytes, slot: Slot | None) -> Frame:
-        self._flying.remove(lane)
+    def _finish(
+        self, buffers: FrameBuffers, frame: Frame, output: OutputMemory, target: Bytes, slot: Slot | None
+    ) -> Frame:
+        self._submitted.remove(buffers)
         if not self._closed:
             with self._driver.current():
-                self._driver.synchronize(lane.downloaded)
-        elif self._lost is not None:
-            raise EngineRunError(f"the frame was lost with its engine: {self._lost}") from self._lost
-        lane.held = None
+                self._driver.synchronize(buffers.downloaded)
+        elif self._failure is not None:
+            raise EngineRunError(f"the frame was lost with its engine: {self._failure}") from self._failure
+        buffers.keep_alive = None
         if target is not output.buffer:
             np.copyto(output.buffer, target)
         return frame.with_planes(output.planes, slot)
@@ -338,26 +340,26 @@ class OverlappedEngine:
             stack.enter_context(self._driver.current())
             stack.callback(self._program.close)
             try:
-                for lane in self._flying:
-                    self._driver.synchronize(lane.downloaded)
+                for buffers in self._submitted:
+                    self._driver.synchronize(buffers.downloaded)
             except EngineRunError as error:  # a lost device: there is nothing left to wait for
-                self._lost = error
-            self._let_go()
+                self._failure = error
+            self._release()
         self._closed = True
 
-    def _let_go(self) -> None:
+    def _release(self) -> None:
         """Drop streams, events and memory here, where the context is current: elsewhere pycuda cannot free them."""
         self._upload = self._compute = self._download = None
-        for lane in self._lanes:
-            lane.inputs = lane.outputs = lane.uploaded = lane.computed = lane.downloaded = None
-            lane.graph = lane.held = None
+        for buffers in self._ring:
+            buffers.inputs = buffers.outputs = buffers.uploaded = buffers.computed = buffers.downloaded = None
+            buffers.cuda_graph = buffers.keep_alive = None
 
 
-def in_a_row(work: Callable[[], object]) -> Callable[[], None]:
-    """``work`` so often that its submission is hidden behind its computation."""
+def back_to_back(work: Callable[[], object]) -> Callable[[], None]:
+    """Return ``work`` repeated so often that its submission is hidden behind its computation."""
 
     def several() -> None:
-        for _ in range(IN_A_ROW):
+        for _ in range(BACK_TO_BACK_RUNS):
             work()
 
     return several

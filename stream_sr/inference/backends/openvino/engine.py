@@ -21,10 +21,18 @@ import numpy.typing as npt
 from stream_sr.errors import EngineRunError, EngineUnavailable, PictureShapeError
 from stream_sr.inference import cache
 from stream_sr.inference.availability import Availability, cpu_threads
-from stream_sr.inference.backends.openvino.graph import Graph, chroma_graph, compile_graph, core, first_line, settings
+from stream_sr.inference.backends.openvino.graph import (
+    OpenVINOGraph,
+    chroma_graph,
+    compile_graph,
+    core,
+    first_line,
+    settings,
+)
 from stream_sr.inference.backends.openvino.graph import cache_version as cache_version
-from stream_sr.inference.backends.openvino.precision import Chosen, choose, cpu
-from stream_sr.inference.backends.openvino.tuning import Form, choices, tune
+from stream_sr.inference.backends.openvino.precision import PrecisionChoice, choose_precision, cpu
+from stream_sr.inference.backends.openvino.precision import check_supported as check_supported
+from stream_sr.inference.backends.openvino.tuning import Parallelism, candidates, tune
 from stream_sr.inference.frames_in_flight import FramesInFlight, OutputMemory, output_memory
 from stream_sr.inference.model import LUMA, PREVIOUS, UPSCALED, BuildKey, ModelSpec
 from stream_sr.pipeline.engine import Engine, EngineOptions, EngineSpec, Pending
@@ -36,7 +44,7 @@ from stream_sr.video.quality import texture
 
 PRECISIONS = ("fp32", "bf16", "int8")
 INSTALL = "pip install openvino"
-TRIAL_PIXELS, TRIAL_ROWS = 640 * 360, 64  # of what is measured to choose threads, streams and depth
+BENCHMARK_PIXELS, BENCHMARK_ROWS = 640 * 360, 64  # of what is measured to choose threads, streams and depth
 log = logging.getLogger("stream_sr")
 
 
@@ -57,13 +65,16 @@ def open_model(model: ModelSpec, info: StreamInfo, options: EngineOptions) -> En
     found = availability()
     if not found.usable:
         raise EngineUnavailable(f"backend openvino: {found.reason}; {found.fix}")
-    chosen = choose(model, options.precision, options.fidelity)
+    chosen = choose_precision(model, options.precision, options.fidelity)
     graph, scale = chosen.graph, chosen.graph.scale
     size = (info.height, info.width)
-    form, note = _form(chosen, size, options)
-    luma = _compile_cached(chosen, size, threads=form.threads, streams=form.streams, keep=options.keep)
+    parallelism, note = _choose_parallelism(chosen, size, options)
+    luma = _compile_cached(chosen, size, threads=parallelism.threads, streams=parallelism.streams, keep=options.keep)
     chroma = _compile_chroma(
-        chroma_shape(info.width, info.height), scale, info.color.siting, threads=min(form.threads, options.cameras)
+        chroma_shape(info.width, info.height),
+        scale,
+        info.color.siting,
+        threads=min(parallelism.threads, options.cameras),
     )
     spec = EngineSpec(
         backend="openvino",
@@ -72,33 +83,35 @@ def open_model(model: ModelSpec, info: StreamInfo, options: EngineOptions) -> En
         width=info.width,
         height=info.height,
         precision=chosen.precision,
-        device=f"CPU: {cpu().name}, {form.threads} threads",
+        device=f"CPU: {cpu().name}, {parallelism.threads} threads",
         head=chosen.head,
         notes=(*chosen.notes, note) if note else chosen.notes,
         is_deterministic=not graph.recurrent,
     )
-    return OpenVINOEngine(spec, luma, chroma, form.depth)
+    return OpenVINOEngine(spec, luma, chroma, parallelism.depth)
 
 
-def _form(chosen: Chosen, size: tuple[int, int], options: EngineOptions) -> tuple[Form, str]:
-    """Threads, streams and depth: as asked for, or by measuring where that is wanted and leaves a choice."""
+def _choose_parallelism(
+    chosen: PrecisionChoice, size: tuple[int, int], options: EngineOptions
+) -> tuple[Parallelism, str]:
+    """Return threads, streams and depth: as asked for, or measured where that is wanted and there is a choice."""
     depth = 1 if chosen.graph.recurrent else options.depth  # a recurrent network needs the frame before
-    forms = choices(cpu_threads(options), depth, options.cameras)
+    found = candidates(cpu_threads(options), depth, options.cameras)
     if not options.tune or options.threads is not None:
-        return forms[0], ""
-    key = _key(chosen, f"{size[1]}x{size[0]}, {forms[0].threads} threads, depth {depth}")
-    return tune(key.digest(), forms, lambda form: _Trial(chosen, size, form))
+        return found[0], ""
+    key = _key(chosen, f"{size[1]}x{size[0]}, {found[0].threads} threads, depth {depth}")
+    return tune(key.digest(), found, lambda candidate: _LumaRunner(chosen, size, candidate))
 
 
-class _Trial:
+class _LumaRunner:
     """A `tuning.Runner`: the luma network on a texture, of a large picture on its upper part."""
 
-    def __init__(self, chosen: Chosen, size: tuple[int, int], form: Form) -> None:
-        size = min(size[0], max(TRIAL_ROWS, TRIAL_PIXELS // size[1])), size[1]
+    def __init__(self, chosen: PrecisionChoice, size: tuple[int, int], candidate: Parallelism) -> None:
+        size = min(size[0], max(BENCHMARK_ROWS, BENCHMARK_PIXELS // size[1])), size[1]
         compiled = compile_graph(
-            chosen.graph.sized(*size), precision=chosen.precision, threads=form.threads, streams=form.streams
+            chosen.graph.sized(*size), precision=chosen.precision, threads=candidate.threads, streams=candidate.streams
         )
-        self._requests = deque(compiled.create_infer_request() for _ in range(form.depth))
+        self._requests = deque(compiled.create_infer_request() for _ in range(candidate.depth))
         picture = texture(*size)
         for request in self._requests:
             request.get_tensor(LUMA).data[0, 0] = picture
@@ -110,7 +123,7 @@ class _Trial:
         return request.wait
 
 
-def _compile_cached(chosen: Chosen, size: tuple[int, int], *, threads: int, streams: int, keep: bool) -> Any:
+def _compile_cached(chosen: PrecisionChoice, size: tuple[int, int], *, threads: int, streams: int, keep: bool) -> Any:
     key = _key(chosen, f"{size[1]}x{size[0]}, {threads} threads, {streams} streams")
     return _share(key, lambda: _load_or_compile(key, chosen.graph, size, threads, streams, keep))
 
@@ -123,7 +136,7 @@ def _compile_chroma(shape: tuple[int, int], scale: int, siting: int, *, threads:
     )
 
 
-def _key(chosen: Chosen, profile: str) -> BuildKey:
+def _key(chosen: PrecisionChoice, profile: str) -> BuildKey:
     return BuildKey(
         onnx_sha256=chosen.onnx_sha256,
         backend="openvino",
@@ -151,7 +164,9 @@ def _share(key: Hashable, make: Callable[[], Any]) -> Any:
         return compiled
 
 
-def _load_or_compile(key: BuildKey, graph: Graph, size: tuple[int, int], threads: int, streams: int, keep: bool) -> Any:
+def _load_or_compile(
+    key: BuildKey, graph: OpenVINOGraph, size: tuple[int, int], threads: int, streams: int, keep: bool
+) -> Any:
     blob = cache.load(key)
     if blob is not None:
         try:

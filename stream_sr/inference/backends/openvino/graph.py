@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from stream_sr.errors import EngineBuildError, ModelError
-from stream_sr.inference.backends.openvino.quantized import merge_quantizers, quantize_weight, weight_of
+from stream_sr.inference.backends.openvino.quantized_graph import merge_quantizers, quantize_weight, weight_of
 from stream_sr.inference.model import LUMA, PREVIOUS, UPSCALED, ModelSpec
 from stream_sr.networks import deconvolution
 from stream_sr.pipeline.stall import working
@@ -88,7 +88,7 @@ def first_line(error: BaseException) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Graph:
+class OpenVINOGraph:
     """An OpenVINO model of one luma plane, with free height and width, and its scale."""
 
     model: Any
@@ -109,7 +109,7 @@ class Graph:
         return {PREVIOUS: [1, 1, height * self.scale, width * self.scale]} if self.recurrent else {}
 
 
-def read_graph(model: ModelSpec) -> Graph:
+def read_graph(model: ModelSpec) -> OpenVINOGraph:
     """Read the ONNX and make sure of its form: one uint8 luma plane in, one enlarged by an integer out.
 
     A second input, ``previous``, makes it recurrent. The scale comes from a trial and must be the model's, if that says
@@ -137,7 +137,7 @@ def read_graph(model: ModelSpec) -> Graph:
         raise ModelError(f"{path} is a recurrent network; its scale must be in a model.toml beside it")
     planes[0].get_tensor().set_names({LUMA})
     graph.outputs[0].get_tensor().set_names({UPSCALED})
-    found = Graph(graph, model.scale, str(path), bool(previous))
+    found = OpenVINOGraph(graph, model.scale, str(path), bool(previous))
     scale = _trial_scale(found)
     if model.scale not in (0, scale):
         raise ModelError(f"{path} enlarges by {scale}, x{model.scale} was expected")
@@ -158,7 +158,7 @@ def _ports(ports: Any) -> str:
     return ", ".join(found) or "none"
 
 
-def _trial_scale(graph: Graph) -> int:
+def _trial_scale(graph: OpenVINOGraph) -> int:
     height, width = TRIAL
     sized = graph.sized(height, width)
     shape = sized.output(UPSCALED).get_partial_shape()
@@ -177,7 +177,7 @@ def _trial_scale(graph: Graph) -> int:
     return scale
 
 
-def rewrite(graph: Graph) -> tuple[Graph, str]:
+def rewrite(graph: OpenVINOGraph) -> tuple[OpenVINOGraph, str]:
     """The graph in the form that is fast here, with the same values, and the name of its head's form.
 
     A graph without a deconvolution is left as it is.
@@ -211,18 +211,18 @@ def _lower(node: Any) -> bool:
     """Replace one deconvolution whose output is exactly ``stride`` times its input; False where it is another kind."""
     from openvino import opset13 as ops
 
-    form = node.get_attributes()
-    stride, padding = form["strides"], list(form["pads_begin"])
+    attributes = node.get_attributes()
+    stride, padding = attributes["strides"], list(attributes["pads_begin"])
     constant, largest = weight_of(node)
-    if _kind(constant) != "Constant" or stride[0] != stride[1] or set(form["dilations"]) != {1}:
+    if _kind(constant) != "Constant" or stride[0] != stride[1] or set(attributes["dilations"]) != {1}:
         return False
     weight = np.asarray(constant.get_data(), np.float32)
     kernel, s = weight.shape[-1], stride[0]
     exact = [
         kernel - s - begin - end + more == 0
-        for begin, end, more in zip(padding, form["pads_end"], form["output_padding"], strict=True)
+        for begin, end, more in zip(padding, attributes["pads_end"], attributes["output_padding"], strict=True)
     ]
-    if weight.shape[-2] != kernel or padding[0] != padding[1] or not all(exact) or form["auto_pad"] != "explicit":
+    if weight.shape[-2] != kernel or padding[0] != padding[1] or not all(exact) or attributes["auto_pad"] != "explicit":
         return False
     dense = deconvolution.lower_deconvolution(weight, s, padding[0])
     if largest is None:

@@ -15,7 +15,7 @@ from stream_sr.errors import EngineBuildError, ModelError, StreamSRError
 from stream_sr.inference import cache
 from stream_sr.inference.backends.tensorrt import library
 from stream_sr.inference.backends.tensorrt.driver import open_device
-from stream_sr.inference.backends.tensorrt.frames import Picture
+from stream_sr.inference.backends.tensorrt.frames import FrameLayout
 from stream_sr.inference.backends.tensorrt.graph import REWRITE, frame_graph
 from stream_sr.inference.model import BuildKey, ModelSpec
 from stream_sr.system import machine
@@ -25,33 +25,33 @@ Progress = Callable[[str, float], None]  # what is being done, and how much of i
 log = logging.getLogger("stream_sr")
 
 
-ANY = "any"  # device, compute capability and driver of an engine that was built without a GPU
+ANY_DEVICE = "any"  # device, compute capability and driver of an engine that was built without a GPU
 
 
-def engine_key(model: ModelSpec, picture: Picture, precision: str, head: str, device: int = 0) -> BuildKey:
+def engine_key(model: ModelSpec, layout: FrameLayout, precision: str, head: str, device: int = 0) -> BuildKey:
     """Return what the engine and what was measured of it depend on; without a GPU that is `portable_key`."""
     found = machine.cuda()
-    key = portable_key(model, picture, precision, head)
+    key = portable_key(model, layout, precision, head)
     if device >= len(found.devices):
         return key
     gpu = found.devices[device]
     return replace(key, device=gpu.name, compute_capability=gpu.compute_capability, driver=machine.nvidia_driver())
 
 
-def portable_key(model: ModelSpec, picture: Picture, precision: str, head: str) -> BuildKey:
+def portable_key(model: ModelSpec, layout: FrameLayout, precision: str, head: str) -> BuildKey:
     """Return the key of an engine that was built without a GPU, the same on every machine.
 
     TensorRT-RTX compiles in two steps: a portable engine, for every GPU from compute capability 8.0 on, and the GPU's
     own code when that is loaded (its documentation, CPU-Only AOT).
     """
-    profile = f"{picture.width}x{picture.height}, chroma {Siting(picture.siting).name.lower()}"
+    profile = f"{layout.width}x{layout.height}, chroma {Siting(layout.siting).name.lower()}"
     return BuildKey(
         onnx_sha256=model.sha256(),
         backend="tensorrt",
         backend_version=library.cache_version(REWRITE),
-        device=ANY,
-        compute_capability=ANY,
-        driver=ANY,
+        device=ANY_DEVICE,
+        compute_capability=ANY_DEVICE,
+        driver=ANY_DEVICE,
         precision=precision,
         profile=profile,
         head=head,
@@ -68,7 +68,7 @@ def read_onnx(model: ModelSpec) -> bytes:
 
 def build_engine(
     model: ModelSpec,
-    picture: Picture,
+    layout: FrameLayout,
     precision: str,
     head: str,
     *,
@@ -79,20 +79,20 @@ def build_engine(
 
     Raises ModelError, EngineBuildError with TensorRT's own words, EngineUnavailable for a GPU that cannot be used.
     """
-    graph = frame_graph(read_onnx(model), picture, precision, head)
-    timing = _timing_path(engine_key(model, picture, precision, head, device))
+    graph = frame_graph(read_onnx(model), layout, precision, head)
+    timing = _timing_path(engine_key(model, layout, precision, head, device))
     trt = library.library()
     name = f"{model.name} in {precision} with {head}"
-    complaints = library.Complaints()
+    errors = library.ErrorCollector()
     try:
         with _on_gpu(device):
-            return _build(trt, graph, name, complaints, timing, progress)
+            return _build(trt, graph, name, errors, timing, progress)
     except StreamSRError:
         raise
     except Exception as error:  # the bindings raise what pybind11 makes of the library's exceptions
         raise EngineBuildError(f"{library.library_name()} could not build {name}: {error}") from error
     finally:
-        complaints.close()
+        errors.close()
 
 
 def _on_gpu(device: int) -> AbstractContextManager[object]:
@@ -103,14 +103,14 @@ def _on_gpu(device: int) -> AbstractContextManager[object]:
 
 
 def _build(
-    trt: Any, graph: bytes, name: str, complaints: library.Complaints, timing: Path, progress: Progress
+    trt: Any, graph: bytes, name: str, errors: library.ErrorCollector, timing: Path, progress: Progress
 ) -> bytes:
     builder = trt.Builder(library.logger())
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, library.logger())
     if not parser.parse(graph):
-        errors = "; ".join(parser.get_error(n).desc() for n in range(parser.num_errors))
-        raise EngineBuildError(f"{library.library_name()} cannot parse {name}: {errors}")
+        parser_errors = "; ".join(parser.get_error(n).desc() for n in range(parser.num_errors))
+        raise EngineBuildError(f"{library.library_name()} cannot parse {name}: {parser_errors}")
     config = builder.create_builder_config()
     config.clear_flag(trt.BuilderFlag.TF32)  # fp32 is to be fp32
     if library.is_rtx():
@@ -118,10 +118,10 @@ def _build(
         config.set_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION)
     config.progress_monitor = _make_monitor(trt, name, progress)
     timings = None if library.is_rtx() else _attach_timing_cache(config, timing)
-    complaints.first()  # of cached timings that do not fit: no reason for what may fail below
+    errors.take_first()  # of cached timings that do not fit: no reason for what may fail below
     serialized = builder.build_serialized_network(network, config)
     if serialized is None:
-        raise EngineBuildError(f"{library.library_name()} could not build {name}: {complaints.first()}")
+        raise EngineBuildError(f"{library.library_name()} could not build {name}: {errors.take_first()}")
     if timings is not None:
         with contextlib.suppress(OSError):  # it only makes the next build quicker
             cache.write_atomically(timing, bytes(timings.serialize()))

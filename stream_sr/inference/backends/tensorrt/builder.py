@@ -36,10 +36,10 @@ def answer(asked: dict[str, Any]) -> None:
     model = ModelSpec(named["name"], named["scale"], Path(named["onnx"]))
     width, height = asked["size"]
     info = StreamInfo(width, height, Fraction(1), color=ColorInfo(siting=asked["siting"]))
-    tensorrt.build(model, info, EngineOptions(**asked["options"]), progress=lambda what, share: tell(what, share))
+    tensorrt.build(model, info, EngineOptions(**asked["options"]), progress=report_progress)
 
 
-def tell(what: str, share: float) -> None:
+def report_progress(what: str, share: float) -> None:
     _write({"doing": what, "share": round(share, 3)})
 
 

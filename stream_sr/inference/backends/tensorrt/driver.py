@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from stream_sr.errors import EngineRunError, EngineUnavailable
-from stream_sr.inference.backends.cuda.pinned import Bytes, Pinned
+from stream_sr.inference.backends.cuda.pinned import Bytes, PinnedPool
 
 
 class PycudaDriver:
@@ -90,15 +90,15 @@ class PycudaDriver:
 
         handle = cu.CUstream(stream.handle)
         mode = cu.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
-        _checked(cu.cuStreamBeginCapture(handle, mode), "beginning a capture")
+        _value_of(cu.cuStreamBeginCapture(handle, mode), "beginning a capture")
         try:
             work()
         except BaseException:
             cu.cuStreamEndCapture(handle)
             raise
-        captured = _checked(cu.cuStreamEndCapture(handle), "ending a capture")
+        captured = _value_of(cu.cuStreamEndCapture(handle), "ending a capture")
         try:
-            self._graphs.append(_checked(cu.cuGraphInstantiate(captured, 0), "instantiating a graph"))
+            self._graphs.append(_value_of(cu.cuGraphInstantiate(captured, 0), "instantiating a graph"))
         finally:
             cu.cuGraphDestroy(captured)
         return self._graphs[-1]
@@ -106,7 +106,7 @@ class PycudaDriver:
     def replay(self, graph: Any, stream: Any) -> None:
         from cuda.bindings import driver as cu
 
-        _checked(cu.cuGraphLaunch(graph, cu.CUstream(stream.handle)), "launching a graph")
+        _value_of(cu.cuGraphLaunch(graph, cu.CUstream(stream.handle)), "launching a graph")
 
     def milliseconds(self, work: Callable[[], None], stream: Any) -> float:
         with self._device.errors("the computation"):
@@ -156,7 +156,7 @@ class Device:
             raise EngineUnavailable(f"GPU {number} cannot be used: {error}; see `stream-sr doctor`") from error
         atexit.register(self.context.detach)  # else pycuda complains aloud when the interpreter goes
         self.name = str(self._gpu.name())
-        self.pinned = Pinned(self._lock_pages)
+        self.pinned = PinnedPool(self._lock_pages)
 
     @contextlib.contextmanager
     def current(self) -> Iterator[None]:
@@ -203,7 +203,7 @@ def open_device(number: int) -> Device:
     return Device(number)
 
 
-def _checked(answer: tuple[Any, ...], doing: str) -> Any:
+def _value_of(answer: tuple[Any, ...], doing: str) -> Any:
     """The value of a call of cuda-bindings, or EngineRunError with its code's name."""
     code, *values = answer
     if int(code) != 0:

@@ -1,7 +1,8 @@
-"""TensorRT on an NVIDIA GPU, with pycuda: frames overlap (`schedule`), engines are checked and mended (`ladder`).
+"""TensorRT on an NVIDIA GPU, with pycuda: frames overlap (`schedule`), engines are checked (`checked_engine`).
 
-With TensorRT-RTX building needs no GPU: what `engine build` compiles without one is portable, and taken by `ladder`
-where there is one. The classic TensorRT builds on the GPU that is to run the engine, and refuses elsewhere.
+With TensorRT-RTX building needs no GPU: what `engine build` compiles without one is portable, and opened by
+`checked_engine` where there is one. The classic TensorRT builds on the GPU that is to run the engine, and refuses
+elsewhere.
 """
 
 from __future__ import annotations
@@ -11,9 +12,14 @@ from stream_sr.inference import cache
 from stream_sr.inference.availability import Availability
 from stream_sr.inference.backends.tensorrt import library
 from stream_sr.inference.backends.tensorrt.build import Progress, build_engine, portable_key
+from stream_sr.inference.backends.tensorrt.checked_engine import (
+    AUTO_PRECISIONS,
+    BuildRequest,
+    can_open_without_build,
+    layout_of,
+    open_checked,
+)
 from stream_sr.inference.backends.tensorrt.graph import HEADS, PRECISIONS, REWRITE
-from stream_sr.inference.backends.tensorrt.ladder import LADDER, BuildRequest, open_checked, picture_of
-from stream_sr.inference.backends.tensorrt.ladder import is_ready as _is_ready
 from stream_sr.inference.model import BuildKey, ModelSpec
 from stream_sr.pipeline.engine import Engine, EngineOptions
 from stream_sr.system import machine
@@ -23,8 +29,8 @@ from stream_sr.video.frame_pool import Allocate
 __all__ = ["PRECISIONS", "allocator", "availability", "build", "cache_version", "is_ready", "open_model"]
 
 
-def quiet(what: str, share: float) -> None:
-    """Progress that nobody wants to see."""
+def no_progress(what: str, share: float) -> None:
+    """Report no progress."""
 
 
 def availability(device: int = 0) -> Availability:
@@ -35,7 +41,9 @@ def availability(device: int = 0) -> Availability:
     return found
 
 
-def open_model(model: ModelSpec, info: StreamInfo, options: EngineOptions, *, progress: Progress = quiet) -> Engine:
+def open_model(
+    model: ModelSpec, info: StreamInfo, options: EngineOptions, *, progress: Progress = no_progress
+) -> Engine:
     """An engine that was checked against the model's reference: from the cache, or built now, which may take minutes.
 
     Raises EngineUnavailable, ModelError, EngineBuildError, EngineRunError.
@@ -43,12 +51,12 @@ def open_model(model: ModelSpec, info: StreamInfo, options: EngineOptions, *, pr
     found = library.can_run(options.device)
     if not found.usable:
         raise EngineUnavailable(f"backend tensorrt cannot run: {found.reason}; {found.fix}")
-    return open_checked(BuildRequest(model, picture_of(model, info), options, progress))
+    return open_checked(BuildRequest(model, layout_of(model, info), options, progress))
 
 
 def is_ready(model: ModelSpec, info: StreamInfo, options: EngineOptions) -> bool:
     """Whether `open_model` can be expected to open without a build. Raises ModelError."""
-    return _is_ready(BuildRequest(model, picture_of(model, info), options))
+    return can_open_without_build(BuildRequest(model, layout_of(model, info), options))
 
 
 def allocator(device: int) -> Allocate:
@@ -59,7 +67,12 @@ def allocator(device: int) -> Allocate:
 
 
 def build(
-    model: ModelSpec, info: StreamInfo, options: EngineOptions, *, rebuild: bool = False, progress: Progress = quiet
+    model: ModelSpec,
+    info: StreamInfo,
+    options: EngineOptions,
+    *,
+    rebuild: bool = False,
+    progress: Progress = no_progress,
 ) -> list[BuildKey]:
     """Build engines for a stream's size, unless they are in the cache, and keep them: those that `open_model` takes.
 
@@ -78,29 +91,29 @@ def build(
             f"({machine.cuda().problem}); run `engine build` on that machine, or install stream-sr[tensorrt-rtx] on "
             "both, whose engines can be built anywhere"
         )
-    wish = BuildRequest(model, picture_of(model, info), options, progress)
+    request = BuildRequest(model, layout_of(model, info), options, progress)
     if rebuild:
-        for precision in wish.precisions:
+        for precision in request.precisions:
             for head in HEADS:
-                for key in (wish.key(precision, head), wish.portable_key(precision, head)):
+                for key in (request.key(precision, head), request.portable_key(precision, head)):
                     cache.entry_path(key).unlink(missing_ok=True)
     if machine.cuda().devices:
         engine = open_model(model, info, options, progress=progress)
         engine.close()
-        return [wish.key(engine.spec.precision, engine.spec.head)]
-    return _build_blind(wish)
+        return [request.key(engine.spec.precision, engine.spec.head)]
+    return _build_without_gpu(request)
 
 
-def _build_blind(wish: BuildRequest) -> list[BuildKey]:
-    precision = LADDER[0] if wish.options.precision == "auto" else wish.options.precision
+def _build_without_gpu(request: BuildRequest) -> list[BuildKey]:
+    precision = AUTO_PRECISIONS[0] if request.options.precision == "auto" else request.options.precision
     keys = []
     for head in HEADS:
         if precision == "bf16" and head == "deconvolution" and library.is_rtx():
             continue  # TensorRT-RTX 1.7 has no deconvolution in bf16
-        key = portable_key(wish.model, wish.picture, precision, head)
+        key = portable_key(request.model, request.layout, precision, head)
         with cache.building(key):
             if cache.load(key) is None:
-                blob = build_engine(wish.model, wish.picture, precision, head, progress=wish.progress)
+                blob = build_engine(request.model, request.layout, precision, head, progress=request.progress)
                 cache.store(key, blob, {"measured": "not on this machine: it has no GPU"})
         keys.append(key)
     return keys

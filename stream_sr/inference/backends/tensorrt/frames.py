@@ -25,7 +25,7 @@ UPSCALED, UPSCALED_LUMA, UPSCALED_CHROMA = "upscaled", "upscaled_luma", "upscale
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class FrameLayout:
     """What a graph is made for: the size of the input, how much larger the output is, where chroma lies."""
 
     width: int
@@ -44,19 +44,19 @@ class Picture:
         return self.width * self.height % ALIGNMENT != 0
 
 
-def tensors(picture: Picture) -> dict[str, tuple[int, tuple[int, ...]]]:
+def tensors(layout: FrameLayout) -> dict[str, tuple[int, tuple[int, ...]]]:
     """The uint8 inputs and outputs of a frame graph: name to (offset in the I420 frame, shape)."""
-    luma = picture.height * picture.width
-    chroma = chroma_shape(picture.width, picture.height)
-    width, height = picture.output
+    luma = layout.height * layout.width
+    chroma = chroma_shape(layout.width, layout.height)
+    width, height = layout.output
     larger = chroma_shape(width, height)
-    if picture.packed:
+    if layout.packed:
         return {
             FRAME: (0, (luma + 2 * chroma[0] * chroma[1],)),
             UPSCALED: (0, (height * width + 2 * larger[0] * larger[1],)),
         }
     return {
-        LUMA: (0, (1, 1, picture.height, picture.width)),
+        LUMA: (0, (1, 1, layout.height, layout.width)),
         CHROMA: (luma, (2, 1, *chroma)),
         UPSCALED_LUMA: (0, (1, 1, height, width)),
         UPSCALED_CHROMA: (height * width, (2, 1, *larger)),
@@ -69,16 +69,16 @@ class FrameNodes:
     ``keep`` adds a constant to the graph and returns its name.
     """
 
-    def __init__(self, luma: str, upscaled: str, picture: Picture, keep: Callable[[onnx.TensorProto], str]) -> None:
-        self.luma, self.upscaled, self.picture, self.keep = luma, upscaled, picture, keep
+    def __init__(self, luma: str, upscaled: str, layout: FrameLayout, keep: Callable[[onnx.TensorProto], str]) -> None:
+        self.luma, self.upscaled, self.layout, self.keep = luma, upscaled, layout, keep
 
     def around(self, nodes: list[onnx.NodeProto]) -> list[onnx.NodeProto]:
         """The luma graph's nodes and those of the rest of the frame. Raises ModelError."""
-        return self._packed(nodes) if self.picture.packed else self._side_by_side(nodes)
+        return self._packed(nodes) if self.layout.packed else self._side_by_side(nodes)
 
     def move(self, nodes: list[onnx.NodeProto]) -> list[onnx.NodeProto]:
         """Move the last output as the flow says, where it comes in; as `optical_flow.register` does."""
-        width, height = self.picture.output
+        width, height = self.layout.output
         for node in nodes:
             _rename(node, {PREVIOUS: "previous.moved"})
         size = self._integers("flow.size", [1, 2, height, width])
@@ -126,17 +126,17 @@ class FrameNodes:
 
     def _packed(self, nodes: list[onnx.NodeProto]) -> list[onnx.NodeProto]:
         """TensorRT takes uint8 only at its borders: the frame is cut and joined as float."""
-        picture, ports = self.picture, tensors(self.picture)
-        pixels = picture.height * picture.width
+        layout, ports = self.layout, tensors(self.layout)
+        pixels = layout.height * layout.width
         head = [
             self._node("Cast", [FRAME], "frame.float", to=1),
-            *self._cut("frame.float", "luma.float", 0, pixels, (1, 1, picture.height, picture.width)),
+            *self._cut("frame.float", "luma.float", 0, pixels, (1, 1, layout.height, layout.width)),
             *self._cut(
                 "frame.float",
                 "chroma.float",
                 pixels,
                 ports[FRAME][1][0],
-                (2, 1, *chroma_shape(picture.width, picture.height)),
+                (2, 1, *chroma_shape(layout.width, layout.height)),
             ),
         ]
         body, levels = self._without_casts(nodes)
@@ -165,11 +165,11 @@ class FrameNodes:
         """Chroma as every backend enlarges it: color.chroma_kernel, borders repeated, cut to the output's size."""
         from onnx import numpy_helper
 
-        picture = self.picture
-        s = picture.scale
-        kernel = self.keep(numpy_helper.from_array(chroma_kernel(s, picture.siting), "chroma.kernel"))
-        rows, columns = chroma_shape(*picture.output)
-        whole = tuple(s * side for side in chroma_shape(picture.width, picture.height))
+        layout = self.layout
+        s = layout.scale
+        kernel = self.keep(numpy_helper.from_array(chroma_kernel(s, layout.siting), "chroma.kernel"))
+        rows, columns = chroma_shape(*layout.output)
+        whole = tuple(s * side for side in chroma_shape(layout.width, layout.height))
         border = self._integers("chroma.border", [0, 0, 2, 2, 0, 0, 2, 2])
         larger = target if whole == (rows, columns) else "chroma.whole"
         nodes = [

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from stream_sr.errors import ModelError
-from stream_sr.inference.backends.tensorrt.frames import CHROMA, FLOW, FRAME, FrameNodes, Picture, tensors
+from stream_sr.inference.backends.tensorrt.frames import CHROMA, FLOW, FRAME, FrameLayout, FrameNodes, tensors
 from stream_sr.inference.model import LUMA, PREVIOUS
 from stream_sr.networks import deconvolution
 from stream_sr.video.optical_flow import flow_size
@@ -32,24 +32,24 @@ BF16_OPSET = 22  # the first in which a convolution may be bf16
 MOVING_OPSET = 20  # the first in which GridSample's linear is called so
 
 
-def frame_graph(onnx_bytes: bytes, picture: Picture, precision: str, head: str) -> bytes:
+def frame_graph(onnx_bytes: bytes, layout: FrameLayout, precision: str, head: str) -> bytes:
     """The graph of whole frames, uint8 in and out as `tensors` says; a recurrent one with ``previous`` beside them.
 
     The layers between the first and the last convolution are in ``precision``, scaling, anchor, rounding and chroma in
     fp32. Raises ModelError for a file that is no ONNX or of another form.
     """
-    graph = Graph.read(onnx_bytes)
-    graph.fix_size(picture)
+    graph = OnnxGraph.read(onnx_bytes)
+    graph.fix_size(layout)
     if head == LOWERED:
         graph.lower()
     graph.lower_precision(precision)
-    graph.take_frames(picture)
+    graph.take_frames(layout)
     return graph.serialize()
 
 
 def scale_of(onnx_bytes: bytes) -> int:
     """How much larger the output is, from the strides of what enlarges. Raises ModelError where that is not told."""
-    graph = Graph.read(onnx_bytes)
+    graph = OnnxGraph.read(onnx_bytes)
     if any(one.name == PREVIOUS for one in graph.graph.input):
         raise ModelError("the graph is a recurrent network; its scale must be in a model.toml beside it")
     shapes = graph.shapes({"height": 48, "width": 64})
@@ -59,7 +59,7 @@ def scale_of(onnx_bytes: bytes) -> int:
     return found[2] // 48
 
 
-class Graph:
+class OnnxGraph:
     """A model's graph while it is rewritten in place."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
@@ -68,7 +68,7 @@ class Graph:
         self._check()
 
     @classmethod
-    def read(cls, onnx_bytes: bytes) -> Graph:
+    def read(cls, onnx_bytes: bytes) -> OnnxGraph:
         """Parse and check the form: a uint8 plane in and out, and maybe the last output. Raises ModelError."""
         import onnx
 
@@ -102,7 +102,7 @@ class Graph:
         """Shapes of all tensors whose shape is known once the input's sides (and the scale) are ``sizes``."""
         import onnx
 
-        sized = Graph(type(self.model).FromString(self.model.SerializeToString()))
+        sized = OnnxGraph(type(self.model).FromString(self.model.SerializeToString()))
         sized._fix_inputs(sizes["height"], sizes["width"], sizes.get("scale", 1))
         inferred = onnx.shape_inference.infer_shapes(sized.model, data_prop=True).graph
         return {
@@ -110,14 +110,14 @@ class Graph:
             for one in (*inferred.value_info, *inferred.input, *inferred.output)
         }
 
-    def fix_size(self, picture: Picture) -> None:
+    def fix_size(self, layout: FrameLayout) -> None:
         """Give the inputs the picture's size. Raises ModelError where the output is not ``scale`` times as large."""
-        shapes = self.shapes({"height": picture.height, "width": picture.width, "scale": picture.scale})
-        width, height = picture.output
+        shapes = self.shapes({"height": layout.height, "width": layout.width, "scale": layout.scale})
+        width, height = layout.output
         found = shapes.get(self.upscaled, ())
         if any(side not in (-1, right) for side, right in zip(found, (1, 1, height, width), strict=False)):
-            raise ModelError(f"the graph makes {found} of {picture.width}x{picture.height}, not {width}x{height}")
-        self._fix_inputs(picture.height, picture.width, picture.scale)
+            raise ModelError(f"the graph makes {found} of {layout.width}x{layout.height}, not {width}x{height}")
+        self._fix_inputs(layout.height, layout.width, layout.scale)
 
     def _fix_inputs(self, height: int, width: int, scale: int) -> None:
         for port in self.graph.input:
@@ -274,23 +274,23 @@ class Graph:
         found = {one.name for one in ports if one.type.tensor_type.elem_type == TensorProto.FLOAT}
         return found | {one.name for one in self.graph.initializer if one.data_type == TensorProto.FLOAT}
 
-    def take_frames(self, picture: Picture) -> None:
+    def take_frames(self, layout: FrameLayout) -> None:
         """Put chroma beside the luma: into one tensor each way, or two, as `tensors` says."""
         from onnx import TensorProto, helper
 
-        ports = tensors(picture)
+        ports = tensors(layout)
         previous = [one for one in self.graph.input if one.name == PREVIOUS]
         made = {
             name: helper.make_tensor_value_info(name, TensorProto.UINT8, shape) for name, (_, shape) in ports.items()
         }
         sources = [made[name] for name in ports if name in (FRAME, LUMA, CHROMA)]
         results = [made[name] for name in ports if name not in (FRAME, LUMA, CHROMA)]
-        frames = FrameNodes(self.luma, self.upscaled, picture, self._add)
+        frames = FrameNodes(self.luma, self.upscaled, layout, self._add)
         nodes = frames.around(list(self.graph.node))
         if previous:
             self._raise_opset(MOVING_OPSET)
             nodes = frames.move(nodes)
-            size = flow_size((picture.height, picture.width))
+            size = flow_size((layout.height, layout.width))
             previous.append(helper.make_tensor_value_info(FLOW, TensorProto.FLOAT, [1, 2, *size]))
         del self.graph.input[:]
         del self.graph.output[:]

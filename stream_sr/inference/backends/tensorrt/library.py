@@ -16,7 +16,7 @@ from stream_sr.inference.availability import Availability
 from stream_sr.system import machine
 
 LIBRARIES = ("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings")
-MOST_COMPLAINTS = 20  # kept between two looks
+MAX_ERRORS = 20  # kept until they are taken
 INSTALL = "pip install stream-sr[tensorrt] (or stream-sr[tensorrt-rtx])"
 
 
@@ -32,37 +32,37 @@ def library() -> Any:
     return import_module(name)
 
 
-class Complaints:
-    """What the library says is wrong, in any thread, from now until `close`; the text of our errors."""
+class ErrorCollector:
+    """Collect the error messages of the library, of any thread, until `close`: the text of our errors."""
 
-    _listening: tuple[Complaints, ...] = ()  # replaced whole: the library's threads read it without the lock
+    _listening: tuple[ErrorCollector, ...] = ()  # replaced whole: the library's threads read it without the lock
     _lock = threading.Lock()
 
     def __init__(self) -> None:
-        self.words: list[str] = []
-        with Complaints._lock:
-            Complaints._listening = (*Complaints._listening, self)
+        self.messages: list[str] = []
+        with ErrorCollector._lock:
+            ErrorCollector._listening = (*ErrorCollector._listening, self)
 
-    def first(self) -> str:
-        """What was said first since this was asked the last time; the rest follows from it."""
-        words, self.words = self.words, []
-        return " ".join(words[0].split()) if words else "it gave no reason"
+    def take_first(self) -> str:
+        """Return the first message since the last call; the others follow from it."""
+        messages, self.messages = self.messages, []
+        return " ".join(messages[0].split()) if messages else "it gave no reason"
 
     def close(self) -> None:
         """Stop listening. Safe to call twice."""
-        with Complaints._lock:
-            Complaints._listening = tuple(one for one in Complaints._listening if one is not self)
+        with ErrorCollector._lock:
+            ErrorCollector._listening = tuple(one for one in ErrorCollector._listening if one is not self)
 
     @classmethod
-    def tell(cls, message: str) -> None:
+    def report(cls, message: str) -> None:
         for one in cls._listening:
-            if len(one.words) < MOST_COMPLAINTS:
-                one.words.append(message.strip())
+            if len(one.messages) < MAX_ERRORS:
+                one.messages.append(message.strip())
 
 
 @lru_cache(maxsize=1)
 def logger() -> Any:
-    """The logger of the process, which prints nothing: errors go to the `Complaints` that listen.
+    """The logger of the process, which prints nothing: errors go to each open `ErrorCollector`.
 
     One, and kept: of several loggers the library goes on using the first, also for what has a later one.
     """
@@ -74,7 +74,7 @@ def logger() -> Any:
 
         def log(self, severity: Any, message: str) -> None:
             if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
-                Complaints.tell(message)
+                ErrorCollector.report(message)
 
     return Logger()
 

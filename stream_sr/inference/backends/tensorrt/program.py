@@ -13,24 +13,24 @@ from stream_sr.inference import cache
 from stream_sr.inference.backends.cuda.schedule import flow_bytes
 from stream_sr.inference.backends.tensorrt import library
 from stream_sr.inference.backends.tensorrt.driver import PycudaDriver
-from stream_sr.inference.backends.tensorrt.frames import FLOW, Picture, tensors
+from stream_sr.inference.backends.tensorrt.frames import FLOW, FrameLayout, tensors
 from stream_sr.inference.model import PREVIOUS
 
 WARM_UPS = 3
 
 
 class TensorRTProgram:
-    """A `schedule.Program`. Each lane has an execution context whose addresses are set once; they share the scratch
-    memory, because one computation follows the other.
+    """A `schedule.Program`. Each of the ring has an execution context whose addresses are set once; they share the
+    scratch memory, because one computation follows the other.
 
     ``runtime_cache`` is where TensorRT-RTX keeps what it compiled for this GPU. Raises EngineBuildError where the
     library refuses the engine.
     """
 
-    def __init__(self, driver: PycudaDriver, engine: bytes, picture: Picture, runtime_cache: Path) -> None:
-        self._driver, self._picture, self._runtime_cache = driver, picture, runtime_cache
+    def __init__(self, driver: PycudaDriver, engine: bytes, layout: FrameLayout, runtime_cache: Path) -> None:
+        self._driver, self._layout, self._runtime_cache = driver, layout, runtime_cache
         self._trt = library.library()
-        self._complaints = library.Complaints()
+        self._errors = library.ErrorCollector()
         self._contexts: list[Any] = []
         self._config: Any = None  # of the contexts, kept as long as they are
         self._compiled: Any = None  # TensorRT-RTX's cache, which they fill
@@ -48,10 +48,10 @@ class TensorRTProgram:
             self._refuse("refuses the engine")
 
     def _refuse(self, what: str, cause: BaseException | None = None) -> None:
-        self._complaints.close()
-        raise EngineBuildError(f"{library.library_name()} {what}: {self._complaints.first()}") from cause
+        self._errors.close()
+        raise EngineBuildError(f"{library.library_name()} {what}: {self._errors.take_first()}") from cause
 
-    def prepare(self, lanes: Sequence[tuple[int, int]], stream: Any) -> None:
+    def prepare(self, ring: Sequence[tuple[int, int]], stream: Any) -> None:
         """See `schedule.Program`. The first run compiles, with TensorRT-RTX; what it compiled is kept."""
         engine = self._engine
         self._config = self._trt.ExecutionContextAllocationStrategy.USER_MANAGED
@@ -62,45 +62,45 @@ class TensorRTProgram:
         size = max(1, int(engine.device_memory_size_v2))
         scratch = self._driver.device_memory(size)
         if PREVIOUS in self._names():
-            self.previous = self._driver.device_memory(math.prod(self._picture.output))
-            nothing = self._driver.host_memory(flow_bytes((self._picture.height, self._picture.width)))
+            self.previous = self._driver.device_memory(math.prod(self._layout.output))
+            nothing = self._driver.host_memory(flow_bytes((self._layout.height, self._layout.width)))
             nothing[:] = 0  # until there is a frame
             self.flow = self._driver.device_memory(nothing.nbytes)
             self._driver.copy_in(self.flow, nothing, stream)
-        for inputs, outputs in lanes:
+        for inputs, outputs in ring:
             context = engine.create_execution_context(self._config)
             if context is None:
-                raise EngineBuildError(f"{library.library_name()} cannot run the engine: {self._complaints.first()}")
+                raise EngineBuildError(f"{library.library_name()} cannot run the engine: {self._errors.take_first()}")
             context.set_device_memory(scratch, size)
             self._bind(context, inputs, outputs)
             self._contexts.append(context)
         for _ in range(WARM_UPS):
-            for lane in range(len(lanes)):
-                self.launch(lane, stream)
+            for index in range(len(ring)):
+                self.launch(index, stream)
         self._driver.drain(stream)
         self._keep_runtime_cache()
 
     def _bind(self, context: Any, inputs: int, outputs: int) -> None:
         addresses = {
             name: (inputs if self._is_input(name) else outputs) + offset
-            for name, (offset, _) in tensors(self._picture).items()
+            for name, (offset, _) in tensors(self._layout).items()
         }
         if self.previous is not None and self.flow is not None:
             addresses |= {PREVIOUS: self.previous, FLOW: self.flow}
         for name, address in addresses.items():
             if not context.set_tensor_address(name, address):
                 raise EngineBuildError(
-                    f"the engine has no place for '{name}': {self._complaints.first()}; build it again"
+                    f"the engine has no place for '{name}': {self._errors.take_first()}; build it again"
                 )
 
-    def launch(self, lane: int, stream: Any) -> None:
+    def launch(self, index: int, stream: Any) -> None:
         """See `schedule.Program`."""
-        if not self._contexts[lane].execute_async_v3(stream.handle):
-            raise EngineRunError(f"{library.library_name()} could not compute: {self._complaints.first()}")
+        if not self._contexts[index].execute_async_v3(stream.handle):
+            raise EngineRunError(f"{library.library_name()} could not compute: {self._errors.take_first()}")
 
     def close(self) -> None:
         """Free the engine; the driver frees the memory. Safe to call twice."""
-        self._complaints.close()
+        self._errors.close()
         self._contexts.clear()
         self._config = self._compiled = None
         self._engine = self._runtime = None
@@ -117,7 +117,7 @@ class TensorRTProgram:
         with contextlib.suppress(OSError):
             self._compiled.deserialize(self._runtime_cache.read_bytes())  # one that does not fit is left aside
         self._config.set_runtime_cache(self._compiled)
-        self._complaints.first()  # of that: no reason for what may fail later
+        self._errors.take_first()  # of that: no reason for what may fail later
 
     def _keep_runtime_cache(self) -> None:
         if self._compiled is not None:

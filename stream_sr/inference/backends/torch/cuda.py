@@ -1,7 +1,7 @@
 """torch on an NVIDIA GPU: the overlapped schedule (page-locked, three streams, CUDA graph) over torch's CUDA calls.
 
 For GPUs that no installed TensorRT takes. The network is the one of the backend ``torch``, in fp16, bf16 or fp32, with
-either form of its head, as it is or compiled by torch.compile; what is fastest on this GPU is kept.
+either form of its head, as it is or compiled by torch.compile; the variant that is fastest on this GPU is kept.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from stream_sr.errors import EngineBuildError, EngineRunError, EngineUnavailable
 from stream_sr.inference.availability import Availability
-from stream_sr.inference.backends.cuda.pinned import Bytes, Pinned
+from stream_sr.inference.backends.cuda.pinned import Bytes, PinnedPool
 from stream_sr.inference.backends.cuda.schedule import THROUGHPUT_DEPTH, OverlappedEngine, flow_bytes
 from stream_sr.inference.backends.torch import cpu as reference_backend
 from stream_sr.inference.model import ModelSpec
@@ -27,10 +27,10 @@ from stream_sr.video.frame import StreamInfo
 from stream_sr.video.frame_pool import Allocate
 
 if TYPE_CHECKING:
-    from stream_sr.inference.backends.torch.frames import Form, FrameNetwork
+    from stream_sr.inference.backends.torch.frames import FrameNetwork, NetworkVariant
 
 PRECISIONS = ("fp32", "fp16", "bf16")
-LADDER = ("fp16", "bf16", "fp32")
+AUTO_PRECISIONS = ("fp16", "bf16", "fp32")  # of precision ``auto``, in this order
 WARM_UPS = 3
 log = logging.getLogger("stream_sr")
 
@@ -50,7 +50,7 @@ def availability(device: int = 0) -> Availability:
 
 
 def open_model(model: ModelSpec, info: StreamInfo, options: EngineOptions) -> Engine:
-    """The first precision of fp16, bf16, fp32 (or the one asked for) that stands the check, in its fastest form.
+    """The first precision of fp16, bf16, fp32 (or the one asked for) that passes the check, in its fastest variant.
 
     Raises EngineUnavailable, ModelError, EngineBuildError, EngineRunError.
     """
@@ -58,7 +58,7 @@ def open_model(model: ModelSpec, info: StreamInfo, options: EngineOptions) -> En
     if not found.usable:
         raise EngineUnavailable(f"backend torch-cuda: {found.reason}; {found.fix}")
     notes: list[str] = []
-    for precision in LADDER if options.precision == "auto" else (options.precision,):
+    for precision in AUTO_PRECISIONS if options.precision == "auto" else (options.precision,):
         engine = open_fastest(model, info, options, precision)
         try:
             quality = check(engine, model, info.color.siting)
@@ -77,26 +77,26 @@ def open_model(model: ModelSpec, info: StreamInfo, options: EngineOptions) -> En
 
 
 def open_fastest(model: ModelSpec, info: StreamInfo, options: EngineOptions, precision: str) -> OverlappedEngine:
-    """Every form of the network on this GPU, one after the other; the fastest is left open.
+    """Open every variant of the network on this GPU, one after the other; the fastest is left open.
 
-    With one frame in flight, that is for a live picture, nothing is compiled: it would wait for that.
+    With one frame in flight, that is for a live stream, nothing is compiled: it would wait for that.
     """
-    from stream_sr.inference.backends.torch.frames import FORMS
+    from stream_sr.inference.backends.torch.frames import VARIANTS
 
     times: dict[str, float] = {}
     best: OverlappedEngine | None = None
     notes: list[str] = []
-    for form in FORMS:
-        if form.compiled and options.depth == 1:
+    for variant in VARIANTS:
+        if variant.compiled and options.depth == 1:
             continue
         try:
-            engine = open_form(model, info, options, precision, form)
+            engine = open_variant(model, info, options, precision, variant)
         except EngineRunError as error:
-            if not form.compiled:
+            if not variant.compiled:
                 raise
             notes.append(f"torch.compile: {str(error).splitlines()[0]}")
             continue
-        took = times[str(form)] = min(engine.compute_ms.values())
+        took = times[str(variant)] = min(engine.compute_ms.values())
         if best is None or took < min(best.compute_ms.values()):
             slower, best = best, engine
         else:
@@ -109,22 +109,22 @@ def open_fastest(model: ModelSpec, info: StreamInfo, options: EngineOptions, pre
     return best
 
 
-def open_form(
+def open_variant(
     model: ModelSpec,
     info: StreamInfo,
     options: EngineOptions,
     precision: str,
-    form: Form,
+    variant: NetworkVariant,
     *,
-    graphs: bool | None = None,
+    cuda_graphs: bool | None = None,
 ) -> OverlappedEngine:
-    """One form, unchecked. Raises ModelError, EngineRunError."""
+    """Open one variant, unchecked. Raises ModelError, EngineRunError."""
     from stream_sr.inference.backends.torch.frames import FrameNetwork
 
     network = reference_backend.load_network(model)
     gpu = open_device(options.device)
     driver = TorchDriver(gpu)
-    frames = FrameNetwork(network, info, model.scale, precision, form)
+    frames = FrameNetwork(network, info, model.scale, precision, variant)
     spec = EngineSpec(
         backend="torch-cuda",
         model=model.name,
@@ -133,11 +133,11 @@ def open_form(
         height=info.height,
         precision=precision,
         device=f"GPU {options.device}: {gpu.name}",
-        head=str(form),
+        head=str(variant),
         is_deterministic=not model.is_stateful,
     )
     depth = 1 if options.depth == 1 else max(options.depth, THROUGHPUT_DEPTH)
-    return OverlappedEngine(spec, depth, driver, TorchProgram(driver, frames), graphs=graphs)
+    return OverlappedEngine(spec, depth, driver, TorchProgram(driver, frames), cuda_graphs=cuda_graphs)
 
 
 def allocator(device: int) -> Allocate:
@@ -151,7 +151,7 @@ class Gpu:
 
     number: int
     name: str
-    pinned: Pinned
+    pinned: PinnedPool
 
 
 @lru_cache
@@ -174,7 +174,7 @@ def open_device(number: int) -> Gpu:
             memory: Bytes = torch.empty(nbytes, dtype=torch.uint8, pin_memory=True).numpy()
             return memory
 
-    return Gpu(number, name, Pinned(lock_pages))
+    return Gpu(number, name, PinnedPool(lock_pages))
 
 
 class TorchDriver:
@@ -246,7 +246,7 @@ class TorchDriver:
             stream.synchronize()
 
     def capture(self, work: Callable[[], None], stream: Any) -> Any:
-        """The lanes' graphs share their memory: they only ever run one after the other, on one stream."""
+        """The ring's graphs share their memory: they only ever run one after the other, on one stream."""
         if self._pool is None:
             self._pool = self._torch.cuda.graph_pool_handle()
         graph = self._torch.cuda.CUDAGraph()
@@ -275,15 +275,15 @@ class TorchDriver:
 
 
 class TorchProgram:
-    """A `schedule.Program`: the network on each lane's memory."""
+    """A `schedule.Program`: the network on the memory of each of the ring."""
 
     def __init__(self, driver: TorchDriver, frames: FrameNetwork) -> None:
         self._driver, self._frames = driver, frames
-        self._lanes: Sequence[tuple[Any, Any]] = ()
+        self._ring: Sequence[tuple[Any, Any]] = ()
         self.previous: Any = None
         self.flow: Any = None
 
-    def prepare(self, lanes: Sequence[tuple[Any, Any]], stream: Any) -> None:
+    def prepare(self, ring: Sequence[tuple[Any, Any]], stream: Any) -> None:
         """See `schedule.Program`. The first runs search for kernels, and compile."""
         with _errors(self._driver.number):
             self._frames.to(self._driver.device)
@@ -291,21 +291,21 @@ class TorchProgram:
                 height, width = self._frames.large
                 self.previous = self._driver.device_memory(height * width)
                 self.flow = self._driver.device_memory(flow_bytes(self._frames.size)).zero_()
-            self._lanes = lanes
+            self._ring = ring
             self._run = self._frames.ready()
             self._driver.settle(stream)
         for _ in range(WARM_UPS):
-            for lane in range(len(lanes)):
-                self.launch(lane, stream)
+            for index in range(len(ring)):
+                self.launch(index, stream)
         self._driver.drain(stream)
 
-    def launch(self, lane: int, stream: Any) -> None:
+    def launch(self, index: int, stream: Any) -> None:
         """See `schedule.Program`."""
         with _errors(self._driver.number), self._driver.on(stream):
-            self._run(*self._lanes[lane], self.previous, self.flow)
+            self._run(*self._ring[index], self.previous, self.flow)
 
     def close(self) -> None:
-        self._lanes, self.previous, self.flow = (), None, None
+        self._ring, self.previous, self.flow = (), None, None
 
 
 @contextlib.contextmanager

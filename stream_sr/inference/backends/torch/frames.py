@@ -24,8 +24,8 @@ COMPILE_MODE = "default"  # seconds; "max-autotune-no-cudagraphs" searches for m
 
 
 @dataclass(frozen=True, slots=True)
-class Form:
-    """One of the ways to compute the same: the head lowered or not, compiled or not."""
+class NetworkVariant:
+    """One of the ways to compute the same network: the head lowered or not, compiled or not."""
 
     lowered: bool
     compiled: bool = False
@@ -36,7 +36,7 @@ class Form:
         return head + (", torch.compile" if self.compiled else "")
 
 
-FORMS = (Form(lowered=True), Form(lowered=False), Form(lowered=True, compiled=True))
+VARIANTS = (NetworkVariant(lowered=True), NetworkVariant(lowered=False), NetworkVariant(lowered=True, compiled=True))
 
 
 class FrameNetwork(nn.Module):
@@ -46,12 +46,14 @@ class FrameNetwork(nn.Module):
     and the `optical_flow.Flow` by which it is moved, in bytes of float32.
     """
 
-    def __init__(self, network: nn.Module, info: StreamInfo, scale: int, precision: str, form: Form) -> None:
+    def __init__(
+        self, network: nn.Module, info: StreamInfo, scale: int, precision: str, variant: NetworkVariant
+    ) -> None:
         super().__init__()
-        self.form, self.scale = form, scale
+        self.variant, self.scale = variant, scale
         self.dtype = DTYPES[precision]
         network = copy.deepcopy(network).eval().requires_grad_(False)
-        if form.lowered:
+        if variant.lowered:
             lower(network)
         self.network = network.to(self.dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.recurrent = isinstance(network, RecurrentSR)
@@ -65,12 +67,12 @@ class FrameNetwork(nn.Module):
 
     def ready(self) -> Callable[..., None]:
         """What is called for each frame: itself, or compiled."""
-        if not self.form.compiled:
+        if not self.variant.compiled:
             return self
         # torch counts recompilations by the code object, eight at most: each network has one of its own
         own = FunctionType(FrameNetwork.forward.__code__.replace(), globals(), "forward")
         forward = MethodType(own, self)
-        compiled: Callable[..., None] = torch.compile(forward, fullgraph=True, dynamic=False, mode=self.form.mode)
+        compiled: Callable[..., None] = torch.compile(forward, fullgraph=True, dynamic=False, mode=self.variant.mode)
         return compiled
 
     def forward(self, frame: Tensor, result: Tensor, previous: Tensor | None, flow: Tensor | None) -> None:

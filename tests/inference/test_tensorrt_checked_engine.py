@@ -1,4 +1,4 @@
-"""From a model to an engine that is right: the real ladder, cache, check and schedule; the library's engine is ONNX.
+"""From a model to an engine that is right: the real fallbacks, cache, check and schedule; the library's engine is ONNX.
 
 In the place of TensorRT's runtime stands ONNX's reference evaluator on the very graph that would be compiled, with its
 real fp16 and bf16; the CUDA calls are the recording double's.
@@ -26,11 +26,16 @@ from stream_sr.errors import EngineBuildError, EngineRunError, EngineUnavailable
 from stream_sr.inference import cache, reference
 from stream_sr.inference.backends.cuda import schedule
 from stream_sr.inference.backends.cuda.schedule import OverlappedEngine, flow_bytes
+from stream_sr.inference.backends.tensorrt import checked_engine
 from stream_sr.inference.backends.tensorrt import engine as tensorrt
-from stream_sr.inference.backends.tensorrt import ladder
-from stream_sr.inference.backends.tensorrt.frames import FLOW, Picture, tensors
+from stream_sr.inference.backends.tensorrt.checked_engine import (
+    BuildRequest,
+    can_open_without_build,
+    layout_of,
+    open_checked,
+)
+from stream_sr.inference.backends.tensorrt.frames import FLOW, FrameLayout, tensors
 from stream_sr.inference.backends.tensorrt.graph import DECONVOLUTION, HEADS, LOWERED, frame_graph
-from stream_sr.inference.backends.tensorrt.ladder import BuildRequest, is_ready, open_checked, picture_of
 from stream_sr.inference.model import PREVIOUS, ModelSpec
 from stream_sr.inference.verify import WrongResult, check
 from stream_sr.pipeline.engine import EngineOptions
@@ -53,46 +58,46 @@ class Library:
         self.unbuildable: set[tuple[str, str]] = set()
         self.slow: str | None = None  # the head that takes longer
 
-    def build_engine(self, model: ModelSpec, picture: Picture, precision: str, head: str, **_: Any) -> bytes:
+    def build_engine(self, model: ModelSpec, layout: FrameLayout, precision: str, head: str, **_: Any) -> bytes:
         self.built.append((precision, head))
         if (precision, head) in self.unbuildable:
             raise EngineBuildError(f"the double has no {precision} {head}")
-        graph = frame_graph(model.onnx.read_bytes(), picture, precision, head)
+        graph = frame_graph(model.onnx.read_bytes(), layout, precision, head)
         return f"{precision}|{head}|".encode() + graph
 
-    def program(self, driver: RecordingDriver, blob: bytes, picture: Picture, path: Path) -> Program:
+    def program(self, driver: RecordingDriver, blob: bytes, layout: FrameLayout, path: Path) -> Program:
         if blob.count(b"|") < 2:
             raise EngineBuildError("the double does not know this engine")
         precision, head, graph = blob.split(b"|", 2)
         driver.slow = head.decode() == self.slow  # type: ignore[attr-defined]
-        return Program(self, driver, precision.decode(), graph, picture)
+        return Program(self, driver, precision.decode(), graph, layout)
 
 
 class Program:
     def __init__(
-        self, library: Library, driver: RecordingDriver, precision: str, graph: bytes, picture: Picture
+        self, library: Library, driver: RecordingDriver, precision: str, graph: bytes, layout: FrameLayout
     ) -> None:
-        self.library, self.driver, self.precision, self.picture = library, driver, precision, picture
+        self.library, self.driver, self.precision, self.layout = library, driver, precision, layout
         self.model = onnx.load_from_string(graph)
         self.evaluator = ReferenceEvaluator(self.model)
         self.previous: Any = None
         self.flow: Any = None
 
-    def prepare(self, lanes: Sequence[tuple[Any, Any]], stream: Any) -> None:
-        self.lanes = lanes
+    def prepare(self, ring: Sequence[tuple[Any, Any]], stream: Any) -> None:
+        self.ring = ring
         if any(one.name == PREVIOUS for one in self.model.graph.input):
-            width, height = self.picture.output
+            width, height = self.layout.output
             self.previous = self.driver.device_memory(width * height)
-            self.flow = self.driver.device_memory(flow_bytes((self.picture.height, self.picture.width)))
+            self.flow = self.driver.device_memory(flow_bytes((self.layout.height, self.layout.width)))
 
-    def launch(self, lane: int, stream: Any) -> None:
-        source, target = self.lanes[lane]
+    def launch(self, index: int, stream: Any) -> None:
+        source, target = self.ring[index]
         reads = [source] if self.previous is None else [source, self.previous, self.flow]
         self.driver.put(stream, Work("compute", reads, [target], lambda: self._compute(source, target)))
 
     def _compute(self, source: Any, target: Any) -> None:
         names = {one.name for one in self.model.graph.input}
-        ports = tensors(self.picture)
+        ports = tensors(self.layout)
         feeds = {
             name: source[at : at + int(np.prod(shape))].reshape(shape)
             for name, (at, shape) in ports.items()
@@ -100,9 +105,9 @@ class Program:
         }
         outputs = [one.name for one in self.model.graph.output]
         if self.previous is not None:
-            width, height = self.picture.output
+            width, height = self.layout.output
             feeds[PREVIOUS] = self.previous.reshape(1, 1, height, width)
-            size = flow_size((self.picture.height, self.picture.width))
+            size = flow_size((self.layout.height, self.layout.width))
             feeds[FLOW] = self.flow.view(np.float32).reshape(1, 2, *size)
         values = dict(zip(outputs, self.evaluator.run(None, feeds), strict=True))
         for name, value in values.items():
@@ -129,11 +134,11 @@ class TimedDriver(RecordingDriver):
 def library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Library:
     double = Library()
     monkeypatch.setenv("STREAM_SR_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(schedule, "TIMED", 1)  # the evaluator is slow, and the double's time is not measured
-    monkeypatch.setattr(ladder, "build_engine", double.build_engine)
-    monkeypatch.setattr(ladder, "TensorRTProgram", double.program)
-    monkeypatch.setattr(ladder, "PycudaDriver", lambda device: TimedDriver(device))
-    monkeypatch.setattr(ladder, "open_device", lambda device: type("Gpu", (), {"name": "a double"}))
+    monkeypatch.setattr(schedule, "TIMING_RUNS", 1)  # the evaluator is slow, and the double's time is not measured
+    monkeypatch.setattr(checked_engine, "build_engine", double.build_engine)
+    monkeypatch.setattr(checked_engine, "TensorRTProgram", double.program)
+    monkeypatch.setattr(checked_engine, "PycudaDriver", lambda device: TimedDriver(device))
+    monkeypatch.setattr(checked_engine, "open_device", lambda device: type("Gpu", (), {"name": "a double"}))
     return double
 
 
@@ -142,9 +147,9 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> ModelSpec:
     return small_model(tmp_path_factory.mktemp("plain"), PLAIN, 2)
 
 
-def wish(model: ModelSpec, precision: str = "auto", **options: Any) -> BuildRequest:
+def build_request(model: ModelSpec, precision: str = "auto", **options: Any) -> BuildRequest:
     return BuildRequest(
-        model, picture_of(model, INFO), EngineOptions(backend="tensorrt", precision=precision, **options)
+        model, layout_of(model, INFO), EngineOptions(backend="tensorrt", precision=precision, **options)
     )
 
 
@@ -158,8 +163,8 @@ def opened(asked: BuildRequest) -> OverlappedEngine:
 def test_both_heads_are_measured_and_the_faster_is_kept(slow: str, library: Library, model: ModelSpec) -> None:
     library.slow = slow
     (faster,) = set(HEADS) - {slow}
-    asked = wish(model, fidelity=40.0)
-    assert not is_ready(asked)
+    asked = build_request(model, fidelity=40.0)
+    assert not can_open_without_build(asked)
     engine = opened(asked)
     assert (engine.spec.precision, engine.spec.head, engine.spec.notes) == ("fp16", faster, ())
     assert engine.spec.device == "GPU 0: a double"
@@ -172,7 +177,7 @@ def test_both_heads_are_measured_and_the_faster_is_kept(slow: str, library: Libr
     assert entry.measured["psnr"] > 50
     assert faster in format_engines([entry])
     assert f"{slow} 2 ms" in format_engines([entry])
-    assert is_ready(asked)
+    assert can_open_without_build(asked)
     assert opened(asked).spec == engine.spec
     assert len(library.built) == 2, "the second time it comes from the cache"
 
@@ -186,9 +191,9 @@ SPOILS: dict[str, Callable[[np.ndarray[Any, Any]], None]] = {
 
 
 @pytest.mark.parametrize("name", SPOILS)
-def test_what_is_wrong_goes_down_the_ladder_and_is_remembered(name: str, library: Library, model: ModelSpec) -> None:
+def test_a_wrong_engine_falls_back_to_the_next_precision(name: str, library: Library, model: ModelSpec) -> None:
     library.spoil = dict.fromkeys(("fp16", "bf16"), SPOILS[name])
-    asked = wish(model)
+    asked = build_request(model)
     engine = opened(asked)
     assert engine.spec.precision == "fp32"
     assert [note.partition(" is not used: ")[0] for note in engine.spec.notes] == [
@@ -197,7 +202,7 @@ def test_what_is_wrong_goes_down_the_ladder_and_is_remembered(name: str, library
     ]
     assert all("is wrong" in note for note in engine.spec.notes)
     assert len(library.built) == 6
-    assert is_ready(asked)
+    assert can_open_without_build(asked)
     again = opened(asked)
     assert again.spec.notes == engine.spec.notes, "said again, from the cache"
     assert len(library.built) == 6, "and not built again"
@@ -213,7 +218,7 @@ def elsewhere(library: Library, model: ModelSpec, monkeypatch: pytest.MonkeyPatc
     """Engines that were built without a GPU; from now on there is one."""
     monkeypatch.setattr(tensorrt, "build_engine", library.build_engine)
     monkeypatch.setattr(machine, "cuda", lambda: machine.Cuda(problem="no NVIDIA driver"))
-    paths = [cache.entry_path(key) for key in tensorrt._build_blind(wish(model))]
+    paths = [cache.entry_path(key) for key in tensorrt._build_without_gpu(build_request(model))]
     assert library.built == [("fp16", head) for head in HEADS]
     library.built.clear()
     monkeypatch.setattr(machine, "cuda", lambda: machine.Cuda((machine.CudaDevice("X", "8.9", 24.0),), "13.0"))
@@ -228,8 +233,8 @@ def test_what_was_built_without_a_gpu_is_taken_where_there_is_one(
     options: dict[str, Any], library: Library, model: ModelSpec, elsewhere: list[Path]
 ) -> None:
     library.slow = HEADS[0]
-    asked = wish(model, **options)
-    assert is_ready(asked)
+    asked = build_request(model, **options)
+    assert can_open_without_build(asked)
     engine = opened(asked)
     assert (engine.spec.precision, engine.spec.head) == ("fp16", HEADS[1])
     assert library.built == []
@@ -240,7 +245,7 @@ def test_what_was_built_without_a_gpu_is_taken_where_there_is_one(
     assert set(own.measured["head_ms"]) == set(HEADS)
     for path in elsewhere:
         path.unlink()
-    assert is_ready(asked)
+    assert can_open_without_build(asked)
     assert opened(asked).spec == engine.spec
     assert library.built == []
 
@@ -249,9 +254,9 @@ def test_what_was_built_without_a_gpu_and_does_not_run_here_is_built_again(
     library: Library, model: ModelSpec, elsewhere: list[Path], caplog: pytest.LogCaptureFixture
 ) -> None:
     for head in HEADS:
-        cache.store(wish(model).portable_key("fp16", head), b"for another GPU", {})
+        cache.store(build_request(model).portable_key("fp16", head), b"for another GPU", {})
     with caplog.at_level("WARNING"):
-        engine = opened(wish(model, fidelity=40.0))
+        engine = opened(build_request(model, fidelity=40.0))
     assert engine.spec.precision == "fp16"
     assert library.built == [("fp16", head) for head in HEADS]
     assert "built without a GPU cannot be used here: the double does not know this engine" in caplog.text
@@ -262,35 +267,35 @@ def test_what_was_built_without_a_gpu_and_does_not_run_here_is_built_again(
 def test_another_precision_than_was_built_without_a_gpu_is_built(
     library: Library, model: ModelSpec, elsewhere: list[Path]
 ) -> None:
-    asked = wish(model, "fp32")
-    assert not is_ready(asked)
+    asked = build_request(model, "fp32")
+    assert not can_open_without_build(asked)
     opened(asked)
     assert library.built == [("fp32", head) for head in HEADS]
 
 
 def test_too_far_for_auto_but_not_for_who_asks(library: Library, model: ModelSpec) -> None:
-    high = wish(model, fidelity=95.0)
+    high = build_request(model, fidelity=95.0)
     engine = opened(high)
     assert engine.spec.precision == "fp32"
     assert "under the 95 that auto asks for" in engine.spec.notes[0]
     built = len(library.built)
     assert opened(high).spec == engine.spec
     assert len(library.built) == built, "the distance is remembered"
-    asked = opened(wish(model, "fp16", fidelity=95.0))
+    asked = opened(build_request(model, "fp16", fidelity=95.0))
     assert asked.spec.precision == "fp16"
     assert "under the 95" in asked.spec.notes[0]
     library.spoil = {"fp32": SPOILS["black"]}
     cache.prune(everything=True)
     with pytest.raises(EngineBuildError, match=r"no TensorRT engine of model 'plainsr' can be used: fp32: .*is wrong"):
-        open_checked(wish(model, "fp32"))
+        open_checked(build_request(model, "fp32"))
 
 
 def test_without_graphs_the_head_is_chosen_all_the_same(
     library: Library, model: ModelSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     library.slow = LOWERED
-    monkeypatch.setattr(ladder, "PycudaDriver", lambda device: TimedDriver(device, graphs=False))
-    engine = opened(wish(model))
+    monkeypatch.setattr(checked_engine, "PycudaDriver", lambda device: TimedDriver(device, graphs=False))
+    engine = opened(build_request(model))
     assert engine.spec.head == DECONVOLUTION
     assert any("no CUDA graph" in note for note in engine.spec.notes)
 
@@ -301,18 +306,18 @@ def test_an_engine_that_cannot_be_checked_is_closed(
     def check(*_: object) -> float:
         raise EngineRunError("the device is gone")
 
-    monkeypatch.setattr(ladder, "check", check)
+    monkeypatch.setattr(checked_engine, "check", check)
     with pytest.raises(EngineRunError, match="the device is gone"):
-        open_checked(wish(model))
+        open_checked(build_request(model))
     assert library.closed == len(library.built) == 1
 
 
 def test_a_form_that_cannot_be_built_leaves_the_other(library: Library, model: ModelSpec) -> None:
     library.unbuildable = {("bf16", DECONVOLUTION)}
-    engine = opened(wish(model, "bf16", fidelity=30.0))
+    engine = opened(build_request(model, "bf16", fidelity=30.0))
     assert (engine.spec.precision, engine.spec.head) == ("bf16", LOWERED)
     library.unbuildable = {("fp16", head) for head in HEADS}
-    engine = opened(wish(model, fidelity=30.0))
+    engine = opened(build_request(model, fidelity=30.0))
     assert engine.spec.precision == "bf16"
     assert "the double has no fp16" in engine.spec.notes[0]
 
@@ -321,7 +326,7 @@ def test_a_form_that_cannot_be_built_leaves_the_other(library: Library, model: M
 def test_a_kept_engine_that_is_no_good_is_built_again(
     damage: str, library: Library, model: ModelSpec, caplog: pytest.LogCaptureFixture
 ) -> None:
-    asked = wish(model, fidelity=40.0)
+    asked = build_request(model, fidelity=40.0)
     opened(asked)
     (entry,) = cache.engine_entries()
     assert entry.key is not None
@@ -334,7 +339,7 @@ def test_a_kept_engine_that_is_no_good_is_built_again(
         cache.store(entry.key, b"nonsense", entry.measured)
     else:
         other = small_model(asked.model.onnx.parent / "other", PLAIN | {"width": 4}, 2)
-        wrong = frame_graph(other.onnx.read_bytes(), asked.picture, "fp32", LOWERED)
+        wrong = frame_graph(other.onnx.read_bytes(), asked.layout, "fp32", LOWERED)
         cache.store(entry.key, b"fp32|x|" + wrong.replace(b"x", b"x"), entry.measured)
         library.spoil = {"fp32": SPOILS["black"]}
     engine = opened(asked)
@@ -347,7 +352,7 @@ def test_a_recurrent_model_is_held_to_its_second_picture_too(
     library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = small_model(tmp_path, RECURRENT, 2)
-    engine = open_checked(wish(model, "fp32"))
+    engine = open_checked(build_request(model, "fp32"))
     driver = engine._driver
     monkeypatch.setattr(driver, "copy_within", lambda target, *_: target.fill(255))
     with pytest.raises(WrongResult):
