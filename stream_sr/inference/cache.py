@@ -26,6 +26,7 @@ from stream_sr.inference.model import BuildKey, list_models
 
 ENDING = ".engine"
 COMPANIONS = (".timing", ".runtime")
+LOCK = ".lock"
 REFUSED = "refused"
 STALE_SECONDS = 3600  # a partial file older than this was left by a process that died
 log = logging.getLogger("stream_sr")
@@ -176,19 +177,28 @@ def shared(key: BuildKey) -> BuildKey:
 
 @contextlib.contextmanager
 def building(key: BuildKey) -> Iterator[None]:
-    """Held by one process at a time; another waits until the engine is there. Nothing where that cannot be done.
+    """Let one process at a time build the engine of this key; another waits. No lock where that is impossible.
 
-    The lock goes with the process, however that ends.
+    The lock ends with the process, however that ends.
     """
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError, ImportError):
-            import fcntl  # not on every system
-
-            path = entry_path(key).with_suffix(".lock")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            file = stack.enter_context(path.open("w"))
-            fcntl.flock(file, fcntl.LOCK_EX)
+            stack.enter_context(_locked(entry_path(key).with_suffix(LOCK), wait=True))
         yield
+
+
+@contextlib.contextmanager
+def _locked(path: Path, *, wait: bool) -> Iterator[None]:
+    """Hold the lock of this file. Raises OSError, also where another process holds it and not ``wait``; ImportError."""
+    import fcntl  # not on every system
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        with path.open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                yield
+                return  # else `prune` removed the file while this waited for it
 
 
 def engine_entries() -> list[Entry]:
@@ -219,10 +229,14 @@ def prune(*, everything: bool = False) -> list[Entry]:
         _remove_stale(folder)
     kept = {path.stem for path in cache_folder().glob(f"*{ENDING}")}
     kept |= {entry_path(shared(entry.key)).stem for entry in engine_entries() if entry.key is not None}
-    for ending in (*COMPANIONS, ".lock"):
+    for ending in COMPANIONS:
         for beside in cache_folder().glob(f"*{ending}"):
             if beside.stem not in kept:
                 beside.unlink(missing_ok=True)
+    for lock in cache_folder().glob(f"*{LOCK}"):
+        if lock.stem not in kept:
+            with contextlib.suppress(OSError, ImportError), _locked(lock, wait=False):  # not while it is built
+                lock.unlink()
     return removed
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import threading
 from collections import deque
@@ -14,7 +13,7 @@ import pytest
 from test_hot_swap import Tagged, frame_of, tag_of
 
 from stream_sr.errors import EngineBuildError
-from stream_sr.inference.backends.tensorrt import builder, library
+from stream_sr.inference.backends.tensorrt import library
 from stream_sr.inference.background_build import BackgroundBuildEngine
 from stream_sr.inference.model import list_models
 from stream_sr.pipeline.engine import EngineOptions
@@ -135,26 +134,6 @@ def test_a_builder_that_is_not_there() -> None:
     with pytest.raises(FileNotFoundError):
         BackgroundBuildEngine(ready, {}, lambda: ready, command=("/no/such/builder",))
     assert ready.closed == 1
-
-
-@pytest.mark.skipif(
-    not library.is_rtx() or bool(machine.cuda().devices), reason="TensorRT-RTX on a machine without a GPU"
-)
-def test_the_real_builder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    import io
-
-    monkeypatch.setenv("STREAM_SR_CACHE", str(tmp_path))
-    asked = builder.request(list_models()[0], StreamInfo(64, 48, Fraction(1, 25)), EngineOptions(backend="tensorrt"))
-    monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(asked)))
-    assert builder.main() == 0
-    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert lines[-1] == {"done": True}
-    assert lines[0]["doing"].startswith("building")
-    assert len(list((tmp_path / "engines").glob("*.engine"))) == 2
-    asked["model"]["onnx"] = str(tmp_path / "gone.onnx")
-    monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(asked)))
-    assert builder.main() == 2
-    assert "cannot be read" in json.loads(capsys.readouterr().out)["error"]
 
 
 def test_what_runs_until_the_engine_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,8 @@
 import logging
 import multiprocessing
 import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -167,3 +169,45 @@ def test_a_signal_in_the_middle_of_writing_leaves_nothing(folder: Path, monkeypa
     with pytest.raises(KeyboardInterrupt):
         cache.store(KEY, BLOB)
     assert os.listdir(folder) == []
+
+
+BUILD_ONCE = """
+import sys
+from stream_sr.inference import cache
+from stream_sr.inference.model import BuildKey
+
+key = BuildKey("a", "tensorrt", "1", "a GPU", "9.0", "1", "fp16", "64x48")
+print("ready", flush=True)
+sys.stdin.read()
+with cache.building(key):
+    found = cache.load(key)
+    if found is None:
+        cache.store(key, b"built")
+print("loaded" if found else "built")
+"""
+
+
+def test_of_several_builders_one_builds_and_the_others_wait(folder: Path) -> None:
+    processes = [
+        subprocess.Popen([sys.executable, "-c", BUILD_ONCE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:  # all at once, as far as that is possible
+        assert process.stdin is not None
+        process.stdin.close()
+        process.stdin = None  # communicate would close it again
+    answers = sorted(process.communicate(timeout=60)[0] for process in processes)
+    assert answers == ["built\n", "loaded\n", "loaded\n"]
+
+
+def test_pruning_leaves_an_engine_that_is_being_built_its_lock(folder: Path) -> None:
+    """Else a second process would build it at the same time."""
+    lock = folder / f"{KEY.digest()}.lock"
+    with cache.building(KEY):
+        cache.prune()
+        assert lock.is_file()
+    cache.prune()
+    assert not lock.exists()

@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import onnx
 import pytest
-from small_models import RECURRENT, small_model
 
 from stream_sr.errors import ConfigError, EngineBuildError, EngineUnavailable, ModelError
 from stream_sr.inference import cache
 from stream_sr.inference.availability import Availability
+from stream_sr.inference.backends.tensorrt import builder, library
 from stream_sr.inference.backends.tensorrt import engine as tensorrt
-from stream_sr.inference.backends.tensorrt import library
 from stream_sr.inference.backends.tensorrt.build import build_engine, engine_key
 from stream_sr.inference.backends.tensorrt.frames import FrameLayout
-from stream_sr.inference.backends.tensorrt.graph import DECONVOLUTION, HEADS, LOWERED, PRECISIONS
-from stream_sr.inference.model import ModelSpec, list_models
+from stream_sr.inference.backends.tensorrt.graph import DECONVOLUTION, HEADS, LOWERED, PRECISIONS, frame_graph
+from stream_sr.inference.model import ModelSpec, find_model, list_models
 from stream_sr.pipeline.engine import EngineOptions
 from stream_sr.system import machine
 from stream_sr.video.color import ColorInfo, Siting
@@ -38,7 +39,9 @@ needs_tensorrt = pytest.mark.skipif(
 )
 needs_rtx = pytest.mark.skipif(not library.is_rtx(), reason="this is about TensorRT-RTX, which builds without a GPU")
 INFO = StreamInfo(64, 48, Fraction(1, 25), color=ColorInfo(siting=Siting.LEFT))
+without_gpu = pytest.mark.skipif(bool(machine.cuda().devices), reason="about machines without a GPU")
 MODELS = list_models()
+SMALL = find_model("tiny", 2)
 
 
 @pytest.fixture(autouse=True)
@@ -46,10 +49,35 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STREAM_SR_CACHE", str(tmp_path / "cache"))
 
 
+def shape_of(model: ModelSpec) -> tuple[object, ...]:
+    """What TensorRT compiles of a model: weights do not change it."""
+    return (*sorted(model.network.items()), model.scale)
+
+
+SHAPES = list({shape_of(model): model for model in reversed(MODELS)}.values())[::-1]  # a model of each
+
+
+def without_weights(graph: bytes) -> bytes:
+    model = onnx.load_from_string(graph)
+    for constant in model.graph.initializer:
+        if len(constant.dims) > 0:
+            constant.ClearField("raw_data")
+    return model.SerializeToString(deterministic=True)
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: model.label())
+def test_models_of_one_shape_give_one_graph(model: ModelSpec) -> None:
+    """So that one of them is enough for the builds below."""
+    layout = FrameLayout(64, 48, model.scale, Siting.LEFT)
+    (first,) = [one for one in SHAPES if shape_of(one) == shape_of(model)]
+    graphs = [frame_graph(one.onnx.read_bytes(), layout, "fp32", LOWERED) for one in (model, first)]
+    assert without_weights(graphs[0]) == without_weights(graphs[1])
+
+
 @needs_rtx
 @pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("model", MODELS, ids=lambda model: f"{model.name}-x{model.scale}")
-def test_every_shipped_model_builds_in_every_precision(model: ModelSpec, precision: str) -> None:
+@pytest.mark.parametrize("model", SHAPES, ids=lambda model: f"{model.name}-x{model.scale}")
+def test_every_shape_of_the_shipped_models_builds_in_every_precision(model: ModelSpec, precision: str) -> None:
     for head in HEADS:
         if (precision, head) == ("bf16", DECONVOLUTION):
             continue  # what TensorRT-RTX cannot do; see below
@@ -59,11 +87,20 @@ def test_every_shipped_model_builds_in_every_precision(model: ModelSpec, precisi
             assert len(engine) > 10_000
 
 
-@needs_rtx
-def test_engines_take_no_memory_of_their_own_while_they_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    """TensorRT-RTX wants to be told so, or CUDA may refuse to capture them."""
+@dataclass(frozen=True)
+class Built:
+    """What one run of the builder left and reported."""
+
+    cache: Path
+    lines: list[dict[str, Any]]
+    needs_user_allocation: list[bool]  # of each engine
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """The engines of `SMALL` for `INFO`, built once for this module by the builder's process function."""
     trt = library.library()
-    real, flags = trt.Builder, []
+    real, flags, lines = trt.Builder, list[bool](), io.StringIO()
 
     class Builder:
         def __init__(self, logger: object) -> None:
@@ -76,17 +113,48 @@ def test_engines_take_no_memory_of_their_own_while_they_run(monkeypatch: pytest.
             flags.append(config.get_flag(trt.BuilderFlag.REQUIRE_USER_ALLOCATION))
             return self._real.build_serialized_network(network, config)
 
-    monkeypatch.setattr(trt, "Builder", Builder)
-    model = MODELS[0]
-    assert build_engine(model, FrameLayout(64, 48, model.scale, Siting.LEFT), "fp16", LOWERED)
-    assert flags == [True]
+    folder = tmp_path_factory.mktemp("built")
+    asked = builder.request(SMALL, INFO, EngineOptions(backend="tensorrt"))
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(lines):
+        patch.setenv("STREAM_SR_CACHE", str(folder))
+        patch.setattr(trt, "Builder", Builder)
+        patch.setattr(sys, "stdin", io.StringIO(json.dumps(asked)))
+        assert builder.main() == 0
+    return Built(folder, [json.loads(line) for line in lines.getvalue().splitlines()], flags)
+
+
+@pytest.fixture
+def own_copy(built: Built, tmp_path: Path) -> Path:
+    """A copy of the built engines as this test's cache."""
+    shutil.copytree(built.cache, tmp_path / "cache")
+    return tmp_path / "cache"
 
 
 @needs_rtx
-def test_recurrent_models_build(tmp_path: Path) -> None:
-    model = small_model(tmp_path, RECURRENT, 2)
-    for precision in PRECISIONS:
-        assert build_engine(model, FrameLayout(64, 48, 2, Siting.LEFT), precision, LOWERED)
+@without_gpu
+def test_the_builder_reports_its_progress_and_leaves_both_heads(built: Built) -> None:
+    assert built.lines[-1] == {"done": True}
+    assert {line["doing"].partition(" ")[0] for line in built.lines[:-1]} == {"building"}
+    assert max(line["share"] for line in built.lines[:-1]) == 1.0
+    assert len(list((built.cache / "engines").glob("*.engine"))) == 2
+
+
+@needs_rtx
+def test_the_builder_reports_what_is_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gone = replace(SMALL, onnx=tmp_path / "gone.onnx")
+    asked = builder.request(gone, INFO, EngineOptions(backend="tensorrt"))
+    monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(asked)))
+    assert builder.main() == 2
+    assert "cannot be read" in json.loads(capsys.readouterr().out)["error"]
+
+
+@needs_rtx
+@without_gpu
+def test_engines_take_no_memory_of_their_own_while_they_run(built: Built) -> None:
+    """TensorRT-RTX wants to be told so, or CUDA may refuse to capture them."""
+    assert built.needs_user_allocation == [True, True]
 
 
 @needs_rtx
@@ -127,25 +195,20 @@ def test_an_engine_is_built_on_the_gpu_that_was_asked_for(monkeypatch: pytest.Mo
 
 
 @needs_rtx
-@pytest.mark.skipif(bool(machine.cuda().devices), reason="about machines without a GPU")
-def test_without_a_gpu_both_heads_are_built_once_and_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[tuple[str, float]] = []
-    keys = tensorrt.build(MODELS[0], INFO, EngineOptions(), progress=lambda what, share: told.append((what, share)))
+@without_gpu
+def test_without_a_gpu_both_heads_are_built_once_and_kept(own_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tensorrt, "build_engine", None)  # nothing is built again
+    keys = tensorrt.build(SMALL, INFO, EngineOptions())
     assert [key.head for key in keys] == list(HEADS)
     assert {(key.precision, key.profile, key.device) for key in keys} == {("fp16", "64x48, chroma left", "any")}
     assert {key.backend_version for key in keys} == {tensorrt.cache_version()} != {""}
-    blobs = [cache.load(key) for key in keys]
-    assert all(blobs)
-    assert {what.partition(" ")[0] for what, _ in told} == {"building"}
-    assert max(share for _, share in told) == 1.0
-    monkeypatch.setattr(tensorrt, "build_engine", None)  # nothing is built again
-    assert tensorrt.build(MODELS[0], INFO, EngineOptions()) == keys
+    assert all(cache.load(key) for key in keys)
     assert cache.prune() == []
     with monkeypatch.context() as other:
         other.setattr(library, "can_build", lambda: Availability(True, "0.0"))
         assert {entry.key for entry in cache.prune()} == set(keys), "of another version"
     with pytest.raises(TypeError):
-        tensorrt.build(MODELS[0], INFO, EngineOptions(), rebuild=True)
+        tensorrt.build(SMALL, INFO, EngineOptions(), rebuild=True)
 
 
 LOOK_UP = """
@@ -180,10 +243,10 @@ print(json.dumps(paths))
 
 
 @needs_rtx
-@pytest.mark.skipif(bool(machine.cuda().devices), reason="about machines without a GPU")
-def test_what_engine_build_makes_without_a_gpu_is_what_runs_look_for_on_one(tmp_path: Path) -> None:
-    """For a file and for a camera, whose weights are others; the cache's folder is copied in between."""
-    here, there = tmp_path / "here", tmp_path / "there"
+@without_gpu
+def test_what_engine_build_makes_without_a_gpu_is_what_runs_look_for_on_one(own_copy: Path, tmp_path: Path) -> None:
+    """For a file, whose engines are there, and for a camera, whose weights are others; the folder is then copied."""
+    here, there = own_copy, tmp_path / "there"
     words = ["engine", "build", "--model", "tiny", "--scale", "2", "--input-size", "64x48", "--json", "-"]
     built = subprocess.run(
         [sys.executable, "-m", "stream_sr", *words],
@@ -264,7 +327,7 @@ def one_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @needs_tensorrt
-@pytest.mark.skipif(bool(machine.cuda().devices), reason="about machines without a GPU")
+@without_gpu
 def test_without_a_driver_the_reason_is_precise() -> None:
     found = tensorrt.availability()
     assert not found.usable

@@ -6,8 +6,6 @@ real fp16 and bf16; the CUDA calls are the recording double's.
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import sys
 from collections.abc import Callable, Sequence
 from fractions import Fraction
@@ -382,34 +380,3 @@ def test_the_stored_reference_is_used_only_for_its_own_model(model: ModelSpec, m
     reference.path_of(model).write_bytes(b"damaged")
     np.testing.assert_array_equal(reference.load(model).results, computed.results)
     reference.path_of(model).unlink()
-
-
-# two builders at once
-
-
-def _build_once(arguments: tuple[str, str, str]) -> bool:
-    """Whether this process had to build."""
-    folder, gate, started = arguments
-    os.environ["STREAM_SR_CACHE"] = folder
-    from stream_sr.inference.model import BuildKey
-
-    key = BuildKey("a", "tensorrt", "1", "a GPU", "9.0", "1", "fp16", "64x48")
-    Path(started).touch()
-    while not Path(gate).exists():
-        pass
-    with cache.building(key):
-        if cache.load(key) is None:
-            cache.store(key, b"built")
-            return True
-    return False
-
-
-def test_of_two_builders_the_second_waits_for_the_first(tmp_path: Path) -> None:
-    gate = tmp_path / "gate"
-    started = [tmp_path / f"started{n}" for n in range(3)]
-    with multiprocessing.get_context("spawn").Pool(3) as pool:
-        running = pool.map_async(_build_once, [(str(tmp_path), str(gate), str(one)) for one in started])
-        while not all(one.exists() for one in started):
-            pass
-        gate.touch()
-        assert sorted(running.get(60)) == [False, False, True]
