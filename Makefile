@@ -41,42 +41,42 @@ $(VENV)/.test: pyproject.toml | $(BIN)/python
 
 # Figures: each writes JSON under benchmarks/results, `make readme` renders it.
 quality: $(VENV)/.test
-	$(BIN)/python benchmarks/evaluate.py --data $(DATA) --record
+	$(BIN)/python -m benchmarks quality --data $(DATA) --record
 
-# The ladder, in slices of nine minutes; RUNS keeps the state. Pictures in data/train and data/photos, clips in clips/.
+# The shipped models, in slices of nine minutes; RUNS keeps the state. Pictures in data/train and data/photos, clips in clips/.
 RUNS ?= runs
 train-gpu: $(VENV)/.test
-	$(BIN)/python benchmarks/train_ladder.py --data data/train --data data/photos --clips clips --out $(RUNS)
+	$(BIN)/python -m benchmarks train-models --data data/train --data data/photos --clips clips --out $(RUNS)
 
 # Long runs, on a quiet machine.
 soak: $(VENV)/.test
-	$(BIN)/python benchmarks/soak.py --minutes 30
-	$(BIN)/python benchmarks/soak.py --minutes 30 --cameras 4 --size 320x180@15 --out benchmarks/results/soak4.json
-	$(BIN)/python benchmarks/viewers.py --seconds 300
-	$(BIN)/python benchmarks/memory.py --minutes 10
+	$(BIN)/python -m benchmarks soak --minutes 30
+	$(BIN)/python -m benchmarks soak --minutes 30 --cameras 4 --size 320x180@15 --out benchmarks/results/soak4.json
+	$(BIN)/python -m benchmarks viewers --seconds 300
+	$(BIN)/python -m benchmarks memory --minutes 10
 
 auto: $(VENV)/.test
-	$(BIN)/python benchmarks/auto.py --seconds 300
+	$(BIN)/python -m benchmarks auto --seconds 300
 
 overload: $(VENV)/.test
-	$(BIN)/python benchmarks/overload.py --seconds 300
+	$(BIN)/python -m benchmarks overload --seconds 300
 
 fuzz: $(VENV)/.test
-	$(BIN)/python benchmarks/fuzz.py --seconds 600 --inputs 100000
+	$(BIN)/python -m benchmarks fuzz --seconds 600 --inputs 100000
 
 # A real /dev/video0 without a camera, in QEMU; as root on Debian, about a minute.
 webcam: $(VENV)/.test
 	tests/webcam/run.sh $(BIN)/python
 
 live: $(VENV)/.test
-	$(BIN)/python benchmarks/live.py --seconds 60
+	$(BIN)/python -m benchmarks live --seconds 60
 
 peers: $(VENV)/.test
 	$(PIP) --editable '.[peers]'
-	$(BIN)/python benchmarks/peers.py
+	$(BIN)/python -m benchmarks peers
 
 readme: $(VENV)/.test
-	$(BIN)/python benchmarks/render.py
+	$(BIN)/python -m benchmarks render
 
 clean:
 	rm -rf $(VENV) out dist .pytest_cache .mypy_cache .ruff_cache

@@ -1,8 +1,9 @@
 """Hostile input, in short; `make fuzz` is the long form."""
 
 import pytest
-from fuzzing import inputs, targets
 from hypothesis import HealthCheck, given, settings
+
+from benchmarks.robustness.fuzz_targets import inputs, targets
 
 
 @pytest.mark.parametrize("name", list(targets()))

@@ -13,7 +13,7 @@ from stream_sr.errors import ConfigError
 
 KEY = ("model", "scale", "width", "height", "backend", "precision")
 MACHINE = ("cpu", "cores", "memory_gib", "gpus")
-LATE = "p99"  # of the latency, which live measurements are judged by
+LATENCY = "p99"  # of the latency, which live measurements are judged by
 
 
 def read_result(path: Path) -> dict[str, Any]:
@@ -40,7 +40,7 @@ def _is_row(row: Any) -> bool:
 def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
     """Rows that both have, with the ``ratio`` of their speeds, ``before`` being 1; more is better.
 
-    ``worse_percent`` is by how much the second is slower, or for live measurements later (`LATE`); negative where
+    ``worse_percent`` is by how much the second is slower, or for live measurements later (`LATENCY`); negative where
     it is better. Rows without a figure, or that the second lacks, are in ``missing``; ``machines`` and ``settings``
     list what differs, ``libraries`` which versions do. Raises ConfigError for measurements of different kinds and
     where no row is in both.
@@ -69,14 +69,14 @@ def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, An
 
 
 def _pair(row: Mapping[str, Any], other: Mapping[str, Any], *, live: bool) -> dict[str, Any]:
-    late = [one["latency_ms"][LATE] for one in (row, other)]
+    late = [one["latency_ms"][LATENCY] for one in (row, other)]
     speed = other["fps"] / row["fps"] if row["fps"] else 0.0
     worse = late[1] / late[0] - 1 if live else 1 - speed
     return {
         "name": row_name(row),
         "fps": [row["fps"], other["fps"]],
         "ratio": round(speed, 4),
-        f"{LATE}_ms": late,
+        f"{LATENCY}_ms": late,
         "cpu_ms_per_frame": [row["cpu_ms_per_frame"], other["cpu_ms_per_frame"]],
         "variation_percent": max(row.get("variation_percent", 0.0), other.get("variation_percent", 0.0)),
         "worse_percent": round(100 * worse, 2),
@@ -102,13 +102,13 @@ def _by_key(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[Any, ...], Mapping[
 
 def _differences(one: Mapping[str, Any], other: Mapping[str, Any], names: tuple[str, ...] = ()) -> list[str]:
     return [
-        f"{key}: A {_word(one.get(key))}, B {_word(other.get(key))}"
+        f"{key}: A {_shown(one.get(key))}, B {_shown(other.get(key))}"
         for key in names or sorted({*one, *other})
         if one.get(key) != other.get(key)
     ]
 
 
-def _word(value: Any) -> str:
+def _shown(value: Any) -> str:
     if isinstance(value, list):
         names = [str(item.get("name", item)) if isinstance(item, dict) else str(item) for item in value]
         return ", ".join(names) or "none"
@@ -126,7 +126,7 @@ def format_comparison(comparison: Mapping[str, Any]) -> str:
     titles = [("A fps", 9), ("B fps", 9), ("B / A", 8), ("+-%", 6), *pairs]
     lines.append(" " * wide + "".join(f"{title:>{width}}" for title, width in titles))
     for row in rows:
-        late, cpu = row[f"{LATE}_ms"], row["cpu_ms_per_frame"]
+        late, cpu = row[f"{LATENCY}_ms"], row["cpu_ms_per_frame"]
         lines.append(
             f"{row['name']:<{wide}}{row['fps'][0]:>9.1f}{row['fps'][1]:>9.1f}{row['ratio']:>8.3f}"
             f"{row['variation_percent']:>6.0f}{late[0]:>9.2f}{late[1]:>9.2f}{cpu[0]:>9.2f}{cpu[1]:>9.2f}"

@@ -1,7 +1,6 @@
 """How fast an engine is, on its own.
 
-An engine is measured on changing pictures after a warm-up, one thread, up to ``depth`` in flight. What a backend does
-not tell apart (copies to a device and back) is absent from the result, never filled in.
+An engine is measured on changing frames after a warm-up, in one thread, with up to ``depth`` frames in flight.
 """
 
 from __future__ import annotations
@@ -75,7 +74,7 @@ class EngineSubject:
         self.label = label
         self._limits = frames, seconds
         self._stop, self._meter = stop, meter or LoadMeter()
-        self._wish = model, size, options, scale
+        self._request = model, size, options, scale
         self._latency: list[int] = []
         self._enqueue: list[int] = []
         self._engine: Engine | None = None
@@ -84,7 +83,7 @@ class EngineSubject:
 
     def warm_up(self) -> None:
         """Opens the engine, too."""
-        model, size, options, scale = self._wish
+        model, size, options, scale = self._request
         began = time.monotonic_ns()
         self._engine = engine = open_engine(model, StreamInfo(*size, TIME_BASE), options, scale=scale)
         self._open_ns = time.monotonic_ns() - began
@@ -108,7 +107,7 @@ class EngineSubject:
 
     def figures(self) -> dict[str, Any]:
         """See `Subject.figures`; of an engine that could not be opened, what was asked for."""
-        model, (width, height), options, scale = self._wish
+        model, (width, height), options, scale = self._request
         if self._engine is None:
             return {
                 "model": model.name if model else "bicubic",

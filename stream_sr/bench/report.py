@@ -7,12 +7,6 @@ from typing import Any
 
 from stream_sr.system.machine import format_line
 
-ROWS = (  # keys of a row and trtexec's names for them; only a GPU backend can tell the last three apart
-    ("enqueue_ms", "Enqueue Time"),
-    ("h2d_ms", "H2D Latency"),
-    ("gpu_compute_ms", "GPU Compute Time"),
-    ("d2h_ms", "D2H Latency"),
-)
 STAGES = ("decode", "wait", "infer", "wait output", "encode", "write")
 
 
@@ -72,7 +66,7 @@ def _joules(row: Mapping[str, Any]) -> str:
 
 
 def format_trtexec(row: Mapping[str, Any]) -> str:
-    """A row of `EngineSubject`, as trtexec's closing lines. Lines for what the backend does not know are absent."""
+    """A row of `EngineSubject`, as trtexec's closing lines."""
     lines = [
         _head(row),
         *(f"note: {note}" for note in row["notes"]),
@@ -81,7 +75,7 @@ def format_trtexec(row: Mapping[str, Any]) -> str:
         "=== Performance summary ===",
         f"Throughput: {row['fps']:.6g} qps",
         _trtexec_line("Latency", row["latency_ms"]),
-        *(_trtexec_line(title, row[key]) for key, title in ROWS if key in row),
+        _trtexec_line("Enqueue Time", row["enqueue_ms"]),
         f"Total Host Walltime: {row['wall_seconds']:.6g} s",
         f"CPU time: {row['cpu_ms_per_frame']:.6g} ms per frame (all threads), {row['frames']} frames,"
         f" {row['depth']} in flight",

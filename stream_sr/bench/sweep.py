@@ -42,13 +42,13 @@ class Sweep:
     command: str = ""
 
 
-def choose_kind(asked: str | None, source: str | None, sink: str) -> str:
-    """``engine`` without a source, ``live`` for one that goes by the clock, else ``pipeline``; or the one asked for.
+def choose_kind(requested: str | None, source: str | None, sink: str) -> str:
+    """``engine`` without a source, ``live`` for one that goes by the clock, else ``pipeline``; or ``requested``.
 
     Raises ConfigError where that cannot be measured on this source, or into this sink.
     """
     clocked = source is not None and (source.startswith("synthetic:") or is_live_address(source))
-    kind = asked or ("engine" if source is None else "live" if clocked else "pipeline")
+    kind = requested or ("engine" if source is None else "live" if clocked else "pipeline")
     if source is None:
         return kind
     if kind == "engine":

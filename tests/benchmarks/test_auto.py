@@ -1,4 +1,4 @@
-"""benchmarks/auto.py: a short run comes to its end, and its figures become a table; its marks see what is wrong."""
+"""The benchmark auto: a short run comes to its end, and its figures become a table; its marks see what is wrong."""
 
 from __future__ import annotations
 
@@ -8,17 +8,15 @@ import sys
 from pathlib import Path
 
 import pytest
-from scripts import script
 
+from benchmarks.record import ROOT
+from benchmarks.speed import auto, tables
 from stream_sr.errors import ConfigError
-from stream_sr.system.machine import describe
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "auto.py"
+COMMAND = (sys.executable, "-m", "benchmarks", "auto")
 
 
 def test_the_size_is_the_largest_that_the_largest_preset_holds() -> None:
-    auto = script("auto")
-
     def rows(*held: tuple[str, str]) -> list[dict[str, object]]:
         return [
             {"size": size, "model": model, "holds": (size, model) in held}
@@ -36,7 +34,6 @@ def test_the_size_is_the_largest_that_the_largest_preset_holds() -> None:
 
 
 def test_marks_and_table() -> None:
-    auto, render = script("auto"), script("render")
     step = {"seconds": 20.3, "from": "fast", "to": "tiny", "why": ""}
     quiet = {
         "model": "fast",
@@ -66,10 +63,8 @@ def test_marks_and_table() -> None:
         "fixed": [row],
         "quiet": quiet,
         "loaded": loaded,
-        "command": "c",
-        "machine": describe(),
     }
-    text = render.auto(data)
+    text = tables.auto(data)
     assert "| fast | 640x360 | 30.0 | 0 | 11.0 / 20.0 | yes |" in text
     assert "fast after 300 s alone, 0 steps, 0 of 9000 dropped, p99 21.0" in text
     assert "While 1 other process computed: p99 30.1, 0 of 600 dropped; down after 0.3 s, never up." in text
@@ -78,7 +73,7 @@ def test_marks_and_table() -> None:
 def test_a_recording_holds_every_model(tmp_path: Path) -> None:
     out = tmp_path / "times.csv"
     words = ["--record", str(out), "--sizes", "64x48", "--seconds", "0.6"]
-    subprocess.run([sys.executable, str(SCRIPT), *words], check=True, timeout=120, capture_output=True)
+    subprocess.run([*COMMAND, *words], check=True, timeout=120, capture_output=True, cwd=ROOT)
     head, *rows = out.read_text().splitlines()
     assert head.startswith("seconds,bicubic,")
     assert len(rows) > 3
@@ -90,13 +85,11 @@ def test_a_short_run_comes_to_its_end(tmp_path: Path) -> None:
     out, png = tmp_path / "auto.json", tmp_path / "auto.png"
     words = ["--seconds", "1", "--load-seconds", "3", "--fixed-seconds", "1", "--sizes", "128x96", "--threads", "1"]
     words += ["--out", str(out), "--plot", str(png)]
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), *words], check=False, timeout=240, capture_output=True, text=True
-    )
+    done = subprocess.run([*COMMAND, *words], check=False, timeout=240, capture_output=True, text=True, cwd=ROOT)
     if done.returncode == ConfigError.exit_code:
         assert "no preset holds" in done.stderr  # this machine is too busy now
         return
-    result = json.loads(out.read_text())
+    result = json.loads(out.read_text())["result"]
     assert done.returncode == (0 if all(result["marks"].values()) else 1), done.stderr
     assert result["loaded"]["times"]
     assert png.read_bytes().startswith(b"\x89PNG")

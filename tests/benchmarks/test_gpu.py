@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import scripts
 
-import stream_sr
+from benchmarks.nvidia.result_file import ResultFile
+from benchmarks.nvidia.sections import Sections
+from benchmarks.record import ROOT, make_record
 from stream_sr.inference.model import list_models
 from stream_sr.system import machine
 
-SCRIPT = Path(stream_sr.__file__).parent.parent / "benchmarks" / "gpu.py"
+SCRIPT = ROOT / "benchmarks" / "gpu.py"
 BLOCKED = """
 import sys
 
@@ -60,7 +61,8 @@ def test_a_rehearsal_measures_and_goes_on_where_it_was(tmp_path: Path) -> None:
     done = gpu(tmp_path, "--rehearse", *sections)
     assert done.returncode == 0, done.stderr
     result = tmp_path / "gpu-rehearsal.json"
-    data = json.loads(result.read_text())
+    record = json.loads(result.read_text())
+    data = record["result"]
     assert data["rehearsal"] is True
     conformance = data["conformance"]
     assert {name.split()[-1] for name in conformance} == {"fp32", "fp16", "bf16"}
@@ -84,18 +86,18 @@ def test_a_rehearsal_measures_and_goes_on_where_it_was(tmp_path: Path) -> None:
     kept = dict(data["rows"])
     lost = next(iter(kept))
     del data["rows"][lost]
-    result.write_text(json.dumps(data))
+    result.write_text(json.dumps(record))
     again = gpu(tmp_path, "--rehearse", "--resume", *sections)
     assert again.returncode == 0, again.stderr
-    rows: dict[str, Any] = json.loads(result.read_text())["rows"]
+    rows: dict[str, Any] = json.loads(result.read_text())["result"]["rows"]
     assert set(rows) == set(kept)
     assert {key: row for key, row in rows.items() if key != lost} == {k: r for k, r in kept.items() if k != lost}
 
 
 def test_the_page_of_floors_is_in_step_with_the_results() -> None:
     """GPU.md is written from the networks and the committed results; its floors follow from bytes and arithmetic."""
-    words = [sys.executable, str(SCRIPT.with_name("gpu_layers.py")), "--check"]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
+    words = [sys.executable, "-m", "benchmarks", "gpu-layers", "--check"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     text = SCRIPT.with_name("GPU.md").read_text()
     # 1920 x 1080 x 16 channels of two bytes, read and written, over 4.8 TB/s
@@ -133,7 +135,7 @@ def test_a_section_that_cannot_even_begin_is_given_up_at_once(tmp_path: Path) ->
         "running": ["limits", "limits"],
         "limits": {"limits": {"error": "a figure of the run before"}},
     }
-    (tmp_path / "gpu-rehearsal.json").write_text(json.dumps(before))
+    (tmp_path / "gpu-rehearsal.json").write_text(json.dumps(make_record("gpu", "c", before)))
     path = os.pathsep.join([str(tmp_path / "broken"), str(SCRIPT.parent.parent)])
     done = subprocess.run(
         [sys.executable, str(SCRIPT), "--rehearse", "--resume", "--only", "limits", "--out", str(tmp_path)],
@@ -144,17 +146,19 @@ def test_a_section_that_cannot_even_begin_is_given_up_at_once(tmp_path: Path) ->
         check=False,
     )
     assert done.stdout.count("limits: the process ended with code 9 at 'start'") == 1
-    assert json.loads((tmp_path / "gpu-rehearsal.json").read_text())["limits"]["limits"] == before["limits"]["limits"]
+    assert (
+        json.loads((tmp_path / "gpu-rehearsal.json").read_text())["result"]["limits"]["limits"]
+        == before["limits"]["limits"]
+    )
 
 
 def test_what_is_timed_is_timed_once_and_what_is_checked_is_every_model(tmp_path: Path) -> None:
-    gpu_bench = scripts.script("gpu")
     parsed = Namespace(rehearse=False, device=0, model=None)
-    bench = gpu_bench.Bench(gpu_bench.Record(tmp_path / "x.json", resume=False), parsed)
-    cells = [key for key, *_ in bench._cells()]
+    sections = Sections(ResultFile(tmp_path / "x.json", resume=False), parsed)
+    cells = [key for key, *_ in sections._cells()]
     assert len(cells) == len(set(cells))
     assert {key.rsplit(" ", 2)[0] for key in cells} == {f"{one.name} x{one.scale}" for one in list_models()}
     doubles = [" x2 " in key for key in cells]
     assert doubles == sorted(doubles, reverse=True), "those with a bar come first"
-    checks = [key for key, _ in bench._conformance()]
+    checks = [key for key, _ in sections._conformance()]
     assert len(checks) == len(set(checks)) == 3 * len(list_models())

@@ -1,4 +1,4 @@
-"""benchmarks/overhead.py, overlap.py and memory.py on tiny films: what they enter, and how they judge. No speed."""
+"""The benchmarks overhead, overlap and memory on tiny films: what they account for, and how they judge. No speed."""
 
 import argparse
 import subprocess
@@ -7,8 +7,9 @@ import time
 from pathlib import Path
 
 import pytest
-from scripts import script
 
+from benchmarks.robustness import memory
+from benchmarks.speed import overhead, overlap
 from stream_sr.bench.clip import make_clip
 from stream_sr.codec.encoder import Encoder
 from stream_sr.config import Config
@@ -18,8 +19,6 @@ from stream_sr.pipeline.threads import Worker
 from stream_sr.sinks.file import FileSink
 from stream_sr.sources.file import FileSource
 
-overhead, overlap, memory = map(script, ("overhead", "overlap", "memory"))
-
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -28,7 +27,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_thread_and_every_call_into_a_library_is_entered(clip: Path, tmp_path: Path) -> None:
     before = Worker._run, Encoder.__init__, FileSource._open, FileSink.open
-    found = overhead.measure(clip, tmp_path / "out.mp4", Config(model="tiny", backend="openvino"))
+    found = overhead.measure_run(clip, tmp_path / "out.mp4", Config(model="tiny", backend="openvino"))
     cpu = found["cpu_ms_per_frame"]
     assert found["frames"] == len(list(read_luma(tmp_path / "out.mp4"))) == 15
     assert set(found["threads_ms_per_frame"]) == {"capture", "inference", "encode", "write", "main"}
@@ -43,7 +42,7 @@ def test_every_thread_and_every_call_into_a_library_is_entered(clip: Path, tmp_p
 
 def test_a_run_that_cannot_be_entered_is_refused(clip: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="files and OpenVINO"):
-        overhead.measure(clip, tmp_path / "out.mp4", Config(backend="bicubic"))
+        overhead.measure_run(clip, tmp_path / "out.mp4", Config(backend="bicubic"))
 
 
 def test_time_inside_a_call_is_that_of_its_thread() -> None:
@@ -58,7 +57,7 @@ def test_stages_alone_and_together(clip: Path, tmp_path: Path) -> None:
     words = argparse.Namespace(
         model="tiny", scale=2, backend="openvino", precision="fp32", preset="ultrafast", frames=8, rounds=1
     )
-    found = overlap.measure(clip, tmp_path, words)
+    found = overlap.measure_file(clip, tmp_path, words)
     assert (found["frames"], found["size"], found["precision"]) == (15, "128x96", "fp32")
     assert all(ms > 0 for ms in found["cpu_ms_per_frame"].values())
     assert found["ratios"] == [found["ratio"]]

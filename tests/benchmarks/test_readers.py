@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections.abc import Iterator
 from contextlib import closing
 from itertools import islice, pairwise
-from pathlib import Path
 
 import peers
 import pytest
 
-import stream_sr
+from benchmarks.latency import readers
 from stream_sr.video import barcode
 from stream_sr.video.frame_pool import FramePool
-
-SCRIPT = Path(stream_sr.__file__).parent.parent / "benchmarks" / "readers.py"
-spec = importlib.util.spec_from_file_location("readers", SCRIPT)
-assert spec is not None
-assert spec.loader is not None
-readers = importlib.util.module_from_spec(spec)
-sys.modules["readers"] = readers
-spec.loader.exec_module(readers)
 
 
 @pytest.fixture(scope="module")

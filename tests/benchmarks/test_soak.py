@@ -1,4 +1,4 @@
-"""benchmarks/soak.py: a short run with faults comes to its end; its verdict sees what grows and what gets slower."""
+"""The benchmark soak: a short run with faults comes to its end; its verdict sees what grows and what gets slower."""
 
 from __future__ import annotations
 
@@ -10,30 +10,27 @@ import threading
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 
 import pytest
-import scripts
 
-import stream_sr
+from benchmarks.record import ROOT
+from benchmarks.robustness import soak
 from stream_sr.pipeline.threads import Worker
-
-SCRIPT = Path(stream_sr.__file__).parent.parent / "benchmarks" / "soak.py"
-
-
-@pytest.fixture(scope="module")
-def soak() -> ModuleType:
-    return scripts.script("soak")
 
 
 def test_a_short_run_with_faults_comes_to_its_end(tmp_path: Path) -> None:
     out = tmp_path / "soak.json"
     words = ["--minutes", "0.1", "--cameras", "2", "--size", "128x96@15", "--model", "fsrcnn-s", "--out", str(out)]
     done = subprocess.run(
-        [sys.executable, str(SCRIPT), *words], capture_output=True, text=True, timeout=300, check=False
+        [sys.executable, "-m", "benchmarks", "soak", *words],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        cwd=ROOT,
     )
     assert done.returncode in (0, 1), done.stderr  # a run so short judges nothing
-    result = json.loads(out.read_text())
+    result = json.loads(out.read_text())["result"]
     assert done.returncode == (0 if all(result["checks"].values()) else 1)
     assert sum(result["faults"].values()) > 0
     assert len(result["pictures_seen"]) == 2
@@ -44,7 +41,6 @@ def test_a_short_run_with_faults_comes_to_its_end(tmp_path: Path) -> None:
 
 
 def verdict(
-    soak: ModuleType,
     *,
     memory: float = 200,
     files: int = 40,
@@ -66,21 +62,21 @@ def verdict(
     return {name for name, met in checks.items() if not met}
 
 
-def test_what_grows_and_what_gets_slower(soak: ModuleType) -> None:
-    assert verdict(soak, memory=209, age=23.9) == set()
-    assert verdict(soak, memory=211) == {"memory"}
-    assert verdict(soak, files=41) == {"descriptors"}
-    assert verdict(soak, age=24.1) == {"latency"}
+def test_what_grows_and_what_gets_slower() -> None:
+    assert verdict(memory=209, age=23.9) == set()
+    assert verdict(memory=211) == {"memory"}
+    assert verdict(files=41) == {"descriptors"}
+    assert verdict(age=24.1) == {"latency"}
 
 
-def test_what_is_late_within_a_fault_is_not_counted_and_no_picture_is_no_success(soak: ModuleType) -> None:
-    assert verdict(soak, age=5000, until=1600) == {"latency"}
-    assert verdict(soak, age=5000, until=1600, faults=[(900, 1600, "silent")]) == set()
-    assert verdict(soak, faults=[(1400, 1900, "silent")]) == {"latency"}
+def test_what_is_late_within_a_fault_is_not_counted_and_no_picture_is_no_success() -> None:
+    assert verdict(age=5000, until=1600) == {"latency"}
+    assert verdict(age=5000, until=1600, faults=[(900, 1600, "silent")]) == set()
+    assert verdict(faults=[(1400, 1900, "silent")]) == {"latency"}
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux' /proc")
-def test_threads_are_counted_by_kind(soak: ModuleType) -> None:
+def test_threads_are_counted_by_kind() -> None:
     done, named = threading.Event(), threading.Barrier(4)
 
     def work() -> None:

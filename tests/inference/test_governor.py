@@ -225,7 +225,7 @@ def test_one_model_alone_never_steps() -> None:
 def test_on_recorded_times() -> None:
     """What bicubic, tiny and fast took on a real machine, 640x360, with three busy processes from 12 to 24 s.
 
-    Recorded with ``benchmarks/auto.py --record FILE --sizes 640x360 --seconds 36 --busy 3``.
+    Recorded with ``python -m benchmarks auto --record FILE --sizes 640x360 --seconds 36 --busy 3``.
     """
     with TRACE.open(newline="") as file:
         head, *rows = list(csv.reader(file))

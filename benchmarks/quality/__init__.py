@@ -1,0 +1,1 @@
+"""How good the enlarged frames are: PSNR, SSIM and temporal consistency, and quality against time."""

@@ -1,0 +1,1 @@
+"""What long runs, faults, overload, many viewers and hostile input do to memory, latency and frames."""

@@ -1,0 +1,1 @@
+"""How fast the filter is on the CPU, and what it spends its time on."""
