@@ -40,6 +40,7 @@ LIBRARIES = (  # distribution, module, what for, extra that brings it (the base 
     ("pillow", "PIL", "pictures", ""),
     ("platformdirs", "platformdirs", "cache folder", ""),
     ("tqdm", "tqdm", "progress bar", ""),
+    ("nvidia-ml-py", "pynvml", "names and load of NVIDIA GPUs", ""),
     ("scikit-image", "skimage", "photographs of the demo", "demo"),
     ("torch", "torch", "reference backend, training", "torch"),
     ("onnx", "onnx", "reference backend, export", "torch"),
