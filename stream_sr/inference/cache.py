@@ -23,6 +23,7 @@ from typing import Any
 
 from stream_sr.inference.backends import load_adapter
 from stream_sr.inference.model import BuildKey, list_models
+from stream_sr.system.files import locked
 
 ENDING = ".engine"
 COMPANIONS = (".timing", ".runtime")
@@ -180,14 +181,7 @@ def building(key: BuildKey) -> Iterator[None]:
 
     The lock goes with the process, however that ends.
     """
-    with contextlib.ExitStack() as stack:
-        with contextlib.suppress(OSError, ImportError):
-            import fcntl  # not on every system
-
-            path = entry_path(key).with_suffix(".lock")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            file = stack.enter_context(path.open("w"))
-            fcntl.flock(file, fcntl.LOCK_EX)
+    with locked(entry_path(key).with_suffix(".lock")):
         yield
 
 

@@ -155,6 +155,15 @@ def gpus() -> list[dict[str, Any]]:
         pynvml.nvmlShutdown()
 
 
+def has_nvidia() -> bool:
+    """Whether the PCI bus shows a display controller of NVIDIA, with or without a driver, or NVML shows one."""
+    for device in Path("/sys/bus/pci/devices").glob("*"):
+        vendor, kind = _read(device / "vendor"), _read(device / "class")
+        if vendor.strip() == "0x10de" and kind.startswith("0x03"):
+            return True
+    return bool(gpus())
+
+
 @dataclass(frozen=True, slots=True)
 class CudaDevice:
     """A GPU as CUDA counts and names it."""
@@ -188,6 +197,15 @@ def cuda() -> Cuda:
         return _cuda(library)
     except AttributeError as error:
         return Cuda(problem=f"the NVIDIA driver is too old ({error})")
+
+
+def cuda_library_problem() -> str:
+    """Why CUDA's driver library cannot be loaded; empty where it can."""
+    try:
+        ctypes.CDLL(LIBCUDA)
+    except OSError as error:
+        return str(error)
+    return ""
 
 
 def nvidia_driver() -> str:
@@ -302,12 +320,6 @@ class GpuMeter:
         return float(sum(spent)) / 1000
 
 
-def resident_mib() -> float:
-    """Memory of this process that is in use now; 0 where the system does not tell."""
-    fields = _read("/proc/self/statm").split()
-    return round(int(fields[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20, 1) if len(fields) > 1 else 0.0
-
-
 def _cpuinfo() -> dict[str, str]:
     """The first processor's entries of /proc/cpuinfo."""
     found: dict[str, str] = {}
@@ -325,7 +337,7 @@ def _os_name() -> str:
         return platform.system() or "unknown"
 
 
-def _read(path: str) -> str:
+def _read(path: str | Path) -> str:
     try:
         return Path(path).read_text()
     except OSError:
