@@ -21,6 +21,7 @@ from stream_sr.errors import ConfigError
 from stream_sr.inference.model import TUNES
 from stream_sr.pipeline.engine import LIVE_FIDELITY, QUALITY_FIDELITY, EngineOptions
 from stream_sr.pipeline.interfaces import MOST_SIDE, EncoderOptions, SinkOptions, SourceOptions
+from stream_sr.system.files import open_without_waiting
 
 log = logging.getLogger("stream_sr")
 PREFIX = "STREAM_SR_"
@@ -363,9 +364,8 @@ def read_toml(file: Path) -> dict[str, Any]:
 def _read_text(file: Path) -> str:
     """An ordinary file, as UTF-8. A pipe or a device is refused rather than waited for."""
     try:
-        descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(descriptor, "rb") as opened:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        with open_without_waiting(file) as opened:
+            if not stat.S_ISREG(os.fstat(opened.fileno()).st_mode):
                 raise ConfigError(f"configuration {file} is not an ordinary file; give a file with TOML in it")
             content = opened.read(MOST_FILE_BYTES + 1)
     except OSError as error:

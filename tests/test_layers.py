@@ -31,6 +31,7 @@ LIBRARIES = {
     "websockets": {"sinks/web", "cli/screenshot"},
     "aiortsp": {"rtsp"},
     "prometheus_client": {"app/metrics"},
+    "pynvml": {"system/machine"},
 }
 
 

@@ -22,7 +22,7 @@ from stream_sr.sources import open_source
 MANY_THREADS = """
 import sys, threading
 if sys.argv[1] == "shared":
-    from stream_sr.__main__ import share_arenas
+    from stream_sr.system.memory import share_arenas
     share_arenas()
 gate, ready = threading.Event(), threading.Barrier(17)
 def work():

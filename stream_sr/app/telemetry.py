@@ -13,6 +13,7 @@ from stream_sr.pipeline.engine import EngineSpec
 from stream_sr.pipeline.plan import Plan
 from stream_sr.pipeline.stats import STEPS_KEPT, Histogram, Stats
 from stream_sr.system import machine
+from stream_sr.system.memory import resident_mib
 from stream_sr.system.printable import printable
 
 WINDOW_SECONDS = 2.0  # of the rates and of the latency that is shown
@@ -61,7 +62,7 @@ class Telemetry:
             "total": {"latency_ms": summary["latency_ms"], "stages_ms": summary["stages_ms"], "fps": summary["fps"]},
             "cpu": self._cpu.percent(),
             "gpus": self._gpus.percent(),
-            "memory_mib": machine.resident_mib(),
+            "memory_mib": resident_mib(),
         }
 
     def _recent(self, latency: Histogram) -> dict[str, float | None]:

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from stream_sr.bench.energy import EnergyMeter
 from stream_sr.errors import StreamSRError
+from stream_sr.system.energy import EnergyMeter
 from stream_sr.system.machine import CpuMeter, GpuMeter
 
 UNSTEADY_PERCENT = 10.0  # between the slowest and the fastest round, of the median

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -33,6 +32,7 @@ from stream_sr.pipeline.stats import Stats
 from stream_sr.pipeline.threads import Worker
 from stream_sr.sources import open_source
 from stream_sr.system import machine
+from stream_sr.system.processes import OWN_GROUP, ended_by_terminate, started_ns
 from stream_sr.video.timing import MonotonicClock
 
 log = logging.getLogger("stream_sr")
@@ -60,7 +60,7 @@ def demo(out: Path, seconds: float, config: Config, *, started: Callable[[Any], 
     Returns the final report as text. Raises the first failure of the filter; a camera or viewer that fails is one line
     in the log.
     """
-    began_ns = process_start_ns()
+    began_ns = started_ns()
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -189,19 +189,19 @@ def child(name: str, *arguments: str, module: str = "stream_sr") -> Iterator[sub
             stdout=quiet,
             stderr=words,
             env=environment,
-            start_new_session=True,
+            **OWN_GROUP,
         )
         try:
             yield process
         finally:
             if process.poll() is None:
-                process.send_signal(signal.SIGTERM)
+                process.terminate()
             try:
                 process.wait(10)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-            if process.returncode not in (0, -signal.SIGTERM):
+            if process.returncode != 0 and not ended_by_terminate(process.returncode):
                 words.seek(0)
                 last = words.read().decode(errors="replace").strip().splitlines()[-1:] or ["no message"]
                 log.warning("the %s process ended with %d: %s", name, process.returncode, last[0])
@@ -226,16 +226,6 @@ def wait_for_port(port: int, seconds: float) -> None:
                 return
         time.sleep(0.02)
     raise SourceOpenError(f"nothing listened on port {port} within {seconds:g} s")
-
-
-def process_start_ns() -> int:
-    """When this process was started, on the monotonic clock, to 10 ms."""
-    try:
-        fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
-        since_boot = int(fields[19]) * 1_000_000_000 // os.sysconf("SC_CLK_TCK")
-        return time.monotonic_ns() - (time.clock_gettime_ns(time.CLOCK_BOOTTIME) - since_boot)
-    except (OSError, AttributeError):
-        return time.monotonic_ns()
 
 
 def _take(path: Path) -> dict[str, Any]:

@@ -5,11 +5,8 @@ Libraries are imported in processes of their own: an import that crashes or hang
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
-import re
-import socket
 import subprocess
 import sys
 import textwrap
@@ -24,10 +21,14 @@ from stream_sr.inference.cache import cache_folder, engine_entries
 from stream_sr.inference.engines import backends, choose_backend
 from stream_sr.inference.model import ModelSpec, engines_folder, read_model
 from stream_sr.system import machine
+from stream_sr.system.features import missing_features
+from stream_sr.system.machine import has_nvidia
 from stream_sr.system.printable import printable
+from stream_sr.system.video_devices import device_name, video_devices
 
 OK, ABSENT, OPTIONAL, MISSING, BROKEN = "ok", "absent", "optional", "missing", "broken"
 PROBE_SECONDS = 60
+DISPLAY_SECONDS = 10
 REINSTALL = "install stream_sr again, from its wheel or checkout"
 LIBRARIES = (  # distribution, module, what for, extra that brings it (the base has none)
     ("numpy", "numpy", "arrays", ""),
@@ -40,6 +41,7 @@ LIBRARIES = (  # distribution, module, what for, extra that brings it (the base 
     ("pillow", "PIL", "pictures", ""),
     ("platformdirs", "platformdirs", "cache folder", ""),
     ("tqdm", "tqdm", "progress bar", ""),
+    ("nvidia-ml-py", "pynvml", "names and load of NVIDIA GPUs", ""),
     ("scikit-image", "skimage", "photographs of the demo", "demo"),
     ("torch", "torch", "reference backend, training", "torch"),
     ("onnx", "onnx", "reference backend, export", "torch"),
@@ -77,6 +79,12 @@ import openvino, sys
 graph = openvino.Core().read_model(sys.argv[1])
 kinds = [[port.get_element_type().get_type_name() for port in ports] for ports in (graph.inputs, graph.outputs)]
 print(" to ".join(" and ".join(side) for side in kinds))
+"""
+DISPLAY = """
+import sys
+sys.path.append(sys.argv[1])  # the folder with stream_sr
+from stream_sr.system.display import screen_size
+screen_size()
 """
 GRAPHS = ("u8 to u8", "u8 and u8 to u8")  # a model's, a recurrent one's
 AREAS = ("processor", "GPU", "libraries", "encoders", "backends", "models", "cache", "devices")
@@ -161,18 +169,8 @@ class Probes:
 def _processor() -> Iterable[Finding]:
     yield Finding("processor", machine.cpu_name(), OK, f"{machine.cores()} cores, {machine.memory_gib():g} GiB memory")
     yield Finding("processor", "instruction sets", OK, " ".join(machine.cpu_features()) or "none of those that matter")
-
-
-def has_nvidia() -> bool:
-    """Whether the PCI bus shows a display controller of NVIDIA, with or without a driver."""
-    for device in Path("/sys/bus/pci/devices").glob("*"):
-        try:
-            vendor, kind = (device / "vendor").read_text(), (device / "class").read_text()
-        except OSError:
-            continue
-        if vendor.strip() == "0x10de" and kind.startswith("0x03"):
-            return True
-    return bool(machine.gpus())
+    if missing := missing_features():
+        yield Finding("processor", "operating system", ABSENT, f"has no {'; no '.join(missing)}")
 
 
 def _gpu() -> Iterable[Finding]:
@@ -185,11 +183,10 @@ def _gpu() -> Iterable[Finding]:
     elif not found:
         yield Finding("GPU", "NVIDIA", ABSENT, "none; networks run on the processor")
     if found or has_nvidia():
-        try:
-            ctypes.CDLL("libcuda.so.1")
+        if not (problem := machine.cuda_library_problem()):
             yield Finding("GPU", "libcuda.so.1", OK, "the driver's CUDA interface")
-        except OSError as error:
-            yield Finding("GPU", "libcuda.so.1", BROKEN, str(error), "apt-get install nvidia-driver")
+        else:
+            yield Finding("GPU", "libcuda.so.1", BROKEN, problem, "apt-get install nvidia-driver")
 
 
 def _encoders() -> Iterable[Finding]:
@@ -293,36 +290,24 @@ def _display() -> Iterable[Finding]:
     if not (wayland or x11):
         detail = "neither DISPLAY nor WAYLAND_DISPLAY is set: no window, all else works"
         yield Finding("devices", "display", OPTIONAL, detail, "ssh -X HOST, or xvfb-run -a stream-sr ...")
-    elif x11 and not wayland and not _x11_answers(x11):
-        detail = f"nothing answers at DISPLAY={x11}"
-        yield Finding("devices", "display", BROKEN, detail, "ssh -X HOST, or xvfb-run -a stream-sr ...")
+    elif x11 and not wayland and (problem := _display_problem()):
+        yield Finding("devices", "display", BROKEN, problem, "ssh -X HOST, or xvfb-run -a stream-sr ...")
     else:
         yield Finding("devices", "display", OK, f"Wayland {wayland}" if wayland else f"X11 {x11}")
 
 
-def _x11_answers(display: str) -> bool:
-    """Whether an X server listens there. A display on another host is believed."""
-    local = re.fullmatch(r"(?:unix)?:(\d+)(?:\.\d+)?", display)
-    if not local:
-        return True
-    for address in (f"/tmp/.X11-unix/X{local[1]}", f"\0/tmp/.X11-unix/X{local[1]}"):
-        with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(2)
-            try:
-                connection.connect(address)
-            except OSError:
-                continue
-            return True
-    return False
+def _display_problem() -> str:
+    """Why the X display cannot be opened; empty where it can."""
+    code, _, complaint = _finish(_python(DISPLAY, str(Path(__file__).parents[2])), DISPLAY_SECONDS)
+    return complaint.removeprefix("OSError: ") if code != 0 else ""
 
 
 def _webcams() -> Iterable[Finding]:
-    devices = sorted(Path("/dev").glob("video*"))
+    devices = video_devices()
     if not devices:
         yield Finding("devices", "webcam", ABSENT, "no /dev/video*; plug one in")
     for device in devices:
-        named = Path("/sys/class/video4linux") / device.name / "name"
-        name = named.read_text().strip() if named.is_file() else "unknown camera"
+        name = device_name(device)
         if os.access(device, os.R_OK | os.W_OK):
             yield Finding("devices", str(device), OK, name)
         else:
@@ -340,14 +325,15 @@ def _python(code: str, *arguments: str) -> subprocess.Popen[str]:
     )
 
 
-def _finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    """(exit code, what it printed, the last line of its complaint). One that does not end is killed."""
+def _finish(process: subprocess.Popen[str], seconds: float | None = None) -> tuple[int, str, str]:
+    """(exit code, what it printed, the last line of its complaint). One that does not end in time is killed."""
+    seconds = PROBE_SECONDS if seconds is None else seconds
     try:
-        answer, complaint = process.communicate(timeout=PROBE_SECONDS)
+        answer, complaint = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
         process.kill()
         process.communicate()
-        return 1, "", f"it did not end within {PROBE_SECONDS} s"
+        return 1, "", f"it did not end within {seconds:g} s"
     last = complaint.strip().splitlines()[-1] if complaint.strip() else f"exit code {process.returncode}"
     return process.returncode, answer.strip(), last
 

@@ -24,6 +24,7 @@ from websockets.exceptions import WebSocketException
 from websockets.sync.client import ClientConnection, connect
 
 from stream_sr.errors import SinkOpenError
+from stream_sr.system.processes import OWN_GROUP, is_root
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 SIZE = (1280, 800)
@@ -57,11 +58,11 @@ def _chromium(size: tuple[int, int]) -> Iterator[str]:
     if program is None:
         raise SinkOpenError("Chromium is not installed; on Debian: apt-get install chromium")
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-        sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []  # Chromium's does not work for root
+        sandbox = ["--no-sandbox"] if is_root() else []  # Chromium's does not work for root
         process = subprocess.Popen(
             [program, "--headless=new", "--remote-debugging-port=0", f"--user-data-dir={profile}", "--no-first-run",
              f"--window-size={size[0]},{size[1]}", *sandbox, "about:blank"],
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **OWN_GROUP,
         )  # fmt: skip
         try:
             yield _address(Path(profile) / "DevToolsActivePort", process)

@@ -6,20 +6,22 @@ import io
 import json
 import logging
 import os
-import select
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
 
 from stream_sr.errors import ConfigError
+from stream_sr.system.files import write_without_waiting
 from stream_sr.system.machine import PROGRAM
 from stream_sr.system.printable import printable, printable_lines
+from stream_sr.system.signals import HANGUP, STOPS
 
 T = TypeVar("T")
+STOPPING = b"\nstream-sr: stopping: what was captured is finished (Ctrl-C again stops now)\n"
 
 
 class StoppedEarly(KeyboardInterrupt):
@@ -41,7 +43,7 @@ class Interrupts:
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Interrupts:
-        for which in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for which in STOPS:
             if signal.getsignal(which) is not signal.SIG_IGN or self._reloads:  # ignored: nohup
                 self._before[which] = signal.signal(which, self._handle)
         return self
@@ -52,7 +54,7 @@ class Interrupts:
             pipeline.reload()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGHUP and self._reloads:
+        if number == HANGUP and self._reloads:
             if self._pipeline is None:
                 self._reload_wanted = True
             else:
@@ -62,9 +64,7 @@ class Interrupts:
         if self._pipeline is None:
             raise StoppedEarly if self.count == 1 else KeyboardInterrupt
         if self.count == 1:
-            with suppress(OSError):
-                if select.select([], [2], [], 0)[1]:  # nobody may be reading, and this must not wait
-                    os.write(2, b"\nstream-sr: stopping: what was captured is finished (Ctrl-C again stops now)\n")
+            write_without_waiting(2, STOPPING)  # nobody may be reading
             self._pipeline.stop()
         else:
             self._pipeline.abort()

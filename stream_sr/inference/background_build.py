@@ -27,6 +27,7 @@ from stream_sr.inference.model import ModelSpec
 from stream_sr.pipeline.engine import Engine, EngineOptions
 from stream_sr.pipeline.stall import working
 from stream_sr.pipeline.threads import Worker
+from stream_sr.system.processes import OWN_GROUP
 from stream_sr.video.frame import Frame, StreamInfo
 from stream_sr.video.frame_pool import Allocate
 from stream_sr.video.planes import empty_planes, read_only
@@ -71,7 +72,7 @@ class BackgroundBuildEngine(SwapEngine):
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
-                start_new_session=True,  # Ctrl-C is for the run, which ends the builder itself
+                **OWN_GROUP,  # Ctrl-C is for the run, which ends the builder itself
             )
         except OSError:
             super().close()

@@ -23,6 +23,7 @@ from typing import Any
 
 from stream_sr.inference.backends import load_adapter
 from stream_sr.inference.model import BuildKey, list_models
+from stream_sr.system.files import locked
 
 ENDING = ".engine"
 COMPANIONS = (".timing", ".runtime")
@@ -181,24 +182,8 @@ def building(key: BuildKey) -> Iterator[None]:
 
     The lock ends with the process, however that ends.
     """
-    with contextlib.ExitStack() as stack:
-        with contextlib.suppress(OSError, ImportError):
-            stack.enter_context(_locked(entry_path(key).with_suffix(LOCK), wait=True))
+    with locked(entry_path(key).with_suffix(LOCK)):
         yield
-
-
-@contextlib.contextmanager
-def _locked(path: Path, *, wait: bool) -> Iterator[None]:
-    """Hold the lock of this file. Raises OSError, also where another process holds it and not ``wait``; ImportError."""
-    import fcntl  # not on every system
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    while True:
-        with path.open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                yield
-                return  # else `prune` removed the file while this waited for it
 
 
 def engine_entries() -> list[Entry]:
@@ -235,8 +220,9 @@ def prune(*, everything: bool = False) -> list[Entry]:
                 beside.unlink(missing_ok=True)
     for lock in cache_folder().glob(f"*{LOCK}"):
         if lock.stem not in kept:
-            with contextlib.suppress(OSError, ImportError), _locked(lock, wait=False):  # not while it is built
-                lock.unlink()
+            with locked(lock, wait=False) as held:
+                if held:  # not while it is built
+                    lock.unlink(missing_ok=True)
     return removed
 
 

@@ -14,11 +14,11 @@ import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeVar
 
 from stream_sr.errors import PipelineStalled, SourceOpenError
 from stream_sr.system.printable import printable
+from stream_sr.system.processes import name_thread
 
 R = TypeVar("R")
 MAX_ABANDONED = 100  # threads whose call has not returned yet; more are refused
@@ -53,7 +53,7 @@ class Worker:
 
     def _run(self) -> None:
         try:
-            _tell_the_system(self.name)
+            name_thread(printable(self.name))
             self._target()
         except BaseException as error:
             self.error = error
@@ -133,11 +133,6 @@ def finish_process(code: int) -> int:
         with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or nobody reads it
             stream.flush()
     os._exit(code)
-
-
-def _tell_the_system(name: str) -> None:
-    with contextlib.suppress(OSError):  # another system, or no /proc
-        Path(f"/proc/self/task/{threading.get_native_id()}/comm").write_bytes(printable(name).encode()[:15])
 
 
 class LoopThread:

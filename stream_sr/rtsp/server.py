@@ -12,7 +12,7 @@ import time
 from stream_sr.pipeline.threads import LoopThread
 from stream_sr.rtsp.server_session import ServerSession
 from stream_sr.rtsp.server_stream import ServerStream
-from stream_sr.system.sockets import udp_pair
+from stream_sr.system.sockets import listening_socket, udp_pair
 
 MAX_CONNECTIONS = 256  # at the same time, of viewers and of clients that do not play yet
 BACKLOG = 64
@@ -47,16 +47,7 @@ class RtspServer:
     """
 
     def __init__(self, host: str, port: int) -> None:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self._socket = socket.socket(family, socket.SOCK_STREAM)
-        try:
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            self._socket.bind((host, port))
-            self._socket.listen(BACKLOG)
-            self._socket.setblocking(False)
-        except OSError:
-            self._socket.close()
-            raise
+        self._socket = listening_socket(host, port, BACKLOG)
         self.host, self.port = host, int(self._socket.getsockname()[1])
         self.streams: dict[str, ServerStream] = {}
         self.sessions: set[ServerSession] = set()

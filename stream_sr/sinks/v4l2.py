@@ -5,10 +5,7 @@ On Linux such a device is made by the kernel module v4l2loopback; this sink writ
 
 from __future__ import annotations
 
-import fcntl
-import os
 import stat
-import struct
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,14 +16,12 @@ from av.error import FFmpegError
 from stream_sr.codec.picture import fill, shown_size, square_size
 from stream_sr.codec.swscale import Scaler
 from stream_sr.errors import SinkOpenError, SinkWriteError
+from stream_sr.system.video_devices import IS_LINUX, takes_pictures
 from stream_sr.video.color import ColorInfo, Range
 from stream_sr.video.frame import Frame, StreamInfo
 from stream_sr.video.orientation import Orientation
 from stream_sr.video.planes import Planes, empty_planes
 
-VIDIOC_QUERYCAP = 0x80685600  # _IOR('V', 0, struct v4l2_capability), linux/videodev2.h
-CAPABILITY = struct.Struct("<16s32s32sIII12x")  # driver, card, bus, version, capabilities, capabilities of this device
-VIDEO_OUTPUT, DEVICE_CAPS = 0x2, 0x80000000
 MAKE = "sudo modprobe v4l2loopback exclusive_caps=1 card_label=stream_sr"
 
 
@@ -57,23 +52,20 @@ class V4l2Sink:
 
     def check(self) -> None:
         """Raises SinkOpenError unless the device takes pictures."""
+        if not IS_LINUX:
+            raise SinkOpenError(f"{self.name}: virtual cameras of this kind need Linux; see it in a browser: web:8080")
         if not self._path.exists():
             raise SinkOpenError(f"{self.name}: there is no such device; make a virtual camera: {MAKE}")
         if not stat.S_ISCHR(self._path.stat().st_mode):
             raise SinkOpenError(f"{self.name} is no device; give /dev/videoN")
         try:
-            device = os.open(self._path, os.O_RDWR | os.O_NONBLOCK)
+            is_output = takes_pictures(self._path)
         except OSError as error:
             hint = "; add yourself to the group video" if error.errno == 13 else ""
             raise SinkOpenError(f"{self.name} cannot be opened: {error.strerror}{hint}") from error
-        try:
-            answer = fcntl.ioctl(device, VIDIOC_QUERYCAP, bytes(CAPABILITY.size))
-        except OSError as error:
+        except ValueError as error:
             raise SinkOpenError(f"{self.name} is no video device; give /dev/videoN") from error
-        finally:
-            os.close(device)
-        _, _, _, _, all_of_it, of_device = CAPABILITY.unpack(answer)
-        if not (of_device if all_of_it & DEVICE_CAPS else all_of_it) & VIDEO_OUTPUT:
+        if not is_output:
             raise SinkOpenError(f"{self.name} is a camera, which gives pictures; a virtual one takes them: {MAKE}")
 
     def open(self, info: StreamInfo) -> None:

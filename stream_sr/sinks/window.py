@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import logging
-import mmap
+import math
 import os
-import socket
 import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,12 +25,16 @@ from stream_sr.errors import PictureShapeError, SinkOpenError, SinkWriteError, S
 from stream_sr.inference.model import AUTO
 from stream_sr.pipeline.interfaces import Controls, SinkOptions
 from stream_sr.sinks import window_process
-from stream_sr.sinks.x11 import INSTEAD, ask_display
 from stream_sr.system import machine
+from stream_sr.system.memory import create_shared
 from stream_sr.system.printable import printable
+from stream_sr.system.processes import start_with_socket
 from stream_sr.video.color import Matrix
 from stream_sr.video.frame import Frame, StreamInfo
 from stream_sr.video.orientation import Orientation
+
+if TYPE_CHECKING:
+    from multiprocessing.shared_memory import SharedMemory
 
 log = logging.getLogger("stream_sr")
 
@@ -39,6 +42,9 @@ SHARE_OF_SCREEN = 0.9  # the window opens no larger than this part of the screen
 QUIT_KEYS = (ord("q"), 27)  # as `window_process.decode` gives them: letters in lower case
 RECORD_KEY, AUTO_KEY = ord("r"), ord("a")
 MODEL_KEYS = (ord("1"), ord("2"), ord("3"), ord("4"))
+UNKNOWN_SCREEN = (1280, 720)  # assumed where the system does not report the size of its screen
+OUTPUT_LINES = 3  # of the process, that an error quotes
+INSTEAD = "see it in a browser (--web 8080, or the output web:8080), or choose another output, e.g. rtsp://@:8654/live"
 ANSWER_SECONDS = 10.0  # to load OpenCV on a busy machine; a picture takes milliseconds
 
 Pixels = npt.NDArray[np.uint8]  # BGR, [H, W, 3]
@@ -61,9 +67,8 @@ class WindowSink:
     def __init__(self, options: SinkOptions, title: str = "stream_sr") -> None:
         self._folder = options.record_dir or Path()
         self._title = title
-        self._viewer: _Viewer | None = None
+        self._process: _WindowProcess | None = None
         self._info: StreamInfo | None = None
-        self._screen = (0, 0)
         self._reformatters = (VideoReformatter(), VideoReformatter())
         self._bicubic: tuple[PairShape, Bicubic] | None = None
         self._controls: Controls | None = None
@@ -72,9 +77,8 @@ class WindowSink:
 
     def check(self) -> None:
         """Raises SinkOpenError when there is no display, or when OpenCV cannot be loaded."""
-        if self._viewer is None:
-            self._screen = ask_display(os.environ)
-            self._viewer = _Viewer(self._title, self._folder)
+        if self._process is None:
+            self._process = _WindowProcess(self._title, self._folder)
 
     def take_controls(self, controls: Controls) -> None:
         """See `interfaces.Display`."""
@@ -88,27 +92,26 @@ class WindowSink:
         self.check()
         if info.color.matrix not in SWSCALE_MATRIX and info.color.matrix != Matrix.UNKNOWN:
             log.warning("window: colours of matrix %d are shown as BT.601", info.color.matrix)
+        assert self._process is not None
         width, height = shown_size(info)
-        shrink = min(
-            1.0, *(SHARE_OF_SCREEN * room / side for room, side in zip(self._screen, (width, height), strict=True))
-        )
-        assert self._viewer is not None
-        self._viewer.begin(width, height, max(1, round(width * shrink)), max(1, round(height * shrink)))
+        screen = self._process.screen if all(self._process.screen) else UNKNOWN_SCREEN
+        shrink = min(1.0, *(SHARE_OF_SCREEN * room / side for room, side in zip(screen, (width, height), strict=True)))
+        self._process.begin(width, height, max(1, round(width * shrink)), max(1, round(height * shrink)))
         self._info = info
 
     def write(self, frame: Frame) -> bool:
-        if self._viewer is None or self._info is None:
+        if self._process is None or self._info is None:
             raise SinkWriteError("window: is not open")
         left = None
-        if self._viewer.wants_both and frame.source is not None:
+        if self._process.wants_both and frame.source is not None:
             left = to_bgr(self._enlarged(frame), self._info.orientation, self._reformatters[0])
         right = to_bgr(frame, self._info.orientation, self._reformatters[1])
-        answer = self._viewer.show(left, right, overlay(self._figures, self._said))
+        answer = self._process.show(left, right, overlay(self._figures, self._said))
         self._handle_command(answer.key)
         return answer.visible and answer.key not in QUIT_KEYS
 
     def close(self) -> None:
-        process, self._viewer, self._info = self._viewer, None, None
+        process, self._process, self._info = self._process, None, None
         if process is not None:
             process.close()
 
@@ -179,118 +182,142 @@ def _gpu(gpu: Mapping[str, Any]) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class _Answer:
-    """What the viewer answers to a picture: the next key (-1: none), and whether its window is open."""
+class _Acknowledgement:
+    """What the window's process answers to each message."""
 
-    key: int
-    visible: bool
-    wants_both: bool  # whether the split is on, so that the next picture is to come with its other side
+    key: int  # -1: none
+    visible: bool  # whether the window is still open
+    wants_both: bool  # whether the split is on, so that the next frame is to come with its other side
+    buffer: int  # the one that may be filled next; the other is shown
 
 
-class _Viewer:
-    """The process with the window, the socket to it and the memory in which it finds the picture."""
+class _WindowProcess:
+    """The process with the window, the socket to it and the memory that both share."""
 
     def __init__(self, title: str, folder: Path) -> None:
-        self._connection, theirs = socket.socketpair()
-        self._connection.settimeout(ANSWER_SECONDS)
-        self._memory = os.memfd_create("stream_sr window")
-        self._pictures: Pixels | None = None  # both sides, [2, H, W, 3]
+        self._memory: SharedMemory | None = None
+        self._buffers: Pixels | None = None  # [buffer, side, H, W, 3]; the process shows one, the other is ours
+        self._free = 0  # the one that is ours
         self.wants_both = True
-        self._words = tempfile.TemporaryFile()  # noqa: SIM115
-        with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", str(Path(__file__).with_name("window_process.py")),
-                 str(theirs.fileno()), str(self._memory), title, str(folder)],
-                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=self._words,
-                pass_fds=(theirs.fileno(), self._memory),
-                env=os.environ | {"QT_QPA_PLATFORM": "xcb", "QT_LOGGING_RULES": "*.warning=false",
-                                  "OPENCV_FOR_THREADS_NUM": str(machine.cores())},
-            )  # fmt: skip
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115
+        environment = {
+            "QT_QPA_PLATFORM": "xcb",
+            "QT_LOGGING_RULES": "*.warning=false",
+            "OPENCV_FOR_THREADS_NUM": str(machine.cores()),
+        }
+        self._process, self._connection = start_with_socket(
+            [sys.executable, "-P", window_process.__file__, title, str(folder)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=self._output,
+            env=os.environ | environment,
+        )
+        self._connection.settimeout(ANSWER_SECONDS)
         try:
-            self._answer()
+            hello = window_process.receive(self._connection, window_process.HELLO.size)
+            self.screen = window_process.HELLO.unpack(hello)
         except OSError as error:
             raise self._refusal(error) from error
 
     def begin(self, width: int, height: int, window_width: int, window_height: int) -> None:
         """Show an empty window for BGR pictures of a size. Raises SinkOpenError."""
+        shape = window_process.BUFFERS, window_process.SIDES, height, width, 3
+        size = math.prod(shape)
+        self._release()
         try:
-            os.ftruncate(self._memory, 2 * width * height * 3)
-            memory = mmap.mmap(self._memory, 2 * width * height * 3)
-            self._pictures = np.frombuffer(memory, np.uint8).reshape(2, height, width, 3)
-            self._connection.sendall(
-                window_process.MESSAGE.pack(window_process.OPEN, height, width, window_height, window_width, 0, 0)
-            )
-            self._answer()
+            memory = create_shared(size)
+        except OSError as error:
+            self.close()
+            raise SinkOpenError(f"window: frames cannot be passed to it: {error.strerror}") from error
+        self._memory = memory
+        try:
+            assert memory.buf is not None
+            self._buffers = np.frombuffer(memory.buf, np.uint8, count=size).reshape(shape)
+            sizes = height, width, window_height, window_width
+            self._send(window_process.OPEN, sizes=sizes, text=memory.name)
         except OSError as error:
             raise self._refusal(error) from error
+        finally:
+            memory.unlink()  # both processes have opened it, or one has failed: nothing is left behind
 
-    def show(self, left: Pixels | None, right: Pixels, text: str) -> _Answer:
-        """Show a picture, with its other side where there is one, and lines of text on it."""
-        assert self._pictures is not None
-        words = text.encode()
+    def show(self, left: Pixels | None, right: Pixels, text: str) -> _Acknowledgement:
+        """Show a frame, with its other side where there is one, and lines of text on it.
+
+        Raises SinkWriteError when the process has ended, PictureShapeError for another size than that of `begin`.
+        """
+        assert self._buffers is not None
+        for side, pixels in enumerate((left, right)):
+            if pixels is not None and pixels.shape != self._buffers.shape[2:]:
+                raise PictureShapeError(f"a picture of {pixels.shape} came to a window of {self._buffers.shape[2:]}")
+            if pixels is not None:
+                np.copyto(self._buffers[self._free, side], pixels)
         try:
-            if left is not None:
-                _place(left, self._pictures[0])
-            _place(right, self._pictures[1])
-            message = window_process.MESSAGE.pack(window_process.SHOW, 0, 0, 0, 0, int(left is not None), len(words))
-            self._connection.sendall(message + words)
-            answer = self._answer()
+            return self._send(window_process.SHOW, both=left is not None, text=text)
         except OSError as error:
-            said = self._end()
-            raise SinkWriteError(f"window: the window is gone ({said or error}); did the display end?") from error
-        self.wants_both = answer.wants_both
-        return answer
+            raise SinkWriteError(f"window: the window is gone ({self._end(error)}); did the display end?") from error
 
     def close(self) -> None:
         """End the process and wait for it."""
         self._end()
-        if not self._words.closed:
-            self._words.close()
-            os.close(self._memory)
+        self._release()
+        self._output.close()
 
-    def _answer(self) -> _Answer:
-        data = self._connection.recv(window_process.ANSWER.size, socket.MSG_WAITALL)
-        if len(data) < window_process.ANSWER.size:
-            raise ConnectionError("its process ended")
-        key, visible, both = window_process.ANSWER.unpack(data)
-        return _Answer(key, bool(visible), bool(both))
+    def _send(
+        self, what: int, *, sizes: tuple[int, int, int, int] = (0, 0, 0, 0), both: bool = False, text: str
+    ) -> _Acknowledgement:
+        """Send a message and wait for its acknowledgement. Raises OSError."""
+        words = text.encode()
+        message = window_process.MESSAGE.pack(what, *sizes, self._free, both, len(words))
+        self._connection.sendall(message + words)
+        data = window_process.receive(self._connection, window_process.ACKNOWLEDGEMENT.size)
+        key, visible, both, self._free = window_process.ACKNOWLEDGEMENT.unpack(data)
+        self.wants_both = bool(both)
+        return _Acknowledgement(key, bool(visible), bool(both), self._free)
+
+    def _release(self) -> None:
+        """Close the shared memory; it goes when the other process has closed it too."""
+        memory, self._memory, self._buffers = self._memory, None, None
+        if memory is not None:
+            memory.close()
 
     def _refusal(self, error: OSError) -> SinkOpenError:
-        """What to tell when the process did not come up."""
-        said = self._end()
+        """End the process, which has not come up; the reason and what to do, in one line."""
+        output = self._end(error)
         self.close()
-        if "libGL" in said:
+        if "DISPLAY is not set" in output:
+            hint = f"run it in a desktop session or with ssh -X, {INSTEAD}"
+            return SinkOpenError(f"window: there is no display ({output}); {hint}")
+        if "cannot be opened" in output:
+            hint = f"run it in a desktop session, as its user, or {INSTEAD}"
+        elif "libX11" in output:
+            hint = "install its system library: apt-get install libx11-6"
+        elif "libGL" in output:
             hint = "install its system library: apt-get install libgl1"
-        elif "cannot open shared object" in said:
+        elif "cannot open shared object" in output:
             hint = "install its system libraries: apt-get install libgl1 libglib2.0-0"
-        elif "No module named" in said:
+        elif "No module named" in output:
             hint = "install it: pip install opencv-python"
-        elif "not implemented" in said:
+        elif "not implemented" in output:
             hint = "this OpenCV is built without windows; pip install opencv-python (not -headless)"
         else:
             hint = f"does the desktop session work? If not, {INSTEAD}"
-        return SinkOpenError(f"window: OpenCV cannot open a window ({said or error}); {hint}")
+        return SinkOpenError(f"window: OpenCV cannot open a window ({output}); {hint}")
 
-    def _end(self) -> str:
-        """Let the process end, by force if need be; its last words."""
+    def _end(self, error: OSError | None = None) -> str:
+        """End the process, by force if it does not answer; the last lines of its output, or how it ended, as one."""
         self._connection.close()
+        silent = f"it did not answer within {ANSWER_SECONDS:g} s" if isinstance(error, TimeoutError) else ""
         try:
-            self._process.wait(ANSWER_SECONDS)
+            self._process.wait(0 if silent else ANSWER_SECONDS)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        if self._words.closed:
+        if self._output.closed:
             return ""
-        self._words.seek(0)
-        lines = self._words.read().decode("utf-8", "replace").split("\n")
-        return next((line.strip() for line in reversed(lines) if line.strip()), "")
-
-
-def _place(pixels: Pixels, memory: Pixels) -> None:
-    """Copy a picture into the memory of the window, which is of one size. Raises PictureShapeError for another."""
-    if pixels.shape != memory.shape:
-        raise PictureShapeError(f"a picture of {pixels.shape} came to a window of {memory.shape}")
-    np.copyto(memory, pixels)
+        self._output.seek(0)
+        lines = self._output.read().decode("utf-8", "replace").splitlines()
+        last = "; ".join([line.strip() for line in lines if line.strip()][-OUTPUT_LINES:])
+        return printable(last) or silent or f"its process ended with code {self._process.returncode}"
 
 
 def to_bgr(frame: Frame, orientation: Orientation, reformatter: VideoReformatter) -> npt.NDArray[np.uint8]:

@@ -1,17 +1,19 @@
 """The process that owns the window of `window`: run by its path, with OpenCV and without PyAV.
 
 Both libraries bring parts of libxcb under the same names. Where PyAV is loaded first, OpenCV's Qt hangs for ever in its
-first window (PyAV issues 978 and 1050), and Qt aborts its process when the display goes away: neither may happen to a
-process that is recording. So this module imports nothing of stream_sr.
+first window (PyAV issues 978 and 1050), and Qt aborts its process when the display is lost: neither may happen to a
+process that is recording. So this module imports nothing that loads PyAV.
 
-Arguments: descriptor of a socket, descriptor of a memory file, title, folder for PNGs. The parent sends messages of 28
-bytes, `MESSAGE`: OPEN with height and width of the two BGR pictures in the memory file and of the window, then SHOW for
-each picture, with whether both sides are new, and the length of the text that follows. Each is answered with `ANSWER`:
-the next key for the parent (ASCII, lower case; -1: none), whether the window is still open, and whether both sides are
-wanted. The first answer comes unasked, when OpenCV is loaded. The end of the socket ends the process.
+Arguments: title, folder for PNGs, number of a socket. First the process sends `HELLO`, when OpenCV is loaded: width and
+height of the screen, 0 where unknown. Then the parent sends `MESSAGE`, followed by text: OPEN with the size of the
+pictures and of the window and the name of shared memory, which holds `BUFFERS` buffers of two BGR pictures each; SHOW
+with the buffer that the parent has filled, whether its left side is new too, and the figures. Each message is
+acknowledged with `ACKNOWLEDGEMENT`: the next key for the parent (ASCII, lower case; -1: none), whether the window is
+still open, whether both sides are wanted, and the buffer that the parent may fill next. The parent never writes into
+another: what is shown is not overwritten, however often it is drawn. The end of the socket ends the process.
 """
 
-import mmap
+import os
 import select
 import signal
 import socket
@@ -19,12 +21,16 @@ import struct
 import sys
 import time
 from collections import deque
+from multiprocessing import resource_tracker
+from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
 from typing import Any
 
-MESSAGE = struct.Struct("<7i")  # what, height, width, window height, window width, both sides, bytes of text
-ANSWER = struct.Struct("<3i")
+HELLO = struct.Struct("<2i")
+MESSAGE = struct.Struct("<8i")  # what, height, width, window height, window width, buffer, both sides, bytes of text
+ACKNOWLEDGEMENT = struct.Struct("<4i")
 OPEN, SHOW = 1, 2
+BUFFERS, SIDES = 2, 2
 IDLE_SECONDS = 0.02  # between looks at mouse and keyboard while no picture comes
 SILENCE_SECONDS = 2.0
 NOTICE_SECONDS = 3.0
@@ -54,41 +60,50 @@ def decode(code: int) -> tuple[int, bool]:
     return ord(chr(key).lower()) if key < 128 else key, bool(state & SHIFT)
 
 
-class Window:
-    """What is shown, and what mouse and keys do to it."""
+class ComparisonWindow:
+    """Source and result in one window, and what mouse and keys do to it."""
 
     def __init__(self, cv2: Any, title: str, folder: Path) -> None:
         self.cv2, self.title, self.folder = cv2, title, folder
-        self.memory: Any = None  # both sides, [2, H, W, 3], written by the parent
-        self.held: Any = None  # a copy of them, while paused
-        self.both = False  # whether the left side is there
+        self.memory: Any = None  # [buffer, side, H, W, 3], written by the parent
+        self.buffer = 0  # the one that is shown: the parent does not write there
+        self.both = [False] * BUFFERS  # whether a buffer has its left side
+        self.paused: tuple[Any, bool] | None = None  # a copy of the pictures that are shown, and whether both are there
         self.split, self.split_on = 0.5, True
         self.text, self.figures_on, self.help_on, self.full = "", True, False, False
         self.notice, self.notice_until = "", 0.0
-        self.came = time.monotonic()  # the last picture
-        self.keys: deque[int] = deque(maxlen=16)  # for the parent: one goes with each answer
+        self.came = time.monotonic()  # the last frame
+        self.keys: deque[int] = deque(maxlen=16)  # for the parent: one goes with each acknowledgement
         self.shown: Any = None  # what was drawn last: nothing is drawn twice
 
-    def open(self, memory: int, height: int, width: int, window: tuple[int, int]) -> None:
-        import numpy as np
-
+    def open(self, memory: Any, window: tuple[int, int]) -> None:
+        """Show an empty window of a size for the pictures in ``memory``, uint8 ``[buffer, side, H, W, 3]``."""
         cv2 = self.cv2
-        self.memory = np.frombuffer(mmap.mmap(memory, 2 * height * width * 3), np.uint8).reshape(2, height, width, 3)
+        self.memory = memory
         cv2.namedWindow(self.title, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO | cv2.WINDOW_GUI_NORMAL)
         cv2.resizeWindow(self.title, *window)
         cv2.setMouseCallback(self.title, self._mouse)
 
-    def take(self, both: bool, text: str) -> None:
-        """A new picture lies in the memory."""
-        self.both, self.text, self.came = both, text, time.monotonic()
-        if self.held is None:
+    def take(self, buffer: int, both: bool, text: str) -> None:
+        """Show the pictures that the parent has put into a buffer. From now on the other one is the parent's."""
+        self.buffer, self.both[buffer], self.text, self.came = buffer, both, text, time.monotonic()
+        if self.paused is None:
             self.draw()
 
+    @property
+    def free(self) -> int:
+        """The buffer that the parent may fill next: not the one that is shown."""
+        return (self.buffer + 1) % BUFFERS
+
+    def pictures(self) -> tuple[Any, bool]:
+        """What is shown now, ``[side, H, W, 3]``, and whether the left side is there."""
+        return (self.memory[self.buffer], self.both[self.buffer]) if self.paused is None else self.paused
+
     def draw(self) -> None:
-        pictures = self.memory if self.held is None else self.held
+        pictures, both = self.pictures()
         image = pictures[1].copy()
         height, width = image.shape[:2]
-        if self.split_on and self.both:
+        if self.split_on and both:
             cut = min(max(round(self.split * width), 0), width)
             image[:, :cut] = pictures[0][:, :cut]
             thick = max(1, round(width / 640))
@@ -128,8 +143,7 @@ class Window:
         elif letter == "i":
             self.figures_on = not self.figures_on
         elif letter == " ":
-            self.held = self.memory.copy() if self.held is None else None
-            self.draw()
+            self._pause()
         elif letter == "p":
             self._save()
         elif letter == "f":
@@ -138,6 +152,15 @@ class Window:
         else:
             return False
         return True
+
+    def _pause(self) -> None:
+        """Hold the pictures that are shown, or show the newest again. Frames are taken meanwhile, but not shown."""
+        if self.paused is None:
+            pictures, both = self.pictures()
+            self.paused = pictures.copy(), both
+        else:
+            self.paused = None
+        self.draw()
 
     def _move_split(self, keysym: int, step: float) -> None:
         """Move the split line by an arrow key, Home or End; other keys do nothing."""
@@ -161,7 +184,7 @@ class Window:
     def _mouse(self, event: int, x: int, y: int, flags: int, _: Any) -> None:
         pressed = event == self.cv2.EVENT_LBUTTONDOWN or flags & self.cv2.EVENT_FLAG_LBUTTON
         if pressed and self.split_on:
-            self.split = min(max(x / self.memory.shape[2], 0.0), 1.0)
+            self.split = min(max(x / self.memory.shape[3], 0.0), 1.0)
 
     def _notice(self) -> str:
         now = time.monotonic()
@@ -169,7 +192,7 @@ class Window:
             return self.notice
         if now - self.came > SILENCE_SECONDS:
             return "no signal"
-        return "paused" if self.held is not None else ""
+        return "paused" if self.paused is not None else ""
 
     def _write(self, image: Any, lines: Any, *, top: bool) -> None:
         """Lines on a dark ground, at the upper left or in the middle; of one size in the window.
@@ -194,9 +217,9 @@ class Window:
             )
 
     def _save(self) -> None:
-        """Both sides beside each other, or ours alone while the split is off."""
-        pictures = self.memory if self.held is None else self.held
-        image = self.cv2.hconcat([pictures[0], pictures[1]]) if self.both and self.split_on else pictures[1]
+        """Save both sides beside each other, or the result alone while the split is off."""
+        pictures, both = self.pictures()
+        image = self.cv2.hconcat([pictures[0], pictures[1]]) if both and self.split_on else pictures[1]
         stem, number = time.strftime("stream_sr-%Y%m%d-%H%M%S"), 1
         path = self.folder / f"{stem}.png"
         while path.exists():
@@ -207,37 +230,80 @@ class Window:
         self.notice_until = time.monotonic() + NOTICE_SECONDS
 
 
-def view(connection: socket.socket, memory: int, title: str, folder: Path) -> None:
+def attach(name: str, height: int, width: int) -> tuple[SharedMemory, Any]:
+    """Open the parent's shared memory; the memory, and its pictures as ``[buffer, side, H, W, 3]``.
+
+    The parent alone removes it. Before Python 3.13, which can be told so, the resource tracker of this process would
+    remove it as well, with a warning.
+    """
+    import numpy as np
+
+    options: dict[str, Any] = {"track": False}
+    if sys.version_info < (3, 13):
+        resource_tracker.register = lambda name, rtype: None
+        options = {}
+    memory = SharedMemory(name, **options)
+    assert memory.buf is not None
+    shape = BUFFERS, SIDES, height, width, 3
+    return memory, np.frombuffer(memory.buf, np.uint8, count=BUFFERS * SIDES * height * width * 3).reshape(shape)
+
+
+def view(connection: socket.socket, title: str, folder: Path) -> None:
+    """Show what the parent sends until it closes the connection. Raises OSError without a display."""
+    from stream_sr.system.display import screen_size
+
+    screen = screen_size() or (0, 0)
     import cv2
 
-    connection.sendall(ANSWER.pack(-1, 1, 1))
-    window, opened = Window(cv2, title, folder), False
+    connection.sendall(HELLO.pack(*screen))
+    window, memory = ComparisonWindow(cv2, title, folder), None
     while True:
-        if opened and not select.select([connection], [], [], IDLE_SECONDS)[0]:
+        if memory is not None and not select.select([connection], [], [], IDLE_SECONDS)[0]:
             window.press(cv2.waitKeyEx(1))
             if window.visible():
                 window.refresh()
             continue
-        message = _receive(connection, MESSAGE.size)
-        if len(message) < MESSAGE.size:
+        try:
+            what, height, width, window_height, window_width, buffer, both, size = MESSAGE.unpack(
+                receive(connection, MESSAGE.size)
+            )
+            text = receive(connection, size).decode()
+        except ConnectionError:
             return
-        what, height, width, window_height, window_width, both, size = MESSAGE.unpack(message)
-        text = _receive(connection, size).decode()
         if what == OPEN:
-            window.open(memory, height, width, (window_width, window_height))
-            opened = True
+            memory, pictures = attach(text, height, width)
+            window.open(pictures, (window_width, window_height))
         elif window.visible():
-            window.take(bool(both), text)
+            window.take(buffer, bool(both), text)
         window.press(cv2.waitKeyEx(1))
         key = window.keys.popleft() if window.keys else -1
-        connection.sendall(ANSWER.pack(key, window.visible(), window.split_on))
+        connection.sendall(ACKNOWLEDGEMENT.pack(key, window.visible(), window.split_on, window.free))
 
 
-def _receive(connection: socket.socket, size: int) -> bytes:
-    return connection.recv(size, socket.MSG_WAITALL) if size else b""
+def receive(connection: socket.socket, size: int) -> bytes:
+    """Return ``size`` bytes. Raises ConnectionError if the connection ends before, TimeoutError as the socket does."""
+    data = b""
+    while len(data) < size:
+        more = connection.recv(size - len(data))
+        if not more:
+            raise ConnectionError("its process ended")
+        data += more
+    return data
+
+
+def main() -> int:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
+    try:
+        with socket.socket(fileno=int(sys.argv[3])) as parent:
+            view(parent, sys.argv[1], Path(sys.argv[2]))
+    except Exception as error:  # the parent reports what stands in the last lines
+        kind = "" if type(error) is OSError else f"{type(error).__name__}: "
+        sys.stderr.write(f"{kind}{error}\n")
+        sys.stderr.flush()
+        return 1
+    return 0
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's affair
-    with socket.socket(fileno=int(sys.argv[1])) as parent:
-        view(parent, int(sys.argv[2]), sys.argv[3], Path(sys.argv[4]))
+    sys.path.append(str(Path(__file__).resolve().parents[2]))  # for stream_sr.system, which loads no library
+    os._exit(main())  # no destructors: Qt's, of a display that was lost, would abort

@@ -9,6 +9,7 @@ import sys
 from stream_sr.codec.y4m import FRAME, format_header
 from stream_sr.errors import SinkOpenError, SinkWriteError
 from stream_sr.pipeline.interfaces import ORIENTATION_LOST
+from stream_sr.system.files import set_binary
 from stream_sr.video.frame import Frame, StreamInfo
 from stream_sr.video.orientation import Orientation
 
@@ -70,6 +71,7 @@ class Y4mSink:
         try:
             descriptor = self._given if self._given is not None else sys.__stdout__.fileno()  # type: ignore[union-attr]
             os.fstat(descriptor)
+            set_binary(descriptor)
         except (OSError, ValueError, AttributeError) as error:
             raise SinkOpenError(
                 "y4m output (-): standard output is closed; pipe it into a program or a file"

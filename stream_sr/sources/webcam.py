@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import errno
-import glob
 import os
 import re
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +18,7 @@ from stream_sr.errors import DecodeError, SourceLost, SourceOpenError
 from stream_sr.pipeline.interfaces import SourceOptions
 from stream_sr.pipeline.packets import Passthrough
 from stream_sr.pipeline.stats import Counters
+from stream_sr.system.video_devices import IS_LINUX, is_present, video_devices
 from stream_sr.video.frame import Frame, StreamInfo
 from stream_sr.video.frame_pool import FramePool
 from stream_sr.video.opencv import load_opencv
@@ -190,7 +188,7 @@ class CameraSource:
                 if ok and picture is not None:
                     return (picture, *self._clock.stamp(driver_ns, now_ns))
             self._counts.add("empty_reads")
-            if isinstance(self._device, int) and not _present(self._device):
+            if isinstance(self._device, int) and not is_present(self._device):
                 raise SourceLost(f"{self.name} was unplugged")
             if time.monotonic_ns() - since > self._options.read_timeout * NS:
                 raise SourceLost(f"{self.name} gave nothing for {self._options.read_timeout:g} s")
@@ -211,27 +209,16 @@ def device_of(address: str) -> int | str:
 
 def _check_device(device: int | str) -> None:
     """Refuse a camera that is not there before OpenCV tries every one of its backends on it."""
-    if not sys.platform.startswith("linux"):
+    if not IS_LINUX:
         return
     path = f"/dev/video{device}" if isinstance(device, int) else device
     if not os.path.exists(path):
-        there = ", ".join(sorted(glob.glob("/dev/video*"))) or "none"
+        there = ", ".join(map(str, video_devices())) or "none"
         raise SourceOpenError(f"no such camera: {path} (cameras here: {there})")
     if not os.access(path, os.R_OK | os.W_OK):
         raise SourceOpenError(
             f"no permission for the camera {path}; add yourself to its group: usermod -aG video $USER"
         )
-
-
-def _present(number: int) -> bool:
-    """Whether the camera is still there. Its file may stay for as long as somebody has it open: then ENODEV tells."""
-    if not sys.platform.startswith("linux"):
-        return True
-    try:
-        os.close(os.open(f"/dev/video{number}", os.O_RDWR | os.O_NONBLOCK))
-    except OSError as error:
-        return error.errno not in (errno.ENOENT, errno.ENODEV, errno.ENXIO)
-    return True
 
 
 def _wrap(picture: Plane) -> av.VideoFrame:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import select
 import sys
 import time
 from collections.abc import Iterator
@@ -19,6 +17,7 @@ from stream_sr.codec.picture import picture_planes
 from stream_sr.errors import DecodeError, SourceOpenError
 from stream_sr.pipeline.interfaces import SourceOptions
 from stream_sr.sources.stoppable import StoppableSource
+from stream_sr.system.files import read_within, set_binary
 from stream_sr.video.frame import Frame, StreamInfo
 from stream_sr.video.frame_pool import FramePool, Slot
 from stream_sr.video.planes import Plane, Planes, chroma_shape, read_only
@@ -40,6 +39,7 @@ class Y4mSource(StoppableSource):
         self._descriptor = sys.stdin.fileno() if descriptor is None else descriptor
         super().__init__()
         try:
+            set_binary(self._descriptor)
             line = self._line()
             if not line:
                 raise DecodeError("nothing came on the standard input; pipe y4m into it")
@@ -144,13 +144,10 @@ class Y4mSource(StoppableSource):
         """Read until the view is full, the input ends or `stop`; the number of bytes that came."""
         done = 0
         while done < len(view) and not self._stopping.is_set():
-            ready, _, _ = select.select([self._descriptor], [], [], POLL_SECONDS)
-            if not ready:
-                continue
-            count = os.readv(self._descriptor, [view[done:]])
+            count = read_within(self._descriptor, view[done:], POLL_SECONDS)
             if count == 0:
                 break
-            done += count
+            done += count or 0
         return done
 
 

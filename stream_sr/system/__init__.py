@@ -1,5 +1,6 @@
-"""The machine and the operating system: what there is, what this process may use, and text made safe to print.
+"""The machine and the operating system. Every call that only some systems have is here, tested for, with a fallback.
 
-Contains `machine` (processor, GPUs, libraries), `limits` (cores and memory that a container leaves), `sockets` and
-`printable`. May import `errors` alone. Start reading in `machine`.
+Contains `machine`, `limits`, `energy` (what there is and may be used), `processes`, `signals`, `files`, `memory`,
+`sockets`, `display`, `video_devices`, `watchdog` (calls), `features` (what is missing) and `printable` (safe text). May
+import `errors` alone. Start reading in `machine` or `features`.
 """

@@ -1,4 +1,4 @@
-"""What a figure was measured on: processor, memory, system, library versions and GPUs, for reports. Standard library.
+"""What a figure was measured on: processor, memory, system, library versions and GPUs, for reports.
 
 Nothing in it names the machine or its user: no host name, no paths, no addresses.
 """
@@ -12,27 +12,29 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import pynvml
+
 from stream_sr.system.limits import cores as cores
 from stream_sr.system.limits import memory_limit
 from stream_sr.system.printable import redact
 
 LIBRARIES = (
-    "stream-sr", "numpy", "av", "openvino", "opencv-python", "aiortsp", "websockets", "prometheus-client", "pillow",
-    "platformdirs", "tqdm", "scikit-image", "torch", "onnx", "matplotlib", "tensorrt", "tensorrt-rtx-cu13-bindings",
-    "tensorrt-rtx-cu13-libs", "pycuda", "cuda-bindings", "onnxruntime", "nncf",
-)  # fmt: skip
+    *("stream-sr", "numpy", "av", "openvino", "opencv-python", "aiortsp", "websockets", "prometheus-client", "pillow"),
+    *("platformdirs", "tqdm", "nvidia-ml-py", "scikit-image", "torch", "onnx", "matplotlib", "tensorrt"),
+    *("tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu13-libs", "pycuda", "cuda-bindings", "onnxruntime", "nncf"),
+)
 FEATURES = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "amx_tile")
 ARM_FEATURES = ("asimd", "asimddp", "i8mm", "bf16", "sve")
 PROGRAM = "stream-sr"
 VNNI = frozenset({"avx_vnni", "avx512_vnni", "amx_int8"})
-NVML = "libnvidia-ml.so.1"
 LIBCUDA = "libcuda.so.1"
 COMPUTE_CAPABILITY = (75, 76)  # CUdevice_attribute: major and minor
 
@@ -138,15 +140,28 @@ def libraries() -> dict[str, str]:
 
 
 def gpus() -> list[dict[str, Any]]:
-    """NVIDIA GPUs through NVML: ``name``, ``memory_gib``, ``compute_capability``, ``driver``; none without a driver."""
+    """Return ``name``, ``memory_gib``, ``compute_capability`` and ``driver`` of each NVIDIA GPU; none without a driver.
+
+    NVML counts all GPUs of the machine, also those that CUDA_VISIBLE_DEVICES hides from `cuda`.
+    """
     try:
-        nvml = ctypes.CDLL(NVML)
-    except OSError:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
         return []
     try:
-        return _gpus(nvml)
-    except AttributeError:  # a driver too old to know one of the calls
-        return []
+        driver = _answer(pynvml.nvmlSystemGetDriverVersion, default="")
+        return [_gpu(handle) | {"driver": driver} for handle in _handles()]
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def has_nvidia() -> bool:
+    """Whether the PCI bus shows a display controller of NVIDIA, with or without a driver, or NVML shows one."""
+    for device in Path("/sys/bus/pci/devices").glob("*"):
+        vendor, kind = _read(device / "vendor"), _read(device / "class")
+        if vendor.strip() == "0x10de" and kind.startswith("0x03"):
+            return True
+    return bool(gpus())
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +184,11 @@ class Cuda:
 
 @lru_cache(maxsize=1)
 def cuda() -> Cuda:
-    """Ask the driver; makes no context. The answer stays the same as long as the process lives."""
+    """Ask CUDA's driver; makes no context. The answer stays the same as long as the process lives.
+
+    Through ctypes: NVML knows neither the devices that CUDA_VISIBLE_DEVICES leaves, nor their order in CUDA, nor the
+    version of CUDA where NVML's library is missing (Jetson, some containers); pycuda is an optional dependency.
+    """
     try:
         library = ctypes.CDLL(LIBCUDA)
     except OSError as error:
@@ -178,6 +197,15 @@ def cuda() -> Cuda:
         return _cuda(library)
     except AttributeError as error:
         return Cuda(problem=f"the NVIDIA driver is too old ({error})")
+
+
+def cuda_library_problem() -> str:
+    """Why CUDA's driver library cannot be loaded; empty where it can."""
+    try:
+        ctypes.CDLL(LIBCUDA)
+    except OSError as error:
+        return str(error)
+    return ""
 
 
 def nvidia_driver() -> str:
@@ -217,18 +245,29 @@ def _cuda_error(library: ctypes.CDLL, code: int) -> str:
     return f"error {code}: {text.value.decode()}" if text.value else f"error {code}"
 
 
-def _gpus(nvml: ctypes.CDLL) -> list[dict[str, Any]]:
-    if nvml.nvmlInit_v2() != 0:
-        return []
+def _answer(call: Callable[..., Any], *arguments: Any, default: Any) -> Any:
+    """What NVML answers; ``default`` where driver or GPU does not support the call."""
     try:
-        count = ctypes.c_uint()
-        if nvml.nvmlDeviceGetCount_v2(ctypes.byref(count)) != 0:
-            return []
-        driver = ctypes.create_string_buffer(96)
-        nvml.nvmlSystemGetDriverVersion(driver, ctypes.c_uint(96))
-        return [_gpu(nvml, index) | {"driver": driver.value.decode()} for index in range(count.value)]
-    finally:
-        nvml.nvmlShutdown()
+        return call(*arguments)
+    except pynvml.NVMLError:
+        return default
+
+
+def _handles() -> list[Any]:
+    """The GPUs that answer."""
+    count = _answer(pynvml.nvmlDeviceGetCount, default=0)
+    found = [_answer(pynvml.nvmlDeviceGetHandleByIndex, index, default=None) for index in range(count)]
+    return [handle for handle in found if handle is not None]
+
+
+def _gpu(handle: Any) -> dict[str, Any]:
+    memory = _answer(pynvml.nvmlDeviceGetMemoryInfo, handle, default=None)  # GPUs that share main memory have none
+    capability = _answer(pynvml.nvmlDeviceGetCudaComputeCapability, handle, default=(0, 0))
+    return {
+        "name": _answer(pynvml.nvmlDeviceGetName, handle, default="") or "unknown",
+        "memory_gib": round(memory.total / 2**30, 1) if memory is not None else 0.0,
+        "compute_capability": ".".join(map(str, capability)),
+    }
 
 
 class CpuMeter:
@@ -255,82 +294,30 @@ class CpuMeter:
 
 
 class GpuMeter:
-    """Load of the NVIDIA GPUs through NVML, which stays open; nothing where there is no driver. One thread."""
+    """Load and energy of the NVIDIA GPUs through NVML, which stays open; nothing without a driver. One thread."""
 
     def __init__(self) -> None:
-        self._nvml: ctypes.CDLL | None = None
-        try:
-            nvml = ctypes.CDLL(NVML)
-            if nvml.nvmlInit_v2() == 0:
-                self._nvml = nvml
-        except (OSError, AttributeError):
-            return
+        self._open = False
+        with suppress(pynvml.NVMLError):
+            pynvml.nvmlInit()
+            self._open = True
 
     def percent(self) -> list[dict[str, Any]]:
-        """``name`` and ``percent`` of each; None where the driver does not tell."""
-        if self._nvml is None:
-            return []
-        count = ctypes.c_uint()
-        if self._nvml.nvmlDeviceGetCount_v2(ctypes.byref(count)) != 0:
-            return []
+        """Return ``name`` and ``percent`` of each GPU; None where the driver does not know the load."""
         found = []
-        for index in range(count.value):
-            handle, load, name = ctypes.c_void_p(), _Utilization(), ctypes.create_string_buffer(96)
-            self._nvml.nvmlDeviceGetHandleByIndex_v2(ctypes.c_uint(index), ctypes.byref(handle))
-            self._nvml.nvmlDeviceGetName(handle, name, ctypes.c_uint(96))
-            told = self._nvml.nvmlDeviceGetUtilizationRates(handle, ctypes.byref(load)) == 0
-            found.append({"name": name.value.decode() or "unknown", "percent": load.gpu if told else None})
+        for handle in _handles() if self._open else ():
+            name = _answer(pynvml.nvmlDeviceGetName, handle, default="") or "unknown"
+            load = _answer(pynvml.nvmlDeviceGetUtilizationRates, handle, default=None)
+            found.append({"name": name, "percent": None if load is None else int(load.gpu)})
         return found
 
     def joules(self) -> float | None:
-        """What all GPUs took since the driver was loaded; None where one of them does not tell, and without any."""
-        if self._nvml is None or not hasattr(self._nvml, "nvmlDeviceGetTotalEnergyConsumption"):
+        """Return what all GPUs took since the driver was loaded; None where one does not count it, and without any."""
+        handles = _handles() if self._open else []
+        spent = [_answer(pynvml.nvmlDeviceGetTotalEnergyConsumption, handle, default=None) for handle in handles]
+        if not spent or None in spent:  # GPUs before Volta do not count
             return None
-        count, spent = ctypes.c_uint(), ctypes.c_ulonglong()
-        if self._nvml.nvmlDeviceGetCount_v2(ctypes.byref(count)) != 0 or not count.value:
-            return None
-        total = 0.0
-        for index in range(count.value):
-            handle = ctypes.c_void_p()
-            self._nvml.nvmlDeviceGetHandleByIndex_v2(ctypes.c_uint(index), ctypes.byref(handle))
-            if self._nvml.nvmlDeviceGetTotalEnergyConsumption(handle, ctypes.byref(spent)) != 0:  # before Volta
-                return None
-            total += spent.value / 1000
-        return total
-
-
-def resident_mib() -> float:
-    """Memory of this process that is in use now; 0 where the system does not tell."""
-    fields = _read("/proc/self/statm").split()
-    return round(int(fields[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20, 1) if len(fields) > 1 else 0.0
-
-
-class _Utilization(ctypes.Structure):
-    """nvmlUtilization_t: percent of the last sample period."""
-
-    _fields_ = [("gpu", ctypes.c_uint), ("memory", ctypes.c_uint)]
-
-
-class _Memory(ctypes.Structure):
-    """nvmlMemory_t."""
-
-    _fields_ = [("total", ctypes.c_ulonglong), ("free", ctypes.c_ulonglong), ("used", ctypes.c_ulonglong)]
-
-
-def _gpu(nvml: ctypes.CDLL, index: int) -> dict[str, Any]:
-    handle = ctypes.c_void_p()
-    name = ctypes.create_string_buffer(96)
-    memory = _Memory()
-    major, minor = ctypes.c_int(), ctypes.c_int()
-    nvml.nvmlDeviceGetHandleByIndex_v2(ctypes.c_uint(index), ctypes.byref(handle))
-    nvml.nvmlDeviceGetName(handle, name, ctypes.c_uint(96))
-    nvml.nvmlDeviceGetMemoryInfo(handle, ctypes.byref(memory))
-    nvml.nvmlDeviceGetCudaComputeCapability(handle, ctypes.byref(major), ctypes.byref(minor))
-    return {
-        "name": name.value.decode() or "unknown",
-        "memory_gib": round(memory.total / 2**30, 1),
-        "compute_capability": f"{major.value}.{minor.value}",
-    }
+        return float(sum(spent)) / 1000
 
 
 def _cpuinfo() -> dict[str, str]:
@@ -350,7 +337,7 @@ def _os_name() -> str:
         return platform.system() or "unknown"
 
 
-def _read(path: str) -> str:
+def _read(path: str | Path) -> str:
     try:
         return Path(path).read_text()
     except OSError:

@@ -1,11 +1,31 @@
-"""Pairs of UDP sockets for RTP, and the message for a server that cannot listen."""
+"""Sockets that listen, pairs of UDP sockets for RTP, and the message for a server that cannot listen."""
 
 from __future__ import annotations
 
 import errno
+import os
 import socket
 
 LOOPBACK = "127.0.0.1"
+
+
+def listening_socket(host: str, port: int, backlog: int) -> socket.socket:
+    """Return a non-blocking TCP socket that listens at an address, also one that a server has just left.
+
+    On Windows SO_REUSEADDR would share the port with another server, so it is set on other systems only. Raises
+    OSError, OverflowError (a port above 65535).
+    """
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        if os.name != "nt":
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(backlog)
+        listener.setblocking(False)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
 
 
 def udp_pair(host: str) -> tuple[socket.socket, socket.socket]:

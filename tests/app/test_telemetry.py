@@ -23,7 +23,6 @@ from stream_sr.pipeline.engine import EngineSpec
 from stream_sr.pipeline.pipeline import Pipeline
 from stream_sr.pipeline.plan import Plan
 from stream_sr.pipeline.stats import ModelStep, Stats
-from stream_sr.system import machine
 
 
 def test_figures_of_a_run_are_json_and_add_up() -> None:
@@ -73,60 +72,6 @@ def test_steps_of_the_model_are_told() -> None:
     ended = auto_figures(fixed, stepped())["auto"]  # a person chose a model
     assert (ended["on"], ended["ladder"], len(ended["steps"])) == (False, [], 8)
     assert auto_line(chosen, stepped()) == "auto: large, 8 steps"
-
-
-def test_load_of_the_processor() -> None:
-    meter = machine.CpuMeter()
-    sum(number * number for number in range(2_000_000))
-    load = meter.percent()
-    assert 0 < load["process"] <= 100
-    assert 0 <= load["machine"] <= 100
-
-
-class Driver:
-    """Two GPUs as NVML tells of them, the second of which does not tell its load."""
-
-    def nvmlInit_v2(self) -> int:
-        return 0
-
-    def nvmlDeviceGetCount_v2(self, count: Any) -> int:
-        count._obj.value = 2
-        return 0
-
-    def nvmlDeviceGetHandleByIndex_v2(self, index: Any, handle: Any) -> int:
-        handle._obj.value = index.value + 1
-        return 0
-
-    def nvmlDeviceGetName(self, handle: Any, name: Any, size: Any) -> int:
-        name.value = f"GPU {handle.value}".encode()
-        return 0
-
-    def nvmlDeviceGetUtilizationRates(self, handle: Any, load: Any) -> int:
-        load._obj.gpu = 37
-        return 0 if handle.value == 1 else 3  # NVML_ERROR_NOT_SUPPORTED
-
-
-def test_load_of_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ctypes.CDLL", lambda name: Driver())
-    assert machine.GpuMeter().percent() == [{"name": "GPU 1", "percent": 37}, {"name": "GPU 2", "percent": None}]
-
-
-def test_joules_of_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Counting(Driver):
-        def nvmlDeviceGetTotalEnergyConsumption(self, handle: Any, spent: Any) -> int:
-            spent._obj.value = 1500 * handle.value  # millijoules
-            return 0
-
-    monkeypatch.setattr("ctypes.CDLL", lambda name: Counting())
-    assert machine.GpuMeter().joules() == 4.5
-    monkeypatch.setattr("ctypes.CDLL", lambda name: Driver())
-    assert machine.GpuMeter().joules() is None
-
-
-def test_without_a_driver_there_are_no_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "NVML", "libnothing-of-that-name.so")
-    assert machine.GpuMeter().percent() == []
-    assert machine.GpuMeter().joules() is None
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import shutil
@@ -27,7 +28,7 @@ from stream_sr.pipeline.interfaces import Display, SinkOptions
 from stream_sr.pipeline.threads import Worker
 from stream_sr.sinks import open_sink, window_process
 from stream_sr.sinks import window as window_module
-from stream_sr.sinks.x11 import ask_display
+from stream_sr.system.memory import SHARED
 from stream_sr.video.color import ColorInfo, guess_unknown
 from stream_sr.video.frame import Frame
 from stream_sr.video.orientation import Orientation
@@ -38,37 +39,56 @@ def test_without_a_display_the_window_is_refused_in_one_line(monkeypatch: pytest
     monkeypatch.delenv("DISPLAY", raising=False)
     with pytest.raises(SinkOpenError, match=r"DISPLAY is not set.*in a browser \(--web 8080"):
         open_sink("window:", SinkOptions())
-    for display, words in ((":7654", "does not answer"), ("nonsense", "should look like")):
+    for display in (":7654", "nonsense"):
         monkeypatch.setenv("DISPLAY", display)
-        with pytest.raises(SinkOpenError, match=words) as caught:
+        with pytest.raises(SinkOpenError, match=f"the display {display} cannot be opened.*desktop session") as caught:
             open_sink("window:", SinkOptions())
         assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("answer", "words"), [(b"\x00\x04\x0b\x00\x00\x00\x01\x00nope", "nope"), (b"", "closed the")])
-def test_a_display_that_refuses_is_told_with_its_reason(tmp_path: Path, answer: bytes, words: str) -> None:
-    cookie = bytes(range(16))
-    authority = tmp_path / "authority"
-    fields = (b"host", b"54", b"MIT-MAGIC-COOKIE-1", cookie)
-    authority.write_bytes(b"\x01\x00" + b"".join(len(field).to_bytes(2, "big") + field for field in fields))
-    asked: list[bytes] = []
+@contextlib.contextmanager
+def fake_display(answer: bytes) -> Iterator[str]:
+    """An X server that answers the first client with these bytes; its DISPLAY."""
 
     def serve() -> None:
         connection, _ = listener.accept()
         with connection:
-            asked.append(connection.recv(4096))
+            connection.recv(4096)
             connection.sendall(answer)
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        number = listener.getsockname()[1] - 6000
-        authority.write_bytes(authority.read_bytes().replace(b"\x00\x0254", b"\x00\x00"))
         worker = Worker("display", serve)
-        environment = {"DISPLAY": f"127.0.0.1:{number}.0", "XAUTHORITY": str(authority)}
-        with pytest.raises(SinkOpenError, match=words):
-            ask_display(environment)
+        yield f"127.0.0.1:{listener.getsockname()[1] - 6000}.0"
         assert worker.join(5)
-    assert cookie in asked[0]
-    assert asked[0][:1] == b"l"
+
+
+def test_a_display_that_refuses_is_reported_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    reason = b"not \x1b[31m you"  # X protocol, chapter 8: failed, its length, version 11.0, length in words
+    refusal = bytes([0, len(reason), 11, 0, 0, 0, 4, 0]) + reason.ljust(16, b"\0")
+    with fake_display(refusal) as display:
+        monkeypatch.setenv("DISPLAY", display)
+        with pytest.raises(SinkOpenError, match=r"not \\x1b\[31m you; the display .* cannot be opened") as caught:
+            open_sink("window:", SinkOptions())
+    assert str(caught.value).isprintable()
+
+
+def test_a_display_that_does_not_answer_is_waited_for_in_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(window_module, "ANSWER_SECONDS", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("DISPLAY", f"127.0.0.1:{silent.getsockname()[1] - 6000}")
+        with pytest.raises(SinkOpenError, match=r"did not answer within 0\.5 s"):
+            open_sink("window:", SinkOptions())
+
+
+def test_too_little_shared_memory_is_refused_in_one_line(shown: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container has 64 MiB, as a rule. Writing into what is not there would kill the run (SIGBUS)."""
+    if not SHARED.exists():
+        pytest.skip("this system keeps shared memory elsewhere")
+    monkeypatch.setattr("multiprocessing.shared_memory._make_filename", lambda: f"/psm_{os.getpid()}")
+    with pytest.raises(SinkOpenError, match=r"786432 MiB of shared memory are needed.*--shm-size"):
+        shown.begin(1 << 18, 1 << 18, 1, 1)
+    assert not (SHARED / f"psm_{os.getpid()}").exists()
+    assert shown._process.returncode == 0
 
 
 def test_the_picture_of_the_window_has_the_streams_own_matrix_range_and_aspect() -> None:
@@ -110,10 +130,10 @@ def test_the_window_does_not_guess_colours_from_the_larger_size(told: int, red: 
 
 
 @pytest.fixture
-def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """The process of a window, on no display yet."""
+def shown(desktop: Desktop, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """The process of a window that is not open yet."""
     try:
-        process = window_module._Viewer("test", tmp_path_factory.mktemp("pictures"))
+        process = window_module._WindowProcess("test", tmp_path_factory.mktemp("pictures"))
     except SinkOpenError as error:
         assert "install" in str(error)  # noqa: PT017 - OpenCV cannot be loaded here
         pytest.skip(str(error))
@@ -132,7 +152,7 @@ def ended(descriptor: int) -> bool:
 def test_closing_a_window_that_was_never_opened_ends_its_process(shown: Any) -> None:
     process = os.pidfd_open(shown._process.pid)
     sink = window_module.WindowSink(SinkOptions())
-    sink._viewer = shown
+    sink._process = shown
     sink.close()
     sink.close()
     assert ended(process)
@@ -142,11 +162,19 @@ def test_closing_a_window_that_was_never_opened_ends_its_process(shown: Any) -> 
 OWNER = """
 import sys
 from pathlib import Path
-from stream_sr.sinks.window import _Viewer
-viewer = _Viewer("test", Path())
-print(window_process._process.pid, flush=True)
+from stream_sr.sinks.window import _WindowProcess
+shown = _WindowProcess("test", Path())
+shown.begin(64, 48, 64, 48)
+print(shown._process.pid, shown._memory.name, flush=True)
 sys.stdin.read()
 """
+
+
+def test_a_window_process_that_is_killed_is_reported(shown: Any) -> None:
+    shown._process.kill()
+    shown._process.wait()
+    with pytest.raises(SinkOpenError, match="its process ended with code -9"):
+        shown.begin(64, 48, 64, 48)
 
 
 @pytest.mark.usefixtures("shown")
@@ -155,7 +183,9 @@ def test_the_windows_process_ends_with_a_killed_parent() -> None:
         [sys.executable, "-c", OWNER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as owner:
         assert owner.stdout is not None
-        process = os.pidfd_open(int(owner.stdout.readline()))
+        number, name = owner.stdout.readline().split()
+        process = os.pidfd_open(int(number))
+        assert not (SHARED / name).exists()  # both have it open already, and nothing is left whatever ends
         owner.kill()
     assert ended(process)
 
@@ -273,6 +303,13 @@ def holds(showing: Showing, cut: float | None) -> bool:
     return seen.shape == want.shape and psnr(seen, want) > 30
 
 
+def wait(condition: Callable[[], bool]) -> None:
+    """Wait for what the window does while no frame comes."""
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+
+
 def settled(showing: Showing, cut: float | None) -> None:
     """Wait until the window shows this; frames come one at a time, so that what is written last is what is seen."""
     showing.until(lambda: any(holds(showing, cut) for _ in range(10)))
@@ -382,8 +419,50 @@ def test_codes_of_both_window_libraries(code: int, key: int, shift: bool) -> Non
     assert window_process.decode(code) == (key, shift)
 
 
+def test_what_is_shown_is_not_overwritten_by_the_next_frame(showing: Showing) -> None:
+    """The parent fills the buffer that it was handed while the window draws again: for a key, the mouse, a notice."""
+    settled(showing, 0.5)
+    process = showing.sink._process
+    for _ in range(2):  # in both buffers
+        process._buffers[process._free] = 255  # as if the next frame were half written
+        for name, cut in (("Left", 0.48), ("Right", 0.5)):
+            showing.key(name)
+            wait(lambda cut=cut: holds(showing, cut))  # type: ignore[misc]
+        showing.frame()
+        wait(lambda: holds(showing, 0.5))
+
+
+def test_a_pause_keeps_both_sides(showing: Showing) -> None:
+    """The split may be off while frames come: they have one side then, the paused ones two."""
+    settled(showing, 0.5)
+    paused = showing.number - 1
+    for name in ("space", "s"):
+        showing.key(name)
+    showing.until(lambda: not showing.sink._process.wants_both)
+    showing.key("s")
+    for name in ("h", "h"):
+        showing.key(name)
+    middle = slice(2 * HEIGHT // 3, None)  # below the notice
+    left, right = sides(pair(paused))
+    want = np.concatenate([left[:, : WIDTH // 2], right[:, WIDTH // 2 :]], axis=1)
+    showing.until(lambda: psnr(showing.desktop.grab()[middle], want[middle]) > 30)
+
+
+def test_the_buffer_that_is_shown_is_never_handed_to_the_parent(tmp_path: Path) -> None:
+    window: Any = window_process.ComparisonWindow(None, "test", tmp_path)
+    window.memory = np.zeros((2, 2, 4, 6, 3), np.uint8)
+    window.draw = lambda: None
+    for number in range(5):
+        buffer = window.free
+        assert buffer != window.buffer
+        window.memory[buffer] = number
+        window.take(buffer, True, "")
+        pictures, both = window.pictures()
+        assert (int(pictures.max()), both) == (number, True)
+
+
 def test_shift_moves_the_line_in_larger_steps_where_it_is_reported(tmp_path: Path) -> None:
-    window: Any = window_process.Window(None, "test", tmp_path)
+    window: Any = window_process.ComparisonWindow(None, "test", tmp_path)
     window.draw = lambda: None
     window.press(0x1FF51)
     assert window.split == pytest.approx(0.4)
@@ -392,7 +471,7 @@ def test_shift_moves_the_line_in_larger_steps_where_it_is_reported(tmp_path: Pat
 
 
 def test_two_keys_between_frames_are_both_kept(tmp_path: Path) -> None:
-    window: Any = window_process.Window(None, "test", tmp_path)
+    window: Any = window_process.ComparisonWindow(None, "test", tmp_path)
     for letter in "rq":
         window.press(ord(letter))
     assert list(window.keys) == [ord("r"), ord("q")]
@@ -455,7 +534,7 @@ def test_a_display_that_ends_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("XAUTHORITY", os.devnull)
     sink: Any = open_sink("window:", SinkOptions())
     try:
-        assert ask_display(os.environ) == (640, 480)
+        assert sink._process.screen == (640, 480)
         sink.open(INFO)
         for number in range(5):
             assert sink.write(pair(number)) is True

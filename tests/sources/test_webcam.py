@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import importlib.abc
 import itertools
-import os
 import sys
 from collections.abc import Sequence
 from types import SimpleNamespace
@@ -17,7 +15,7 @@ import pytest
 from stream_sr.errors import SourceLost, SourceOpenError
 from stream_sr.pipeline.interfaces import SourceOptions
 from stream_sr.sources import open_source, webcam
-from stream_sr.sources.webcam import CameraClock, CameraSource, _present, device_of
+from stream_sr.sources.webcam import CameraClock, CameraSource, device_of
 
 NS = 1_000_000_000
 PROPERTIES = ("FOURCC", "FRAME_WIDTH", "FRAME_HEIGHT", "FPS", "POS_MSEC")
@@ -67,7 +65,7 @@ class Capture:
 @pytest.fixture(autouse=True)
 def cv2(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(webcam, "load_opencv", lambda *_: CV2)
-    monkeypatch.setattr(webcam, "_present", lambda number: True)
+    monkeypatch.setattr(webcam, "is_present", lambda number: True)
 
 
 def opened(capture: Capture, **options: Any) -> CameraSource:
@@ -96,7 +94,7 @@ def test_a_camera_that_gives_nothing_any_more_is_lost() -> None:
 
 def test_a_camera_that_is_pulled_out_is_lost_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     source = opened(Capture(1), read_timeout=60)
-    monkeypatch.setattr(webcam, "_present", lambda number: False)
+    monkeypatch.setattr(webcam, "is_present", lambda number: False)
     with pytest.raises(SourceLost, match="was unplugged"):
         list(source.frames())
 
@@ -184,15 +182,3 @@ def test_insane_stamps_give_way_to_the_clock(driver: Any) -> None:
     assert all(a < b for (a, _), (b, _) in itertools.pairwise(stamps))
     assert not clock.trusted
     assert stamps[-1] == (1_900_000, 5 * NS + 19 * NS // 10)
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="device files are Linux's")
-@pytest.mark.parametrize(
-    ("code", "there"), [(errno.ENOENT, False), (errno.ENODEV, False), (errno.EBUSY, True), (errno.EACCES, True)]
-)
-def test_whether_a_camera_is_still_there(monkeypatch: pytest.MonkeyPatch, code: int, there: bool) -> None:
-    def refuse(path: str, flags: int) -> int:
-        raise OSError(code, os.strerror(code), path)
-
-    monkeypatch.setattr("os.open", refuse)
-    assert _present(0) is there

@@ -34,12 +34,13 @@ from stream_sr.sinks.web.auth import WebAuth
 from stream_sr.sinks.web.messages import FRAGMENT, HEADER, INIT, JPEG
 from stream_sr.sinks.web.server import WebServer
 from stream_sr.system.limits import codec_threads
-from stream_sr.system.sockets import LOOPBACK, bind_refusal
+from stream_sr.system.sockets import LOOPBACK, bind_refusal, listening_socket
 from stream_sr.video.color import Range
 from stream_sr.video.frame import Frame, StreamInfo
 from stream_sr.video.planes import read_only
 
 FORM = "write web:PORT for this machine, web:0.0.0.0:PORT for the network"
+BACKLOG = 64  # connections that wait to be accepted
 MAX_PENDING = 60  # messages handed over by `write`, not yet queued by the loop
 JPEG_QUALITY = 3  # FFmpeg's scale, 2 is best
 MAX_INTERVAL = 1.0  # seconds; a longer interval is a pause, not a frame rate
@@ -86,18 +87,11 @@ class WebSink:
         """Take the port. Raises SinkOpenError."""
         if self._socket is not None:
             return
-        family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
-        listener = socket.socket(family, socket.SOCK_STREAM)
         try:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind((self.host, self.port))
-            listener.listen(64)
-            listener.setblocking(False)
+            self._socket = listening_socket(self.host, self.port, BACKLOG)
         except (OSError, OverflowError) as error:
-            listener.close()
             raise SinkOpenError(bind_refusal(self.name, self.host, self.port, error)) from error
-        self._socket = listener
-        self.port = listener.getsockname()[1]
+        self.port = self._socket.getsockname()[1]
         self.name = f"web:{_bracketed(self.host)}:{self.port}"
 
     def take_controls(self, controls: Controls) -> None:

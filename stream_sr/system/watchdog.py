@@ -8,7 +8,6 @@ nothing from the parent's threads, so it cannot be stuck with them.
 Run as a program, ``python -I -S watchdog.py PARENT NUMBER...``, it is that process: only the standard library is there.
 """
 
-import fcntl
 import os
 import select
 import signal
@@ -17,28 +16,30 @@ import time
 from collections.abc import Collection
 from contextlib import suppress
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    AVAILABLE = False
+else:
+    AVAILABLE = hasattr(os, "posix_spawn")
+
 GRACE_SECONDS = 5.0  # from the second signal on: threads are given 2 s to end, then files are closed
 KILL_SECONDS = 1.0  # for a kill to have its effect
-LONG = {
-    "run", "preview", "restream", "serve", "latency", "demo", "bench", "train", "clips", "export", "quantize",
-    "evaluate", "engine", "models",
-}  # fmt: skip
 TEXT = (
     f"stream-sr: error: not ended {GRACE_SECONDS:g} s after the second signal to stop: a library hangs; killed "
     "(exit code 137). MP4, MOV, MKV and TS files are playable up to their last fragment.\n"
 )
 
 
-def start(words: Collection[str]) -> None:
-    """Begin to watch this process until its end, if ``words`` are those of a command that runs for long.
+def start(*, hangup_stops: bool = True) -> None:
+    """Begin to watch this process until its end. Call it in the main thread.
 
-    To be called in the main thread. SIGINT and SIGTERM stop, as far as they have a Python handler, and so does SIGHUP
-    but for ``serve``. Where no process can be started there is no watchdog: that ends nothing.
+    SIGINT and SIGTERM stop, as far as they have a Python handler, and so does SIGHUP with ``hangup_stops``. Where no
+    process can be started this way (not `AVAILABLE`), there is no watchdog: that ends nothing.
     """
-    command = next(iter(words), "")
-    if command not in LONG or not sys.executable:
+    if not AVAILABLE or not sys.executable:
         return
-    stops = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if command != "serve" else [])]
+    stops = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hangup_stops else [])]
     ends = os.pipe()
     # above 2: a standard stream that is closed must not become the pipe
     reading, writing = (fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 3) for end in ends)
@@ -94,7 +95,7 @@ def _open(parent: int) -> int | None:
 
 
 def _report() -> None:
-    """Write `TEXT` to standard error, if it takes it now: a full pipe must not keep this process."""
+    """Write `TEXT` to standard error, if it is taken now: a full pipe must not keep this process."""
     with suppress(OSError):
         if select.select([], [2], [], 0)[1]:
             os.write(2, TEXT.encode())
@@ -109,9 +110,9 @@ def _kill(parent: int, process: int | None) -> None:
     if _has_ended(KILL_SECONDS):
         return
     # The first process of a container is killed by nobody inside it, but the kernel ends it at its limit of CPU time.
-    import resource
+    with suppress(OSError, ValueError, ImportError, AttributeError):  # prlimit: Linux
+        import resource
 
-    with suppress(OSError, ValueError):
         resource.prlimit(parent, resource.RLIMIT_CPU, (1, 1))
 
 

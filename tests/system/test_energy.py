@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from stream_sr.bench.energy import EnergyMeter, packages, since
+from stream_sr.system.energy import EnergyMeter, packages, since
 
 
 class Gpus:

@@ -20,10 +20,10 @@ from onnx import TensorProto, helper
 from program import LIMIT_SECONDS, Program
 from program import __file__ as PROGRAM_FILE
 
-from stream_sr.cli.watchdog import GRACE_SECONDS
 from stream_sr.errors import FrameStalled
 from stream_sr.pipeline.stall import StallWatch, working
 from stream_sr.pipeline.threads import Worker
+from stream_sr.system.watchdog import GRACE_SECONDS
 
 STUCK = (sys.executable, str(Path(PROGRAM_FILE).with_name("stuck_program.py")))
 ENDLESS = 1 << 62
@@ -140,7 +140,7 @@ def test_a_standard_error_that_nobody_reads_saves_no_stuck_program() -> None:
         while True:
             os.write(writing, b"x" * 4096)
     os.set_blocking(writing, True)
-    ready = "import ctypes, os, sys; sys.argv = ['x', 'run']; from stream_sr import watchdog; watchdog.start(['run']); "
+    ready = "import ctypes, os, sys; sys.argv = ['x', 'run']; from stream_sr.system import watchdog; watchdog.start(); "
     stuck = (
         "import signal; signal.signal(signal.SIGINT, lambda *_: None); os.write(1, b'.'); ctypes.PyDLL(None).pause()"
     )
