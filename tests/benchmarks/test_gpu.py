@@ -15,7 +15,6 @@ import scripts
 
 import stream_sr
 from stream_sr.inference.model import list_models
-from stream_sr.system import machine
 
 SCRIPT = Path(stream_sr.__file__).parent.parent / "benchmarks" / "gpu.py"
 BLOCKED = """
@@ -45,7 +44,7 @@ def gpu(tmp_path: Path, *words: str, **variables: str) -> subprocess.CompletedPr
     )
 
 
-@pytest.mark.skipif(bool(machine.cuda().devices), reason="about machines without a GPU")
+@pytest.mark.usefixtures("no_gpu")
 def test_without_a_gpu_one_line_says_why(tmp_path: Path) -> None:
     done = gpu(tmp_path)
     assert done.returncode == 4

@@ -27,10 +27,7 @@ spec.loader.exec_module(readers)
 
 @pytest.fixture(scope="module")
 def camera() -> Iterator[str]:
-    port = peers.free_port()
-    words = ("run", "synthetic:320x180@30", f"rtsp://@:{port}/cam", "--backend", "bicubic", "--scale", "1")
-    with peers.process(peers.stream_sr(*words, "--gop", "15")):
-        peers.wait_for_port(port)
+    with peers.camera("320x180@30", "--gop", "15") as port:
         yield f"rtsp://127.0.0.1:{port}/cam"
 
 

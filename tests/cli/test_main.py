@@ -15,26 +15,14 @@ import av
 import numpy as np
 import pytest
 from media_files import write_video, write_y4m
+from peers import free_port, wait_for_port
 
 from stream_sr.cli import commands, main
-from stream_sr.cli.demo import free_port, wait_for_port
 from stream_sr.system.machine import has_vnni
 from stream_sr.video.quality import psnr, rgb_to_luma
 from stream_sr.video.resample import make_pair
 
 PROGRAM = [sys.executable, "-m", "stream_sr"]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Compiled engines go where they are forgotten."""
-    before = os.environ.get("STREAM_SR_CACHE")
-    os.environ["STREAM_SR_CACHE"] = str(tmp_path_factory.mktemp("cache"))
-    yield
-    if before is None:
-        del os.environ["STREAM_SR_CACHE"]
-    else:
-        os.environ["STREAM_SR_CACHE"] = before
 
 
 def stream_sr(*words: str | Path, data: bytes | None = None) -> subprocess.CompletedProcess[bytes]:
@@ -298,7 +286,7 @@ def test_ctrl_c_finishes_the_file(tmp_path: Path) -> None:
         [*PROGRAM, "run", "synthetic:320x180@30", f"rtsp://@:{port}/x", str(out)], stderr=subprocess.PIPE
     )
     try:
-        wait_for_port(port, 60)  # the sinks are open: the run goes
+        wait_for_port(port)  # the sinks are open: the run goes
         with av.open(f"rtsp://127.0.0.1:{port}/x", options={"rtsp_transport": "tcp"}, timeout=20) as viewer:
             for count, _ in enumerate(viewer.demux(video=0)):
                 if count == 20:

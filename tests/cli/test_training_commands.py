@@ -38,8 +38,7 @@ iterations = 3
 
 
 @pytest.fixture
-def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("STREAM_SR_CACHE", str(tmp_path / "cache"))
+def work(tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "pictures").mkdir()
     for seed, name in enumerate(("one", "two", "held")):

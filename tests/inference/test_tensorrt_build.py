@@ -41,9 +41,7 @@ INFO = StreamInfo(64, 48, Fraction(1, 25), color=ColorInfo(siting=Siting.LEFT))
 MODELS = list_models()
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("STREAM_SR_CACHE", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @needs_rtx
@@ -127,7 +125,7 @@ def test_an_engine_is_built_on_the_gpu_that_was_asked_for(monkeypatch: pytest.Mo
 
 
 @needs_rtx
-@pytest.mark.skipif(bool(machine.cuda().devices), reason="about machines without a GPU")
+@pytest.mark.usefixtures("no_gpu")
 def test_without_a_gpu_both_heads_are_built_once_and_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[tuple[str, float]] = []
     keys = tensorrt.build(MODELS[0], INFO, EngineOptions(), progress=lambda what, share: told.append((what, share)))
@@ -180,7 +178,7 @@ print(json.dumps(paths))
 
 
 @needs_rtx
-@pytest.mark.skipif(bool(machine.cuda().devices), reason="about machines without a GPU")
+@pytest.mark.usefixtures("no_gpu")
 def test_what_engine_build_makes_without_a_gpu_is_what_runs_look_for_on_one(tmp_path: Path) -> None:
     """For a file and for a camera, whose weights are others; the cache's folder is copied in between."""
     here, there = tmp_path / "here", tmp_path / "there"
@@ -257,14 +255,8 @@ def test_what_cannot_be_is_refused(tmp_path: Path) -> None:
 # what the machine has
 
 
-@pytest.fixture
-def one_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    gpu = machine.CudaDevice("NVIDIA X", "9.0", 141.0)
-    monkeypatch.setattr(machine, "cuda", lambda: machine.Cuda((gpu,), "13.0"))
-
-
 @needs_tensorrt
-@pytest.mark.skipif(bool(machine.cuda().devices), reason="about machines without a GPU")
+@pytest.mark.usefixtures("no_gpu")
 def test_without_a_driver_the_reason_is_precise() -> None:
     found = tensorrt.availability()
     assert not found.usable

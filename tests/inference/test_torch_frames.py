@@ -87,7 +87,7 @@ def test_the_last_output_is_moved_as_the_host_moves_it(
     assert np.abs(results[0] - results[2]).max() > 5
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="about machines without a GPU")
+@pytest.mark.usefixtures("no_gpu")
 def test_each_compiled_network_is_compiled_for_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """torch gives up after eight recompilations of one piece of code; networks of other sizes are none."""
     real = torch.compile

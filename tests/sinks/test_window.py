@@ -19,7 +19,7 @@ import av
 import numpy as np
 import pytest
 from av.video.reformatter import VideoReformatter
-from browser import HEIGHT, INFO, WIDTH, Picture, figures, from_png, pair, psnr, sides
+from browser import HEIGHT, INFO, WIDTH, Picture, figures, from_png, pair, sides
 from peers import need
 
 from stream_sr.errors import SinkError, SinkOpenError
@@ -32,6 +32,7 @@ from stream_sr.video.color import ColorInfo, guess_unknown
 from stream_sr.video.frame import Frame
 from stream_sr.video.orientation import Orientation
 from stream_sr.video.planes import empty_planes
+from stream_sr.video.quality import psnr
 
 
 def test_without_a_display_the_window_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,7 +145,7 @@ import sys
 from pathlib import Path
 from stream_sr.sinks.window import _Viewer
 viewer = _Viewer("test", Path())
-print(window_process._process.pid, flush=True)
+print(viewer._process.pid, flush=True)
 sys.stdin.read()
 """
 
