@@ -18,6 +18,8 @@ import pytest
 from stream_sr.pipeline.interfaces import SourceOptions
 from stream_sr.sources import open_source
 
+pytestmark = pytest.mark.network
+
 # Threads that each leave a small block behind its large ones: with arenas of their own, none of them is given back.
 MANY_THREADS = """
 import sys, threading

@@ -20,6 +20,8 @@ from stream_sr.cli import main
 from stream_sr.config import RUN_OPTIONS, make_config
 from stream_sr.errors import ConfigError
 
+pytestmark = [pytest.mark.network, pytest.mark.process]
+
 CAMERA = """
 [camera.first]
 source = "synthetic:128x96@30"

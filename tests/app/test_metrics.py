@@ -19,7 +19,7 @@ from stream_sr.pipeline.pipeline import Pipeline
 from stream_sr.pipeline.plan import Plan
 from stream_sr.pipeline.stats import Histogram, ModelStep
 
-pytestmark = pytest.mark.usefixtures("no_threads_left")
+pytestmark = [pytest.mark.network, pytest.mark.usefixtures("no_threads_left")]
 
 
 def ask(server: MetricsServer, path: str) -> tuple[int, str]:

@@ -14,6 +14,8 @@ from peers import free_port
 from program import Monitor, Program
 from waiting import wait_until
 
+pytestmark = [pytest.mark.network, pytest.mark.process]
+
 
 def test_serve_begins_another_file_and_tells_the_monitor(tmp_path: Path) -> None:
     file, port, folder = tmp_path / "c.toml", free_port(), tmp_path / "rec"

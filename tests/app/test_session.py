@@ -36,6 +36,8 @@ from stream_sr.sinks import open_sink
 from stream_sr.sources import open_source
 from stream_sr.video.frame import StreamInfo
 
+pytestmark = pytest.mark.network
+
 
 @pytest.mark.usefixtures("own_cache")
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

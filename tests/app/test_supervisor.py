@@ -27,7 +27,7 @@ sinks = ["null:"]
 """
 
 
-pytestmark = pytest.mark.usefixtures("no_threads_left")
+pytestmark = [pytest.mark.network, pytest.mark.usefixtures("no_threads_left")]
 
 
 # --- the file

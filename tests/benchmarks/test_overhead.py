@@ -18,6 +18,8 @@ from stream_sr.pipeline.threads import Worker
 from stream_sr.sinks.file import FileSink
 from stream_sr.sources.file import FileSource
 
+pytestmark = pytest.mark.process
+
 overhead, overlap, memory = map(script, ("overhead", "overlap", "memory"))
 
 

@@ -20,6 +20,8 @@ from stream_sr.video.frame import Frame
 from stream_sr.video.frame_pool import FramePool, Slot
 from stream_sr.video.timing import ManualClock
 
+pytestmark = [pytest.mark.process, pytest.mark.serial]
+
 SCRIPT = Path(stream_sr.__file__).parent.parent / "benchmarks" / "overload.py"
 MS = 1_000_000
 FRAME, INFERENCE, LIMIT = 33 * MS, 200 * MS, 500 * MS

@@ -16,6 +16,8 @@ import stream_sr
 from stream_sr.video import barcode
 from stream_sr.video.frame_pool import FramePool
 
+pytestmark = [pytest.mark.network, pytest.mark.serial]
+
 SCRIPT = Path(stream_sr.__file__).parent.parent / "benchmarks" / "readers.py"
 spec = importlib.util.spec_from_file_location("readers", SCRIPT)
 assert spec is not None

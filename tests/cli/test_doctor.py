@@ -18,6 +18,8 @@ from stream_sr.inference.engines import BACKENDS, choose_backend
 from stream_sr.inference.model import list_models
 from stream_sr.system import machine
 
+pytestmark = pytest.mark.process
+
 
 @pytest.fixture(scope="module")
 def report() -> dict[str, Any]:

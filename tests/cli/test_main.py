@@ -22,6 +22,8 @@ from stream_sr.system.machine import has_vnni
 from stream_sr.video.quality import psnr, rgb_to_luma
 from stream_sr.video.resample import make_pair
 
+pytestmark = pytest.mark.process
+
 PROGRAM = [sys.executable, "-m", "stream_sr"]
 
 

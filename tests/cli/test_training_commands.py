@@ -12,6 +12,8 @@ from stream_sr.cli import main
 from stream_sr.inference.backends.openvino import precision
 from stream_sr.inference.model import INT8_FILE, read_model
 
+pytestmark = pytest.mark.process
+
 RECIPE = """
 [network]
 kind = "PlainSR"

@@ -26,6 +26,8 @@ from stream_sr.sources.file import FileSource
 from stream_sr.video.frame import Frame, StreamInfo
 from stream_sr.video.planes import empty_planes, read_only
 
+pytestmark = pytest.mark.gpu
+
 INFO = StreamInfo(64, 48, Fraction(1, 1000), Fraction(25))
 
 

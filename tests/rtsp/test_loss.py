@@ -19,6 +19,8 @@ from stream_sr.pipeline.interfaces import SourceOptions
 from stream_sr.sources import open_source
 from stream_sr.video import barcode
 
+pytestmark = [pytest.mark.network, pytest.mark.serial]
+
 GOP = 15
 MOST_GOPS = 6  # without a picture: that keyframes of so many in a row are hit does not happen
 

@@ -39,7 +39,7 @@ OPTIONS = SourceOptions(read_timeout=5.0)
 SOON = SourceOptions(read_timeout=0.4)
 
 
-pytestmark = pytest.mark.usefixtures("no_threads_left")
+pytestmark = [pytest.mark.network, pytest.mark.usefixtures("no_threads_left")]
 
 
 @pytest.fixture(autouse=True)

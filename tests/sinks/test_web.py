@@ -32,6 +32,8 @@ from stream_sr.sinks.web.messages import FRAGMENT, HEADER, INIT, JPEG
 from stream_sr.sinks.web.server import load_page
 from stream_sr.sinks.web.sink import WebSink, _Timeline
 
+pytestmark = pytest.mark.network
+
 
 @pytest.fixture
 def feed() -> Iterator[Feed]:

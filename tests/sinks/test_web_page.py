@@ -38,6 +38,8 @@ from stream_sr.video.frame import Frame, StreamInfo
 from stream_sr.video.planes import empty_planes, read_only
 from stream_sr.video.quality import psnr
 
+pytestmark = [pytest.mark.network, pytest.mark.browser, pytest.mark.serial]
+
 try:
     from playwright.sync_api import sync_playwright
 except ImportError:

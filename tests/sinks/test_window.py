@@ -34,6 +34,8 @@ from stream_sr.video.orientation import Orientation
 from stream_sr.video.planes import empty_planes
 from stream_sr.video.quality import psnr
 
+pytestmark = [pytest.mark.browser, pytest.mark.serial]
+
 
 def test_without_a_display_the_window_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DISPLAY", raising=False)

@@ -25,6 +25,8 @@ from stream_sr.pipeline.threads import Worker, abandoned
 from stream_sr.sources import open_source, opening
 from stream_sr.sources.reconnect import ReconnectingSource
 
+pytestmark = pytest.mark.network
+
 PATIENCE_SECONDS = 40
 Place = tuple[str, Callable[[int], None]]  # an address, and a wait until this process tries to open it
 Server = Callable[[Path], AbstractContextManager[Place]]
