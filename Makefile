@@ -19,7 +19,7 @@ demo: $(VENV)/.demo
 unexport PYTHONDONTWRITEBYTECODE
 
 test-fast: $(VENV)/.test
-	$(PYTEST) $(SIDE_BY_SIDE) -m 'not (slow or serial or process or network or browser or gpu)'
+	$(PYTEST) $(SIDE_BY_SIDE) -m 'not (slow or serial or long or network or browser or gpu)'
 
 # Two runs: what may run side by side, one file per worker; then, in one process, what needs the machine to itself.
 test: $(VENV)/.test

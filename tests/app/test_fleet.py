@@ -20,7 +20,7 @@ from stream_sr.cli import main
 from stream_sr.config import RUN_OPTIONS, make_config
 from stream_sr.errors import ConfigError
 
-pytestmark = [pytest.mark.network, pytest.mark.process]
+pytestmark = [pytest.mark.network, pytest.mark.long]
 
 CAMERA = """
 [camera.first]

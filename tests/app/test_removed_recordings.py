@@ -14,7 +14,7 @@ from peers import free_port
 from program import Monitor, Program
 from waiting import wait_until
 
-pytestmark = [pytest.mark.network, pytest.mark.process]
+pytestmark = [pytest.mark.network, pytest.mark.long]
 
 
 def test_serve_begins_another_file_and_tells_the_monitor(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from scripts import script
 from stream_sr.errors import ConfigError
 from stream_sr.system.machine import describe
 
-pytestmark = [pytest.mark.process, pytest.mark.serial]
+pytestmark = [pytest.mark.long, pytest.mark.serial]
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "auto.py"
 

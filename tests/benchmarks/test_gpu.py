@@ -16,7 +16,7 @@ import scripts
 import stream_sr
 from stream_sr.inference.model import list_models
 
-pytestmark = [pytest.mark.process, pytest.mark.gpu]
+pytestmark = [pytest.mark.long, pytest.mark.gpu]
 
 SCRIPT = Path(stream_sr.__file__).parent.parent / "benchmarks" / "gpu.py"
 BLOCKED = """

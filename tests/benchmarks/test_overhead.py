@@ -18,7 +18,7 @@ from stream_sr.pipeline.threads import Worker
 from stream_sr.sinks.file import FileSink
 from stream_sr.sources.file import FileSource
 
-pytestmark = pytest.mark.process
+pytestmark = pytest.mark.long
 
 overhead, overlap, memory = map(script, ("overhead", "overlap", "memory"))
 

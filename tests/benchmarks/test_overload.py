@@ -20,7 +20,7 @@ from stream_sr.video.frame import Frame
 from stream_sr.video.frame_pool import FramePool, Slot
 from stream_sr.video.timing import ManualClock
 
-pytestmark = [pytest.mark.process, pytest.mark.serial]
+pytestmark = [pytest.mark.long, pytest.mark.serial]
 
 SCRIPT = Path(stream_sr.__file__).parent.parent / "benchmarks" / "overload.py"
 MS = 1_000_000

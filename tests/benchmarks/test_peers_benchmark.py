@@ -18,7 +18,7 @@ from stream_sr.evaluation.codec_roundtrip import read_luma
 from stream_sr.inference.model import find_model
 from stream_sr.system.machine import describe
 
-pytestmark = pytest.mark.process
+pytestmark = pytest.mark.long
 
 processes, peer, peers_list, peers_tables, peers_run = map(
     script, ("processes", "peer", "peers_list", "peers_tables", "peers_run")

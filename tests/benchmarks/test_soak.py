@@ -18,7 +18,7 @@ import scripts
 import stream_sr
 from stream_sr.pipeline.threads import Worker
 
-pytestmark = [pytest.mark.network, pytest.mark.process, pytest.mark.serial]
+pytestmark = [pytest.mark.network, pytest.mark.long, pytest.mark.serial]
 
 SCRIPT = Path(stream_sr.__file__).parent.parent / "benchmarks" / "soak.py"
 

@@ -18,7 +18,7 @@ from stream_sr.inference.engines import BACKENDS, choose_backend
 from stream_sr.inference.model import list_models
 from stream_sr.system import machine
 
-pytestmark = pytest.mark.process
+pytestmark = pytest.mark.long
 
 
 @pytest.fixture(scope="module")

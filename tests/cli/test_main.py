@@ -22,7 +22,7 @@ from stream_sr.system.machine import has_vnni
 from stream_sr.video.quality import psnr, rgb_to_luma
 from stream_sr.video.resample import make_pair
 
-pytestmark = pytest.mark.process
+pytestmark = pytest.mark.long
 
 PROGRAM = [sys.executable, "-m", "stream_sr"]
 

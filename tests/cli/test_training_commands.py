@@ -12,7 +12,7 @@ from stream_sr.cli import main
 from stream_sr.inference.backends.openvino import precision
 from stream_sr.inference.model import INT8_FILE, read_model
 
-pytestmark = pytest.mark.process
+pytestmark = pytest.mark.long
 
 RECIPE = """
 [network]

@@ -26,7 +26,7 @@ from stream_sr.errors import FrameStalled
 from stream_sr.pipeline.stall import StallWatch, working
 from stream_sr.pipeline.threads import Worker
 
-pytestmark = [pytest.mark.process, pytest.mark.serial]
+pytestmark = [pytest.mark.long, pytest.mark.serial]
 
 STUCK = (sys.executable, str(Path(PROGRAM_FILE).with_name("stuck_program.py")))
 ENDLESS = 1 << 62

@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 
 from stream_sr.inference.governor import BETWEEN_STEPS_NS, HOLD_NS, SECOND, Ladder, Sample, State, Step, begin, decide
 
+pytestmark = pytest.mark.long
+
 FRAME_NS = SECOND // 30
 LADDER = Ladder((1e6, 6e6, 10e6, 24e6), FRAME_NS)  # such as bicubic, tiny, fast, balanced
 QUEUE = 2  # frames that wait; the oldest goes

@@ -14,7 +14,7 @@ import pytest
 
 from stream_sr.system import limits, machine
 
-pytestmark = pytest.mark.process
+pytestmark = pytest.mark.long
 
 V2_MOUNT = "31 23 0:28 {top} /sys/fs/cgroup rw,nosuid shared:9 - cgroup2 cgroup2 rw,nsdelegate\n"
 V1_MOUNT = (
