@@ -1,20 +1,34 @@
-# make demo: the main job, on a fresh machine.   make test: the tests.   make test-all: their long forms as well.
+# make demo: the main job, on a fresh machine.
+# make test-fast: the tests of single modules, in less than a minute.   make test: all tests but the long forms.
+# make test-all: those as well.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO_SECONDS ?= 20
+WORKERS ?= auto
+PYTEST := $(BIN)/python -m pytest
+SIDE_BY_SIDE := -n $(WORKERS) --maxprocesses 4 --dist loadfile
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test test-all check quality train-gpu readme clean soak auto overload fuzz live webcam peers
+.PHONY: demo test test-fast test-all check quality train-gpu readme clean soak auto overload fuzz live webcam peers
 
 demo: $(VENV)/.demo
 	$(BIN)/stream-sr demo --seconds $(DEMO_SECONDS) --out out
 
+# The tests start the program some hundred times: it is compiled once.
+unexport PYTHONDONTWRITEBYTECODE
+
+test-fast: $(VENV)/.test
+	$(PYTEST) $(SIDE_BY_SIDE) -m 'not (slow or serial or long or network or browser or gpu)'
+
+# Two runs: what may run side by side, one file per worker; then, in one process, what needs the machine to itself.
 test: $(VENV)/.test
-	$(BIN)/python -m pytest
+	$(PYTEST) $(SIDE_BY_SIDE) -m 'not slow and not serial'
+	$(PYTEST) -m 'serial and not slow'
 
 test-all: $(VENV)/.test
-	$(BIN)/python -m pytest -m ''
+	$(PYTEST) $(SIDE_BY_SIDE) -m 'not serial'
+	$(PYTEST) -m serial
 
 check: $(VENV)/.test
 	$(BIN)/ruff check .

@@ -18,6 +18,8 @@ import pytest
 from stream_sr.pipeline.interfaces import SourceOptions
 from stream_sr.sources import open_source
 
+pytestmark = pytest.mark.network
+
 # Threads that each leave a small block behind its large ones: with arenas of their own, none of them is given back.
 MANY_THREADS = """
 import sys, threading
@@ -42,10 +44,7 @@ for thread in threads: thread.join()
 
 @pytest.fixture(scope="module")
 def camera() -> Iterator[str]:
-    port = peers.free_port()
-    words = ("run", "synthetic:128x96@30", f"rtsp://@:{port}/cam", "--backend", "bicubic", "--scale", "1")
-    with peers.process(peers.stream_sr(*words)):
-        peers.wait_for_port(port)
+    with peers.camera("128x96@30") as port:
         yield f"rtsp://127.0.0.1:{port}/cam"
 
 

@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from peers import free_port
 from program import Monitor, Program
 
 from stream_sr.app.fleet import check_fleet, read_fleet
 from stream_sr.cli import main
-from stream_sr.cli.demo import free_port
 from stream_sr.config import RUN_OPTIONS, make_config
 from stream_sr.errors import ConfigError
+
+pytestmark = [pytest.mark.network, pytest.mark.long]
 
 CAMERA = """
 [camera.first]

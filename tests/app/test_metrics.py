@@ -3,10 +3,8 @@
 import json
 import re
 import socket
-import threading
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -21,12 +19,7 @@ from stream_sr.pipeline.pipeline import Pipeline
 from stream_sr.pipeline.plan import Plan
 from stream_sr.pipeline.stats import Histogram, ModelStep
 
-
-@pytest.fixture(autouse=True)
-def nothing_is_left() -> Iterator[None]:
-    before = set(threading.enumerate())
-    yield
-    assert set(threading.enumerate()) <= before
+pytestmark = [pytest.mark.network, pytest.mark.usefixtures("no_threads_left")]
 
 
 def ask(server: MetricsServer, path: str) -> tuple[int, str]:

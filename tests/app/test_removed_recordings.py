@@ -3,31 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
-import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-import av
 import pytest
-from program import LIMIT_SECONDS, Monitor, Program
+from media_files import count_pictures
+from peers import free_port
+from program import Monitor, Program
+from waiting import wait_until
 
-from stream_sr.cli.demo import free_port
-
-
-def pictures(path: Path) -> int:
-    with av.open(str(path), "r") as container:
-        return len(list(container.decode(video=0)))
-
-
-def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + LIMIT_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline
-        os.sched_yield()
+pytestmark = [pytest.mark.network, pytest.mark.long]
 
 
 def test_serve_begins_another_file_and_tells_the_monitor(tmp_path: Path) -> None:
@@ -37,17 +24,17 @@ def test_serve_begins_another_file_and_tells_the_monitor(tmp_path: Path) -> None
     file.write_text(f'[camera.door]\nsource = "synthetic:128x96@30"\nsinks = ["{path}"]\nbackend = "bicubic"\n')
     with Program("serve", file, "--metrics-port", port) as program:
         monitor = Monitor(port)
-        until(path.exists)
+        wait_until(path.exists)
         monitor.until("stream_sr_recording", 1, camera="door")
         path.unlink()
         program.line("error: .*door.mkv was removed, renamed or replaced", seconds=10)
-        until(path.exists)
+        wait_until(path.exists)
         monitor.until("stream_sr_recording", 1, camera="door")
         assert monitor.figure("stream_sr_recording_failures_total", camera="door") == 1
         assert monitor.figure("stream_sr_restarts_total", camera="door") == 0
         program.send(signal.SIGTERM)
         assert program.end() == 0
-    assert pictures(path) > 0
+    assert count_pictures(path) > 0
 
 
 @pytest.mark.slow
@@ -58,12 +45,12 @@ def test_serve_waits_for_the_folder(tmp_path: Path) -> None:
     file.write_text(f'[camera.door]\nsource = "synthetic:128x96@30"\nsinks = ["{path}"]\nbackend = "bicubic"\n')
     with Program("serve", file, "--metrics-port", port) as program:
         monitor = Monitor(port)
-        until(path.exists)
+        wait_until(path.exists)
         path.unlink()
         folder.rmdir()
         program.line("error: .*was removed", seconds=10)
         folder.mkdir()
-        until(path.exists)
+        wait_until(path.exists)
         monitor.until("stream_sr_recording", 1, camera="door")
         failures = monitor.figure("stream_sr_recording_failures_total", camera="door")
         assert failures is not None
@@ -71,14 +58,14 @@ def test_serve_waits_for_the_folder(tmp_path: Path) -> None:
         assert monitor.figure("stream_sr_restarts_total", camera="door") == 0
         program.send(signal.SIGTERM)
         assert program.end() == 0
-    assert pictures(path) > 0
+    assert count_pictures(path) > 0
 
 
 def test_a_live_run_ends_with_an_error_rather_than_record_into_nothing(tmp_path: Path) -> None:
     path, report = tmp_path / "out.mp4", tmp_path / "report.json"
     words = ["run", "synthetic:128x96@30", path, "--backend", "bicubic", "--json", report]
     with Program(*words) as program:
-        until(path.exists)
+        wait_until(path.exists)
         path.unlink()
         assert program.end() == 5
         assert f"stream-sr: error: {path} was removed, renamed or replaced" in program.messages[-1]
@@ -95,7 +82,7 @@ def test_a_file_that_is_made_and_removed_is_an_error(tmp_path: Path) -> None:
         with suppress(BrokenPipeError), pipe:
             pipe.write(b"YUV4MPEG2 W128 H96 F25:1 C420jpeg\n" + picture * 5)
             pipe.flush()
-            until(path.exists)
+            wait_until(path.exists)
             path.unlink()
             pipe.write(picture * 60)
         assert program.end() == 5

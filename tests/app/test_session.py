@@ -15,6 +15,7 @@ from typing import Any
 import av
 import pytest
 from media_files import write_video
+from peers import free_port
 from websockets import Origin
 from websockets.sync.client import connect
 
@@ -22,7 +23,6 @@ from stream_sr.app import engine_setup
 from stream_sr.app.engine_setup import choose_model, open_fitted_engine
 from stream_sr.app.report import expected_frames
 from stream_sr.app.session import RunHooks, RunResult, run
-from stream_sr.cli.demo import free_port
 from stream_sr.codec.encoder import Encoder
 from stream_sr.config import Config
 from stream_sr.errors import ModelError
@@ -36,16 +36,16 @@ from stream_sr.sinks import open_sink
 from stream_sr.sources import open_source
 from stream_sr.video.frame import StreamInfo
 
+pytestmark = pytest.mark.network
 
+
+@pytest.mark.usefixtures("own_cache")
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("ending", ["mp4", "mkv"])
-def test_threaded_and_sequential_files_are_the_same_bytes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str, precision: str
-) -> None:
+def test_threaded_and_sequential_files_are_the_same_bytes(tmp_path: Path, ending: str, precision: str) -> None:
     """Decoder, network, encoder and muxer as shipped, with sound; two frames in flight in the one, one in the other."""
     if precision == "bf16" and not openvino_precision.cpu().bf16:
         pytest.skip("this CPU has no bf16")
-    monkeypatch.setenv("STREAM_SR_CACHE", str(tmp_path / "cache"))
     write_video(tmp_path / "in.mkv", width=128, height=96, count=40, audio_seconds=1.6)
     config = Config(precision=precision)
     for threaded in (True, False):
@@ -82,9 +82,9 @@ def packets(file: Path) -> list[tuple[str, int | None, int | None, bool, str]]:
         ]
 
 
-def test_what_a_page_asks_for_happens_in_the_running_filter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("own_cache")
+def test_what_a_page_asks_for_happens_in_the_running_filter(tmp_path: Path) -> None:
     """Another network between two frames, another scale at the same size, and a recording that is whole."""
-    monkeypatch.setenv("STREAM_SR_CACHE", str(tmp_path / "cache"))
     port = free_port()
     host = f"127.0.0.1:{port}"
     running: Queue[Pipeline] = Queue()
@@ -138,9 +138,9 @@ def test_what_a_page_asks_for_happens_in_the_running_filter(tmp_path: Path, monk
     assert pictures == sorted(pictures)
 
 
-def test_the_page_turns_auto_off_and_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("own_cache")
+def test_the_page_turns_auto_off_and_on(tmp_path: Path) -> None:
     """Begun with --model auto; a model that is named ends it, auto begins it again; the report knows the ladder."""
-    monkeypatch.setenv("STREAM_SR_CACHE", str(tmp_path / "cache"))
     port = free_port()
     host = f"127.0.0.1:{port}"
     running: Queue[Pipeline] = Queue()

@@ -3,12 +3,12 @@
 import logging
 import socket
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from waiting import wait_until
 
 from stream_sr.app import supervisor as serve
 from stream_sr.app.fleet import read_fleet
@@ -27,18 +27,7 @@ sinks = ["null:"]
 """
 
 
-@pytest.fixture(autouse=True)
-def nothing_is_left() -> Iterator[None]:
-    before = set(threading.enumerate())
-    yield
-    assert set(threading.enumerate()) <= before
-
-
-def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+pytestmark = [pytest.mark.network, pytest.mark.usefixtures("no_threads_left")]
 
 
 # --- the file
@@ -119,10 +108,10 @@ def test_a_camera_fails_alone_and_is_tried_again(tmp_path: Path, monkeypatch: py
     )
     cameras = CameraCollector()
     with running(Supervisor(file, cameras)):
-        until(lambda: len(list(cameras)) == 3)
+        wait_until(lambda: len(list(cameras)) == 3)
         states = {camera.name: camera for camera in cameras}
-        until(lambda: states["good"].health() == "live" and states["bad"].restarts >= 2)
-        until(lambda: states["wrong"].state == "failed")
+        wait_until(lambda: states["good"].health() == "live" and states["bad"].restarts >= 2)
+        wait_until(lambda: states["wrong"].state == "failed")
         assert "no such file" in states["bad"].error
         assert "nonsense" in states["wrong"].error
         assert not cameras.health()[0]
@@ -141,7 +130,7 @@ def test_a_camera_or_server_that_is_away_is_said_once(
         file.write_text(ONE.format(name="bad").replace("null:", "rtsp://127.0.0.1:1/nobody"))
     cameras = CameraCollector()
     with running(Supervisor(file, cameras)):
-        until(lambda: [camera.restarts >= 3 for camera in cameras] == [True])
+        wait_until(lambda: [camera.restarts >= 3 for camera in cameras] == [True])
     assert len([record for record in caplog.records if record.levelno >= logging.WARNING]) == 1
 
 
@@ -168,8 +157,8 @@ def test_a_stop_does_not_wait_for_a_camera_that_is_being_opened(tmp_path: Path) 
         )
         cameras = CameraCollector()
         with running(Supervisor(file, cameras)):
-            until(lambda: [camera.state for camera in cameras] == ["starting"])
-            until(lambda: any(thread.name == "rtsp source" for thread in threading.enumerate()))
+            wait_until(lambda: [camera.state for camera in cameras] == ["starting"])
+            wait_until(lambda: any(thread.name == "rtsp source" for thread in threading.enumerate()))
 
 
 def test_a_recording_is_never_in_its_own_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,8 +169,8 @@ def test_a_recording_is_never_in_its_own_way(tmp_path: Path, monkeypatch: pytest
     file.write_text(ONE.format(name="a").replace('"null:"', f'"{tmp_path}/a.mkv"'))
     cameras = CameraCollector()
     with running(Supervisor(file, cameras)):
-        until(lambda: [camera.health() for camera in cameras] == ["live"])
-        until(lambda: (tmp_path / "a-2.mkv").exists())
+        wait_until(lambda: [camera.health() for camera in cameras] == ["live"])
+        wait_until(lambda: (tmp_path / "a-2.mkv").exists())
     assert (tmp_path / "a.mkv").read_bytes() == b"an earlier recording"
     assert (tmp_path / "a-2.mkv").stat().st_size > 0
 
@@ -200,17 +189,17 @@ def test_a_reload_does_not_wait_for_a_camera_that_takes_its_time_to_end(
     cameras = CameraCollector()
     supervisor = Supervisor(file, cameras)
     with running(supervisor):
-        until(lambda: [camera.health() for camera in cameras] == ["live"])
+        wait_until(lambda: [camera.health() for camera in cameras] == ["live"])
         (before,) = cameras
         file.write_text(ONE.format(name="a").replace("@30", "@25"))
         supervisor.reload()
-        until(lambda: before.state == "ended")
+        wait_until(lambda: before.state == "ended")
         file.write_text(ONE.format(name="a").replace("@30", "@20"))
         supervisor.reload()
-        until(lambda: not supervisor._reload_wanted)
+        wait_until(lambda: not supervisor._reload_wanted)
         assert list(cameras) == [before]
         may_end.set()
-        until(lambda: [camera.health() for camera in cameras] == ["live"])
+        wait_until(lambda: [camera.health() for camera in cameras] == ["live"])
         (after,) = cameras
         assert after is not before
         assert after.pipeline is not None
@@ -224,24 +213,24 @@ def test_reloading_leaves_the_unchanged_alone(tmp_path: Path, caplog: pytest.Log
     cameras = CameraCollector()
     supervisor = Supervisor(file, cameras)
     with running(supervisor):
-        until(lambda: [camera.health() for camera in cameras] == ["live", "live"])
+        wait_until(lambda: [camera.health() for camera in cameras] == ["live", "live"])
         first, before = cameras
         pipeline = first.pipeline
         file.write_text(
             ONE.format(name="first") + second.format(fps=25) + second.format(fps=10).replace("second", "third")
         )
         supervisor.reload()
-        until(lambda: [camera.health() for camera in cameras if camera.name != "first"] == ["live", "live"])
+        wait_until(lambda: [camera.health() for camera in cameras if camera.name != "first"] == ["live", "live"])
         assert {camera.name for camera in cameras} == {"first", "second", "third"}
         assert first.pipeline is pipeline
         assert before not in list(cameras)
         file.write_text("nonsense = [")
         supervisor.reload()
-        until(lambda: "keep running as they are" in caplog.text)
+        wait_until(lambda: "keep running as they are" in caplog.text)
         assert first.pipeline is pipeline
         file.write_text(ONE.format(name="first"))
         supervisor.reload()
-        until(lambda: [camera.name for camera in cameras] == ["first"])
+        wait_until(lambda: [camera.name for camera in cameras] == ["first"])
         supervisor.abort()
 
 

@@ -13,6 +13,8 @@ from benchmarks.record import ROOT
 from benchmarks.speed import auto, tables
 from stream_sr.errors import ConfigError
 
+pytestmark = [pytest.mark.long, pytest.mark.serial]
+
 COMMAND = (sys.executable, "-m", "benchmarks", "auto")
 
 

@@ -16,7 +16,8 @@ from benchmarks.nvidia.result_file import ResultFile
 from benchmarks.nvidia.sections import Sections
 from benchmarks.record import ROOT, make_record
 from stream_sr.inference.model import list_models
-from stream_sr.system import machine
+
+pytestmark = [pytest.mark.long, pytest.mark.gpu]
 
 SCRIPT = ROOT / "benchmarks" / "gpu.py"
 BLOCKED = """
@@ -46,7 +47,7 @@ def gpu(tmp_path: Path, *words: str, **variables: str) -> subprocess.CompletedPr
     )
 
 
-@pytest.mark.skipif(bool(machine.cuda().devices), reason="about machines without a GPU")
+@pytest.mark.usefixtures("no_gpu")
 def test_without_a_gpu_one_line_says_why(tmp_path: Path) -> None:
     done = gpu(tmp_path)
     assert done.returncode == 4

@@ -19,6 +19,8 @@ from stream_sr.pipeline.threads import Worker
 from stream_sr.sinks.file import FileSink
 from stream_sr.sources.file import FileSource
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -20,6 +20,8 @@ from stream_sr.video.frame import Frame
 from stream_sr.video.frame_pool import FramePool, Slot
 from stream_sr.video.timing import ManualClock
 
+pytestmark = [pytest.mark.long, pytest.mark.serial]
+
 MS = 1_000_000
 FRAME, INFERENCE, LIMIT = 33 * MS, 200 * MS, 500 * MS
 COUNT = 600

@@ -20,6 +20,8 @@ from stream_sr.errors import ModelError
 from stream_sr.evaluation.codec_roundtrip import read_luma
 from stream_sr.inference.model import find_model
 
+pytestmark = pytest.mark.long
+
 OPENCV = ("opencv-dnn", "opencv-resize")
 
 

@@ -13,13 +13,12 @@ from benchmarks.latency import readers
 from stream_sr.video import barcode
 from stream_sr.video.frame_pool import FramePool
 
+pytestmark = [pytest.mark.network, pytest.mark.serial]
+
 
 @pytest.fixture(scope="module")
 def camera() -> Iterator[str]:
-    port = peers.free_port()
-    words = ("run", "synthetic:320x180@30", f"rtsp://@:{port}/cam", "--backend", "bicubic", "--scale", "1")
-    with peers.process(peers.stream_sr(*words, "--gop", "15")):
-        peers.wait_for_port(port)
+    with peers.camera("320x180@30", "--gop", "15") as port:
         yield f"rtsp://127.0.0.1:{port}/cam"
 
 

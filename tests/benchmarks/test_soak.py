@@ -17,6 +17,8 @@ from benchmarks.record import ROOT
 from benchmarks.robustness import soak
 from stream_sr.pipeline.threads import Worker
 
+pytestmark = [pytest.mark.network, pytest.mark.long, pytest.mark.serial]
+
 
 def test_a_short_run_with_faults_comes_to_its_end(tmp_path: Path) -> None:
     out = tmp_path / "soak.json"

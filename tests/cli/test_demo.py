@@ -13,6 +13,8 @@ from PIL import Image
 
 from stream_sr.cli.screenshot import SIZE, find_chromium
 
+pytestmark = [pytest.mark.network, pytest.mark.browser, pytest.mark.long, pytest.mark.serial]
+
 pytest.importorskip("skimage", reason="the demo's photographs come with scikit-image (the extra [demo])")
 
 

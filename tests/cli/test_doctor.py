@@ -18,6 +18,8 @@ from stream_sr.inference.engines import BACKENDS, choose_backend
 from stream_sr.inference.model import list_models
 from stream_sr.system import machine
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def report() -> dict[str, Any]:
@@ -168,13 +170,12 @@ def test_damaged_models_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert "cannot be read" in one(findings, "m x2").detail
 
 
-def test_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("STREAM_SR_CACHE", str(tmp_path / "cache"))
+def test_the_cache(tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (finding,) = doctor._cache()
     assert (finding.state, finding.detail.split(",")[0]) == ("ok", "0")
-    assert not (tmp_path / "cache").exists()  # looking changes nothing
-    (tmp_path / "cache" / "engines").mkdir(parents=True)
-    (tmp_path / "cache" / "engines" / "x.engine").write_bytes(b"damaged")
+    assert not own_cache.exists()  # looking changes nothing
+    (own_cache / "engines").mkdir(parents=True)
+    (own_cache / "engines" / "x.engine").write_bytes(b"damaged")
     (finding,) = doctor._cache()
     assert (finding.state, finding.mend) == ("broken", "stream-sr engine prune")
     (tmp_path / "file").touch()

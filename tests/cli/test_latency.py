@@ -11,6 +11,8 @@ from stream_sr.cli.latency import format_latency, measure
 from stream_sr.config import Config
 from stream_sr.errors import ConfigError
 
+pytestmark = [pytest.mark.network, pytest.mark.long, pytest.mark.serial]
+
 
 def test_every_stage_of_the_chain(tmp_path: Path) -> None:
     file = tmp_path / "latency.json"

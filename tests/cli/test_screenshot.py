@@ -10,8 +10,11 @@ import time
 from pathlib import Path
 
 import peers
+import pytest
 
 from stream_sr.cli.screenshot import find_chromium
+
+pytestmark = [pytest.mark.browser, pytest.mark.serial]
 
 
 def children(pid: int) -> list[int]:

@@ -12,6 +12,8 @@ from stream_sr.cli import main
 from stream_sr.inference.backends.openvino import precision
 from stream_sr.inference.model import INT8_FILE, read_model
 
+pytestmark = pytest.mark.long
+
 RECIPE = """
 [network]
 kind = "PlainSR"
@@ -38,8 +40,7 @@ iterations = 3
 
 
 @pytest.fixture
-def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("STREAM_SR_CACHE", str(tmp_path / "cache"))
+def work(tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "pictures").mkdir()
     for seed, name in enumerate(("one", "two", "held")):

@@ -21,6 +21,7 @@ from stream_sr.video.color import ColorInfo
 from stream_sr.video.frame import Frame, StreamInfo
 from stream_sr.video.frame_pool import FramePool
 from stream_sr.video.orientation import Orientation
+from stream_sr.video.quality import psnr
 
 BASE = Fraction(1, 90_000)
 INFO = StreamInfo(
@@ -59,11 +60,6 @@ def decode(packets: Sequence[Packet]) -> list[av.VideoFrame]:
 
 def planes_of(picture: av.VideoFrame) -> list[np.ndarray]:
     return [plane.copy() for plane in picture_planes(picture)]
-
-
-def psnr(one: np.ndarray, two: np.ndarray) -> float:
-    error = np.mean((one.astype(float) - two.astype(float)) ** 2)
-    return 99.0 if error == 0 else float(10 * np.log10(255**2 / error))
 
 
 @BOTH

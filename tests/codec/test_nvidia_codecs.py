@@ -23,21 +23,15 @@ from stream_sr.pipeline.packets import EncodedStream
 from stream_sr.sinks.rtsp_publish import RtspPublishSink
 from stream_sr.sinks.rtsp_server import RtspServerSink
 from stream_sr.sources.file import FileSource
-from stream_sr.system import machine
 from stream_sr.video.frame import Frame, StreamInfo
 from stream_sr.video.planes import empty_planes, read_only
 
+pytestmark = pytest.mark.gpu
+
 INFO = StreamInfo(64, 48, Fraction(1, 1000), Fraction(25))
-no_gpu = pytest.mark.skipif(bool(machine.cuda().devices), reason="about machines without a GPU")
 
 
-@pytest.fixture
-def one_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    gpu = machine.CudaDevice("NVIDIA X", "9.0", 141.0)
-    monkeypatch.setattr(machine, "cuda", lambda: machine.Cuda((gpu,), "13.0"))
-
-
-@no_gpu
+@pytest.mark.usefixtures("no_gpu")
 def test_auto_falls_back_and_says_so(one_gpu: None, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "stream_sr")
     assert choose_encoder(INFO, EncoderOptions(), live=True) == "libx264"
@@ -47,7 +41,7 @@ def test_auto_falls_back_and_says_so(one_gpu: None, caplog: pytest.LogCaptureFix
     assert len(caplog.records) == 1
 
 
-@no_gpu
+@pytest.mark.usefixtures("no_gpu")
 @pytest.mark.parametrize("name", ["h264_nvenc", "hevc_nvenc"])
 def test_an_encoder_that_was_asked_for_and_fails_is_an_error(name: str) -> None:
     with pytest.raises(SinkOpenError, match=f"the encoder {name} refused 64x48 .*--encoder auto"):
@@ -68,7 +62,7 @@ def test_nvencs_settings() -> None:
     assert (file.options["cq"], file.options["preset"], "maxrate" in file.options) == ("17", "p7", False)
 
 
-@no_gpu
+@pytest.mark.usefixtures("no_gpu")
 def test_decoders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     film = tmp_path / "film.mp4"
     write_video(film)
@@ -80,7 +74,7 @@ def test_decoders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         FileSource(str(film), replace(SourceOptions(), decoder="cuda"))
 
 
-@no_gpu
+@pytest.mark.usefixtures("no_gpu")
 def test_a_decoder_that_fails_falls_back_only_for_auto(
     one_gpu: None, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -97,7 +91,7 @@ def test_a_decoder_that_fails_falls_back_only_for_auto(
         FileSource(str(tmp_path / "gone.mp4"), SourceOptions())
 
 
-@no_gpu
+@pytest.mark.usefixtures("no_gpu")
 @pytest.mark.parametrize("name", ["h264_nvenc", "hevc_nvenc"])
 def test_an_rtsp_output_is_encoded_as_asked_or_not_at_all(tmp_path: Path, name: str) -> None:
     """In a real process: the choice reaches served pictures as it reaches files, and fails in one line."""

@@ -264,8 +264,7 @@ def finish(engine: Engine) -> Engine:
 
 
 @pytest.fixture
-def models(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[ModelSpec]:
-    monkeypatch.setenv("STREAM_SR_CACHE", str(tmp_path / "cache"))
+def models(own_cache: Path) -> list[ModelSpec]:
     return [model for model in model_ladder(2) if model.name in ("tiny", "fast")]
 
 
@@ -273,8 +272,8 @@ def timed(monkeypatch: pytest.MonkeyPatch, seconds: dict[str, float]) -> None:
     monkeypatch.setattr(auto_model, "seconds_per_frame", lambda engine, info, trials: seconds[engine.spec.model])
 
 
-def test_the_shipped_ladder_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("STREAM_SR_CACHE", str(tmp_path / "cache"))
+@pytest.mark.usefixtures("own_cache")
+def test_the_shipped_ladder_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     models = model_ladder(2)
     timed(monkeypatch, {"bicubic": 0.001, "tiny": 0.005, "fast": 0.009, "balanced": 0.05, "quality": 0.06})
     options = EngineOptions(backend="openvino", precision="fp32", threads=1)

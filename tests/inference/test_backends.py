@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pytest
 from onnx import TensorProto, helper
 from PIL import Image
+from small_models import FSRCNN, small_model
 
 from stream_sr.errors import ConfigError, EngineRunError, EngineUnavailable, ModelError
 from stream_sr.inference import cache
@@ -25,10 +26,8 @@ from stream_sr.inference.backends.openvino.tuning import Parallelism, Runner
 from stream_sr.inference.engines import BACKENDS, backends, choose_backend, open_engine
 from stream_sr.inference.model import ModelSpec, find_model
 from stream_sr.networks import deconvolution
-from stream_sr.networks.registry import build_network
 from stream_sr.pipeline.engine import Engine, EngineOptions
 from stream_sr.system import machine
-from stream_sr.training.export import write_model
 from stream_sr.video.color import ColorInfo, Siting, chroma_kernel
 from stream_sr.video.frame import Frame, StreamInfo
 from stream_sr.video.frame_pool import FramePool
@@ -36,7 +35,6 @@ from stream_sr.video.planes import Plane, chroma_shape, read_only
 from stream_sr.video.quality import psnr, texture
 
 TIME_BASE = Fraction(1, 90000)
-NETWORK = {"kind": "FSRCNN", "d": 16, "s": 6, "m": 1, "kernel": 9}
 
 
 @dataclass(frozen=True)
@@ -66,27 +64,13 @@ def named(case: Case) -> str:
     return f"{case.backend}-{case.precision}"
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("STREAM_SR_CACHE", str(tmp_path / "cache"))
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[int, ModelSpec]:
     """A small network per scale, not trained but not trivial either."""
-    import torch
-
-    made = {}
-    for scale in (2, 3, 4):
-        torch.manual_seed(scale)
-        arguments = {key: value for key, value in NETWORK.items() if key != "kind"}
-        network = build_network("FSRCNN", scale=scale, **arguments)
-        with torch.no_grad():
-            for parameter in network.parameters():
-                parameter.add_(torch.randn_like(parameter), alpha=0.02)
-        folder = tmp_path_factory.mktemp(f"x{scale}")
-        made[scale] = write_model(folder, name="small", scale=scale, network=NETWORK, module=network)
-    return made
+    return {scale: small_model(tmp_path_factory.mktemp(f"x{scale}"), FSRCNN, scale) for scale in (2, 3, 4)}
 
 
 def picture(width: int, height: int, *, number: int = 0, siting: int = Siting.LEFT) -> Frame:
@@ -459,7 +443,7 @@ def test_graphs_of_another_form_are_refused_by_what_was_found(tmp_path: Path) ->
 
 def test_torch_refuses_weights_that_do_not_fit(models: dict[int, ModelSpec]) -> None:
     info = info_of(picture(16, 10))
-    wrong = ModelSpec("small", 2, models[2].onnx, NETWORK | {"d": 20})
+    wrong = ModelSpec("small", 2, models[2].onnx, FSRCNN | {"d": 20})
     with pytest.raises(ModelError, match="does not hold the FSRCNN"):
         open_engine(wrong, info, EngineOptions(backend="torch"))
     with pytest.raises(ModelError, match="kind 'VGG'"):

@@ -25,6 +25,8 @@ from stream_sr.inference.governor import (
     initial_state,
 )
 
+pytestmark = pytest.mark.long
+
 FRAME_NS = SECOND // 30
 LADDER = Ladder((1e6, 6e6, 10e6, 24e6), FRAME_NS)  # such as bicubic, tiny, fast, balanced
 QUEUE = 2  # frames that wait; the oldest goes

@@ -24,6 +24,8 @@ from stream_sr.video.planes import empty_planes, read_only
 from stream_sr.video.quality import texture
 from stream_sr.video.timing import MonotonicClock
 
+pytestmark = pytest.mark.gpu
+
 WIDTH, HEIGHT = 4, 2
 SPEC = EngineSpec("double", "double", 2, WIDTH, HEIGHT, "uint8", "a double")
 BREAKS = {7, 8, 100}  # frames that follow a break in the stream

@@ -44,9 +44,7 @@ MODELS = list_models()
 SMALL = find_model("tiny", 2)
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("STREAM_SR_CACHE", str(tmp_path / "cache"))
+pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("own_cache")]
 
 
 def shape_of(model: ModelSpec) -> tuple[object, ...]:
@@ -318,12 +316,6 @@ def test_what_cannot_be_is_refused(tmp_path: Path) -> None:
 
 
 # what the machine has
-
-
-@pytest.fixture
-def one_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    gpu = machine.CudaDevice("NVIDIA X", "9.0", 141.0)
-    monkeypatch.setattr(machine, "cuda", lambda: machine.Cuda((gpu,), "13.0"))
 
 
 @needs_tensorrt

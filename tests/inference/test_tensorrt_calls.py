@@ -12,6 +12,8 @@ import pytest
 from stream_sr.inference.backends.tensorrt import library
 from stream_sr.inference.backends.tensorrt.build import _attach_timing_cache
 
+pytestmark = pytest.mark.gpu
+
 needs_tensorrt = pytest.mark.skipif(
     library.library_name() is None, reason="no TensorRT: pip install tensorrt-rtx-cu13-bindings tensorrt-rtx-cu13-libs"
 )

@@ -42,6 +42,8 @@ from stream_sr.video.color import ColorInfo, Siting
 from stream_sr.video.frame import StreamInfo
 from stream_sr.video.optical_flow import flow_size
 
+pytestmark = pytest.mark.gpu
+
 INFO = StreamInfo(24, 16, Fraction(1, 25), color=ColorInfo(siting=Siting.LEFT))
 Spoil = Callable[[str, np.ndarray[Any, Any]], None]
 

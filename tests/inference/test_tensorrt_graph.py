@@ -24,6 +24,8 @@ from stream_sr.video.optical_flow import MOST, PreviousOutput, flow_size, regist
 from stream_sr.video.planes import chroma_shape
 from stream_sr.video.quality import psnr, texture
 
+pytestmark = pytest.mark.gpu
+
 LEAST = {"fp32": 75.0, "fp16": 55.0, "bf16": 42.0}  # dB; of networks that were not trained for it
 
 

@@ -25,6 +25,8 @@ from stream_sr.video.optical_flow import PreviousOutput
 from stream_sr.video.planes import chroma_shape
 from stream_sr.video.quality import psnr, texture
 
+pytestmark = pytest.mark.gpu
+
 LEAST = {"fp32": 75.0, "fp16": 55.0, "bf16": 38.0}  # dB; of networks that were not trained for it
 
 
@@ -87,7 +89,7 @@ def test_the_last_output_is_moved_as_the_host_moves_it(
     assert np.abs(results[0] - results[2]).max() > 5
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="about machines without a GPU")
+@pytest.mark.usefixtures("no_gpu")
 def test_each_compiled_network_is_compiled_for_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """torch gives up after eight recompilations of one piece of code; networks of other sizes are none."""
     real = torch.compile

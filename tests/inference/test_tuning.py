@@ -17,10 +17,7 @@ from stream_sr.inference.backends.openvino.tuning import Parallelism, candidates
 USUAL, OTHER = Parallelism(2, 2, 2), Parallelism(2, 1, 2)
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("STREAM_SR_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
+pytestmark = pytest.mark.usefixtures("own_cache")
 
 
 class Machine:

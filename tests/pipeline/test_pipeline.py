@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 import threading
-from collections.abc import Iterator
 
 import pytest
 from doubles import ByteEncoder, CountingSource, DoublingEngine, ListSink, PacketList, picture
@@ -19,15 +17,7 @@ from stream_sr.video.color import Matrix
 from stream_sr.video.frame import Frame
 from stream_sr.video.frame_pool import FramePool
 
-
-@pytest.fixture(autouse=True)
-def hurried_threads() -> Iterator[None]:
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    threads = set(threading.enumerate())
-    yield
-    sys.setswitchinterval(before)
-    assert set(threading.enumerate()) <= threads, "a thread was left behind"
+pytestmark = pytest.mark.usefixtures("frequent_switches", "no_threads_left")
 
 
 def assert_adds_up(stats: Stats) -> None:

@@ -1,9 +1,7 @@
 """The ring neither loses, doubles nor reorders what its policy keeps, and every slot comes back."""
 
-import sys
 import threading
 from collections import Counter
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -15,15 +13,6 @@ from stream_sr.pipeline.threads import Worker
 from stream_sr.video.frame_pool import POISON, FramePool, Slot
 
 PATIENCE = 30.0  # seconds until a thread that does not end is a failure
-
-
-@pytest.fixture
-def restless() -> Iterator[None]:
-    """Threads change places a thousand times more often than usual."""
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(before)
 
 
 def join(*workers: Worker) -> None:
@@ -143,7 +132,7 @@ def test_a_blocked_producer_wakes_and_its_item_is_given_back(ending: str) -> Non
     assert sorted(lost) == ([2] if ending == "end" else [1, 2])
 
 
-@pytest.mark.usefixtures("restless")
+@pytest.mark.usefixtures("frequent_switches")
 @pytest.mark.parametrize("capacity", [1, 2])
 def test_a_blocking_ring_loses_nothing_between_threads(capacity: int) -> None:
     ring: RingBuffer[int] = RingBuffer(capacity, Overflow.BLOCK)
@@ -169,7 +158,7 @@ def send(pool: FramePool, ring: RingBuffer[Slot], count: int) -> None:
     ring.end()
 
 
-@pytest.mark.usefixtures("restless")
+@pytest.mark.usefixtures("frequent_switches")
 @pytest.mark.parametrize("full", [Overflow.BLOCK, Overflow.DROP_OLDEST])
 def test_a_held_slot_is_never_overwritten_and_each_comes_back(full: Overflow) -> None:
     pool = FramePool(16, 8, 2 + 1 + 1, poison=True)  # ring, producer, consumer
@@ -199,7 +188,7 @@ def test_reading_a_slot_after_its_release_shows_the_poison() -> None:
     assert (luma == POISON).all()
 
 
-@pytest.mark.usefixtures("restless")
+@pytest.mark.usefixtures("frequent_switches")
 def test_abort_in_the_middle_gives_every_slot_back() -> None:
     for _ in range(30):
         pool = FramePool(8, 8, 4, poison=True)

@@ -24,6 +24,8 @@ from stream_sr.pipeline.threads import Worker
 from stream_sr.sources import open_source
 from stream_sr.video.frame import Frame
 
+pytestmark = [pytest.mark.network, pytest.mark.serial]
+
 BACK_SECONDS = 3.0  # from the port that listens again to pictures at a viewer; by design 1 s and what two cores need
 READ_TIMEOUT = 0.5
 BRIGHT = 200  # the barcode of a live picture; `no signal` has none, and its text does not reach the edges

@@ -19,6 +19,8 @@ from stream_sr.pipeline.interfaces import SourceOptions
 from stream_sr.sources import open_source
 from stream_sr.video import barcode
 
+pytestmark = [pytest.mark.network, pytest.mark.serial]
+
 GOP = 15
 MOST_GOPS = 6  # without a picture: that keyframes of so many in a row are hit does not happen
 
@@ -26,10 +28,7 @@ MOST_GOPS = 6  # without a picture: that keyframes of so many in a row are hit d
 @pytest.fixture(scope="module")
 def camera() -> Iterator[int]:
     """The port of a camera with a clock in its picture, of some packets a picture."""
-    port = peers.free_port()
-    words = ("run", "synthetic:320x180@30", f"rtsp://@:{port}/cam", "--backend", "bicubic", "--scale", "1")
-    with peers.process(peers.stream_sr(*words, "--gop", str(GOP), "--crf", "20")):
-        peers.wait_for_port(port)
+    with peers.camera("320x180@30", "--gop", str(GOP), "--crf", "20") as port:
         yield port
 
 

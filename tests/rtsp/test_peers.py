@@ -21,6 +21,8 @@ from stream_sr.rtsp.rtp_video import VideoDepacketiser
 from stream_sr.sources import open_source
 from stream_sr.sources.rtsp import RtspSource
 
+pytestmark = [pytest.mark.network, pytest.mark.serial]
+
 VIDEO = "videotestsrc is-live=true ! video/x-raw,format=I420,width=320,height=180,framerate=30/1 ! {} name=pay0 pt=96"
 H264 = VIDEO.format("x264enc tune=zerolatency speed-preset=ultrafast key-int-max=15 ! rtph264pay config-interval=0")
 HEVC = VIDEO.format("x265enc tune=zerolatency speed-preset=ultrafast key-int-max=15 ! rtph265pay config-interval=0")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import av
 import pytest
-from media_files import test_picture
+from media_files import count_pictures, test_picture
 
 from stream_sr.errors import SinkOpenError
 from stream_sr.pipeline.interfaces import EncoderOptions
@@ -21,11 +21,6 @@ INFO = StreamInfo(64, 48, Fraction(1, 25), Fraction(25), live=True)
 
 def frame(number: int) -> Frame:
     return Frame(read_only(test_picture(number, 64, 48)), pts=number, time_base=INFO.time_base, duration=1)
-
-
-def pictures(path: Path) -> int:
-    with av.open(str(path), "r") as container:
-        return len(list(container.decode(video=0)))
 
 
 def test_each_switch_makes_a_whole_file(tmp_path: Path) -> None:
@@ -44,7 +39,7 @@ def test_each_switch_makes_a_whole_file(tmp_path: Path) -> None:
             assert state["file"].startswith("stream_sr-")
     sink.close()
     files = sorted(tmp_path.iterdir(), key=lambda path: path.stat().st_mtime_ns)
-    assert [pictures(path) for path in files] == [10, 15]
+    assert [count_pictures(path) for path in files] == [10, 15]
     assert all(path.suffix == ".mp4" for path in files)
 
 
@@ -69,7 +64,7 @@ def test_a_link_that_lies_in_the_way_is_passed_by(tmp_path: Path, monkeypatch: p
     sink.switch(True)
     sink.write(frame(0))
     sink.close()
-    assert pictures(tmp_path / "now-2.mp4") == 1
+    assert count_pictures(tmp_path / "now-2.mp4") == 1
     assert not (tmp_path / "elsewhere.mp4").exists()
 
 
@@ -100,7 +95,7 @@ def test_a_recording_that_fails_ends_alone_and_says_why(tmp_path: Path) -> None:
     sink.switch(True)
     sink.write(frame(1))
     sink.close()
-    assert [pictures(path) for path in folder.iterdir()] == [1]
+    assert [count_pictures(path) for path in folder.iterdir()] == [1]
 
 
 def test_a_folder_that_is_none_is_refused_before_any_work(tmp_path: Path) -> None:
@@ -138,7 +133,7 @@ def test_a_recording_that_is_removed_is_begun_again_and_says_so(
     sink.switch(True)
     assert sink.state()["error"] == ""
     sink.close()
-    files = {path.name: pictures(path) for path in tmp_path.iterdir()}
+    files = {path.name: count_pictures(path) for path in tmp_path.iterdir()}
     assert files.pop("kept.mp4", 10) == 10
     assert list(files.values()) == [7]
 

@@ -12,9 +12,8 @@ from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
-import av
 import pytest
-from media_files import test_picture
+from media_files import count_pictures, test_picture
 
 from stream_sr.codec.encoder import Encoder
 from stream_sr.errors import OutputRemoved, SinkOpenError, SinkWriteError
@@ -50,11 +49,6 @@ class Recording:
     @property
     def recording(self) -> int:
         return self.sink.counters()["recording"]
-
-
-def pictures(path: Path) -> int:
-    with av.open(str(path), "r") as container:
-        return len(list(container.decode(video=0)))
 
 
 @contextmanager
@@ -94,8 +88,8 @@ def test_a_full_disk_ends_a_part_and_another_is_begun_when_there_is_room(
     run.write(1)
     run.sink.complete()
     run.sink.close()
-    assert 1 <= pictures(tmp_path / "door.mkv") <= 70
-    assert pictures(tmp_path / "door-2.mkv") in (9, 10), "from the next picture but one on: it is asked to be a key"
+    assert 1 <= count_pictures(tmp_path / "door.mkv") <= 70
+    assert count_pictures(tmp_path / "door-2.mkv") in (9, 10), "from the next picture but one on: it is made a keyframe"
     assert len(list(tmp_path.iterdir())) == 2, "what could not be begun has left nothing"
     errors = [record for record in caplog.records if record.levelno >= logging.ERROR]
     assert len(errors) == 1, "the same is said once"
@@ -117,7 +111,7 @@ def test_a_disk_that_is_full_at_the_start_holds_nothing_up(tmp_path: Path) -> No
     run.write(10)
     run.sink.close()
     (file,) = tmp_path.iterdir()
-    assert pictures(file) in (8, 9)
+    assert count_pictures(file) in (8, 9)
 
 
 def test_a_part_is_never_in_the_way_of_the_next(tmp_path: Path) -> None:
@@ -133,7 +127,7 @@ def test_a_part_is_never_in_the_way_of_the_next(tmp_path: Path) -> None:
     run.open()
     run.write(1)
     run.sink.close()
-    assert pictures(first) == 1
+    assert count_pictures(first) == 1
     assert len(list(tmp_path.iterdir())) == 2
 
 
@@ -191,9 +185,9 @@ def test_a_part_that_is_removed_is_noticed_and_another_begins_at_once(
     run.sink.complete()
     run.sink.close()
     again = path.with_stem("door-2") if how is replaced else path
-    assert pictures(again) in (11, 12), "from the next frame but one on: it is asked to be a keyframe"
+    assert count_pictures(again) in (11, 12), "from the next frame but one on: it is asked to be a keyframe"
     if moved is not None:
-        assert pictures(moved) == 25, "it was finished where it is"
+        assert count_pictures(moved) == 25, "it was finished where it is"
     if how is replaced:
         assert path.read_bytes() == b"not a video", "what is there now is not ours"
     (error,) = (record.message for record in caplog.records if record.levelno >= logging.ERROR)
@@ -218,7 +212,7 @@ def test_while_the_folder_is_gone_nothing_is_recorded_and_it_goes_on_when_it_is_
     run.write(12)
     assert run.recording == 1
     run.sink.close()
-    assert pictures(path) >= 10
+    assert count_pictures(path) >= 10
 
 
 def test_what_removes_every_file_does_not_make_a_file_a_second(tmp_path: Path) -> None:
@@ -273,7 +267,7 @@ def test_a_full_disk_leaves_nothing_that_cannot_be_played(tmp_path: Path, ending
             run.now += AGAIN_SECONDS
             run.write(60)
         left = [path for path in disk.iterdir() if path != ballast]
-        assert all(pictures(path) > 0 for path in left), "no stub"
+        assert all(count_pictures(path) > 0 for path in left), "no stub"
         run.now += AGAIN_SECONDS
         run.write(30)
         assert run.recording == 1
@@ -281,7 +275,7 @@ def test_a_full_disk_leaves_nothing_that_cannot_be_played(tmp_path: Path, ending
         run.sink.close()
         files = [path for path in disk.iterdir() if path != ballast]
         assert len(files) > len(left)
-        assert all(pictures(path) > 0 for path in files)
+        assert all(count_pictures(path) > 0 for path in files)
 
 
 @contextmanager
@@ -306,8 +300,8 @@ def test_a_disk_that_is_unmounted_is_noticed(tmp_path: Path) -> None:
             run.write(12)
             assert run.sink.counters() == {"recording": 1, "failures": 1}
             run.sink.close()
-            assert pictures(path) >= 10
-        assert pictures(path) == 20
+            assert count_pictures(path) >= 10
+        assert count_pictures(path) == 20
 
 
 @contextmanager

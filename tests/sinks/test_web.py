@@ -19,6 +19,7 @@ import pytest
 from browser import INFO, Feed, pair
 from hypothesis import example, given
 from hypothesis import strategies as st
+from waiting import wait_until
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
@@ -30,6 +31,8 @@ from stream_sr.sinks.web.client import MAX_MESSAGE_BYTES, MAX_QUEUED_TEXTS, WebC
 from stream_sr.sinks.web.messages import FRAGMENT, HEADER, INIT, JPEG
 from stream_sr.sinks.web.server import load_page
 from stream_sr.sinks.web.sink import WebSink, _Timeline
+
+pytestmark = pytest.mark.network
 
 
 @pytest.fixture
@@ -348,13 +351,6 @@ def test_there_are_only_so_many_viewers() -> None:
         wait_until(lambda: json.loads(get(feed, "/stats")[2])["web"]["viewers"] == 0)
         with viewer(feed) as connection:
             receive(connection, FRAGMENT)
-
-
-def wait_until(condition: Any) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        threading.Event().wait(0.01)
 
 
 def test_controls_are_asked_and_refusals_told() -> None:

@@ -23,7 +23,6 @@ from browser import (
     from_png,
     luma,
     pair,
-    psnr,
     sides,
     wait_for,
     wait_for_pictures,
@@ -37,6 +36,9 @@ from stream_sr.video import barcode
 from stream_sr.video.color import ColorInfo, Matrix, Range, Siting
 from stream_sr.video.frame import Frame, StreamInfo
 from stream_sr.video.planes import empty_planes, read_only
+from stream_sr.video.quality import psnr
+
+pytestmark = [pytest.mark.network, pytest.mark.browser, pytest.mark.serial]
 
 try:
     from playwright.sync_api import sync_playwright

@@ -20,7 +20,7 @@ import av
 import numpy as np
 import pytest
 from av.video.reformatter import VideoReformatter
-from browser import HEIGHT, INFO, WIDTH, Picture, figures, from_png, pair, psnr, sides
+from browser import HEIGHT, INFO, WIDTH, Picture, figures, from_png, pair, sides
 from peers import need
 
 from stream_sr.errors import SinkError, SinkOpenError
@@ -33,6 +33,9 @@ from stream_sr.video.color import ColorInfo, guess_unknown
 from stream_sr.video.frame import Frame
 from stream_sr.video.orientation import Orientation
 from stream_sr.video.planes import empty_planes
+from stream_sr.video.quality import psnr
+
+pytestmark = [pytest.mark.browser, pytest.mark.serial]
 
 
 def test_without_a_display_the_window_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

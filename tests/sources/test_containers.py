@@ -25,6 +25,8 @@ from stream_sr.sinks.file import FileSink
 from stream_sr.sources.file import FileSource
 from stream_sr.video.frame import StreamInfo
 
+pytestmark = pytest.mark.long
+
 TICKS = Fraction(1, 90_000)
 COPY_TIMES = {"mpegts_copyts": "1"}
 AAC_FRAME = Fraction(1024, 48_000)

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 from media_files import write_video
+from waiting import wait_until
 
 from stream_sr.errors import SourceLost
 from stream_sr.pipeline.interfaces import Source, SourceOptions
@@ -24,16 +25,11 @@ from stream_sr.pipeline.threads import Worker, abandoned
 from stream_sr.sources import open_source, opening
 from stream_sr.sources.reconnect import ReconnectingSource
 
+pytestmark = pytest.mark.network
+
 PATIENCE_SECONDS = 40
 Place = tuple[str, Callable[[int], None]]  # an address, and a wait until this process tries to open it
 Server = Callable[[Path], AbstractContextManager[Place]]
-
-
-def wait_until(condition: Callable[[], bool], what: Callable[[], str] = lambda: "") -> None:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, what()
-        time.sleep(0.01)
 
 
 @contextmanager

@@ -25,13 +25,13 @@ AUDIO = Track(0, "audio", "aac", None, 48000, 2, b"\x11\x90")
 QUICK = Backoff(first_seconds=0.001, most_seconds=0.002, refused_seconds=0.002)
 
 
+pytestmark = pytest.mark.usefixtures("no_threads_left")
+
+
 @pytest.fixture(autouse=True)
-def hurry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reconnect, "GRACE_SECONDS", 0.01)
     monkeypatch.setattr(reconnect, "PERIOD_SECONDS", 0.01)
-    before = set(threading.enumerate())
-    yield
-    assert set(threading.enumerate()) <= before
 
 
 class Connection:

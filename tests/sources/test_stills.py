@@ -28,6 +28,7 @@ from stream_sr.sources import kind_of, open_source
 from stream_sr.video.color import Matrix, Range
 from stream_sr.video.frame import Frame
 from stream_sr.video.orientation import Orientation
+from stream_sr.video.quality import psnr
 
 Array = npt.NDArray[Any]
 
@@ -38,12 +39,6 @@ def frames_of(path: Path, options: SourceOptions | None = None) -> list[Frame]:
         assert all((frame.width, frame.height) == (source.info.width, source.info.height) for frame in frames)
         assert source.info.orientation == Orientation.UPRIGHT
     return frames
-
-
-def psnr(one: Array, two: Array) -> float:
-    assert one.shape == two.shape
-    error = float(np.mean((one.astype(float) - two.astype(float)) ** 2))
-    return 99.0 if error == 0 else float(10 * np.log10(255**2 / error))
 
 
 def scene(width: int, height: int) -> Image.Image:
@@ -128,7 +123,7 @@ def test_a_run_writes_an_upright_picture(tmp_path: Path) -> None:
     with av.open(str(tmp_path / "x.mp4")) as container:
         picture = next(container.decode(video=0))
         assert picture.rotation == 0
-        pixels = picture.to_ndarray(format="rgb24")
+        pixels = picture.to_ndarray(format="rgb24").astype(np.uint8)
     enlarged = scene(64, 40).resize((128, 80), Image.Resampling.BICUBIC)
     assert psnr(pixels, upright(np.asarray(enlarged), 7)) > 26
 

@@ -6,7 +6,6 @@ import base64
 import functools
 import io
 import math
-import shutil
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -19,6 +18,7 @@ import numpy.typing as npt
 from peers import need
 from PIL import Image
 
+from stream_sr.cli.screenshot import find_chromium
 from stream_sr.codec.rgb import to_rgb
 from stream_sr.codec.side_by_side import Bicubic
 from stream_sr.pipeline.interfaces import Controls, SinkOptions
@@ -41,7 +41,7 @@ Planes = tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8], npt.NDArray[np.uint
 
 def chromium() -> str:
     """Path of Debian's browser, or of another Chromium."""
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    found = find_chromium()
     need(found is not None, "Chromium", "chromium")
     assert found is not None
     return found
@@ -178,11 +178,6 @@ def from_png(data: bytes) -> Picture:
 
 def luma(picture: Picture) -> npt.NDArray[np.uint8]:
     return np.rint(picture @ np.array([0.299, 0.587, 0.114])).astype(np.uint8)
-
-
-def psnr(one: Picture, other: Picture) -> float:
-    error = float(np.mean((one.astype(float) - other.astype(float)) ** 2))
-    return 10 * math.log10(255**2 / error) if error else math.inf
 
 
 def figures(model: str = "tiny", recording: bool = False) -> Mapping[str, Any]:

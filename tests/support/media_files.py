@@ -172,3 +172,9 @@ def write_y4m(
         for planes in pictures:
             file.write(b"FRAME\n" + b"".join(plane.tobytes() for plane in planes))
     return pictures
+
+
+def count_pictures(path: Path) -> int:
+    """Decode the first video stream of a file; how many pictures came out."""
+    with av.open(str(path), "r") as container:
+        return sum(1 for _ in container.decode(video=0))

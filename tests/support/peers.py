@@ -6,6 +6,7 @@ continuous integration does: then they fail.
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import signal
@@ -14,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -22,6 +23,8 @@ import pytest
 
 SYSTEM_PYTHON = "/usr/bin/python3"  # gi is Debian's, and of its Python only
 PATIENCE_SECONDS = 40.0
+FIRST_PORT, PORTS = 20_000, 12_000
+_port_numbers = itertools.count(os.getpid() * 97 % PORTS)
 
 GST_SERVER = """
 import sys, gi
@@ -120,10 +123,27 @@ def stream_sr(*words: str | Path) -> list[str]:
     return [sys.executable, "-m", "stream_sr", *map(str, words)]
 
 
+@contextmanager
+def camera(picture: str, *options: str) -> Iterator[int]:
+    """Serve ``synthetic:PICTURE`` (as ``320x180@30``) as ``rtsp://127.0.0.1:PORT/cam``; the port."""
+    port = free_port()
+    words = ("run", f"synthetic:{picture}", f"rtsp://@:{port}/cam", "--backend", "bicubic", "--scale", "1", *options)
+    with process(stream_sr(*words)):
+        wait_for_port(port)
+        yield port
+
+
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A TCP port that nobody uses.
+
+    It lies below the ports that Linux gives to connections and to servers that ask for any port (from 32768), so that
+    no connection takes it before the program that it is meant for. Each process begins at a place of its own.
+    """
+    for number in _port_numbers:
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", FIRST_PORT + number % PORTS))
+            return int(probe.getsockname()[1])
+    raise AssertionError("unreachable: the numbers do not end")
 
 
 def wait_for_port(port: int) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
-LIMIT_SECONDS = 60.0  # for whatever is waited for; a busy machine takes its time
+from waiting import LIMIT_SECONDS
 
 
 class Program:

@@ -14,6 +14,8 @@ import pytest
 
 from stream_sr.system import limits, machine
 
+pytestmark = pytest.mark.long
+
 V2_MOUNT = "31 23 0:28 {top} /sys/fs/cgroup rw,nosuid shared:9 - cgroup2 cgroup2 rw,nsdelegate\n"
 V1_MOUNT = (
     "32 31 0:29 {top} /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct\n"

@@ -25,6 +25,8 @@ from stream_sr.pipeline.threads import Worker
 from stream_sr.sinks.window import overlay
 from stream_sr.system.printable import ESCAPED, KEPT, LONGEST, printable, printable_lines
 
+pytestmark = pytest.mark.long
+
 EVIL = "a\x1b]0;owned\x07\x1b[2Jb\r\nstream-sr: forged\u202egnp.exe\u2066\x9b31m\x00\u2028\x7f\ufeff"
 FORBIDDEN = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 

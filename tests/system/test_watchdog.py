@@ -12,18 +12,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import onnx
 import pytest
+from media_files import count_pictures
 from onnx import TensorProto, helper
-from program import LIMIT_SECONDS, Program
+from program import Program
 from program import __file__ as PROGRAM_FILE
+from waiting import LIMIT_SECONDS, wait_until
 
 from stream_sr.errors import FrameStalled
 from stream_sr.pipeline.stall import StallWatch, working
 from stream_sr.pipeline.threads import Worker
 from stream_sr.system.watchdog import GRACE_SECONDS
+
+pytestmark = [pytest.mark.long, pytest.mark.serial]
 
 STUCK = (sys.executable, str(Path(PROGRAM_FILE).with_name("stuck_program.py")))
 ENDLESS = 1 << 62
@@ -85,18 +88,6 @@ def endless_model(path: Path, *, at_once: bool) -> Path:
     return path
 
 
-def pictures(path: Path) -> int:
-    with av.open(str(path), "r") as container:
-        return len(list(container.decode(video=0)))
-
-
-def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + LIMIT_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline
-        os.sched_yield()
-
-
 def handled(program: Program) -> bool:
     """Whether no signal to stop is pending: two that come before the first is taken would be one to the kernel."""
     status = Path(f"/proc/{program.pid}/status").read_text()
@@ -107,7 +98,7 @@ def handled(program: Program) -> bool:
 def stop_twice(program: Program, send: Callable[[], object]) -> None:
     for _ in range(2):
         send()
-        until(lambda: handled(program))
+        wait_until(lambda: handled(program))
 
 
 def test_a_second_signal_ends_a_program_that_holds_the_lock_of_the_interpreter(tmp_path: Path) -> None:
@@ -129,7 +120,7 @@ def test_a_second_signal_ends_a_program_that_holds_the_lock_of_the_interpreter(t
             assert program.end() == -signal.SIGKILL
             assert "a library hangs; killed (exit code 137)" in program.messages[-1]
         assert time.monotonic() - began >= GRACE_SECONDS - 0.1
-    assert pictures(path) > 0
+    assert count_pictures(path) > 0
 
 
 @pytest.mark.slow
@@ -159,7 +150,7 @@ def test_a_standard_error_that_nobody_reads_saves_no_stuck_program() -> None:
             assert program.wait(LIMIT_SECONDS) == -signal.SIGKILL
         finally:
             program.kill()
-    until(lambda: not Path(f"/proc/{helper_pid}").exists())
+    wait_until(lambda: not Path(f"/proc/{helper_pid}").exists())
     os.close(reading)
     os.close(writing)
 
@@ -169,14 +160,14 @@ def test_one_signal_kills_nothing(tmp_path: Path) -> None:
     """Nor do many of those that do not stop; the helper ends with the program."""
     path = tmp_path / "out.mkv"
     with Program("run", SOURCE, path, "--backend", "bicubic") as program:
-        until(path.exists)
+        wait_until(path.exists)
         children = Path(f"/proc/{program.pid}/task/{program.pid}/children")
         (helper_pid,) = [int(word) for word in children.read_text().split()]
         assert b"watchdog.py" in Path(f"/proc/{helper_pid}/cmdline").read_bytes()
         program.send(signal.SIGTERM)
         assert program.end() == 0
-    until(lambda: not Path(f"/proc/{helper_pid}").exists())
-    assert pictures(path) > 0
+    wait_until(lambda: not Path(f"/proc/{helper_pid}").exists())
+    assert count_pictures(path) > 0
 
 
 @pytest.mark.slow
@@ -201,7 +192,7 @@ def test_ctrl_c_in_a_terminal_ends_an_endless_inference(tmp_path: Path) -> None:
 def test_ctrl_c_ends_an_endless_warm_up(tmp_path: Path) -> None:
     model = endless_model(tmp_path / "endless.onnx", at_once=True)
     with Program("run", SOURCE, "null:", "--model", model, "-v") as program:
-        until(lambda: any(b"engine" in comm.read_bytes() for comm in comms(program)))
+        wait_until(lambda: any(b"engine" in comm.read_bytes() for comm in comms(program)))
         program.send(signal.SIGINT)
         assert program.end() == 0
         assert program.messages[-1] == "stream-sr: stopped before the first frame"
@@ -230,7 +221,7 @@ def test_serve_finishes_the_other_cameras_and_ends_with_exit_code_6(tmp_path: Pa
     with Program("serve", file) as program:
         program.line("error: bad: the engine has worked on one frame for 1 s.*ending the other cameras.*exit code 6")
         assert program.end() == 6
-    assert pictures(path) > 0
+    assert count_pictures(path) > 0
 
 
 # --- StallWatch
