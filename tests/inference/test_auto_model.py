@@ -44,7 +44,7 @@ class Clock:
         return self.now
 
 
-def governed_tags(clock: Clock, stats: Stats, *, depth: int = 1) -> tuple[AutoModelEngine, list[Tagged]]:
+def auto_model_tags(clock: Clock, stats: Stats, *, depth: int = 1) -> tuple[AutoModelEngine, list[Tagged]]:
     engines = [Tagged(tag, depth=depth) for tag in range(3)]
     return AutoModelEngine(engines, [1e6, 6e6, 10e6], deadline_ns=FRAME_NS, stats=stats, now_ns=clock), engines
 
@@ -64,7 +64,7 @@ def test_it_goes_down_under_load_and_up_after_it(caplog: pytest.LogCaptureFixtur
     clock, stats = Clock(), Stats()
     stats.add_output("list")
     stats.output("list", 0, 0, 1)
-    engine, engines = governed_tags(clock, stats)
+    engine, engines = auto_model_tags(clock, stats)
     assert engine.spec.model == "m2"
     assert engine.spec.ladder == ("m0", "m1", "m2")
     assert set(feed(engine, clock, range(100), 10)) == {2}
@@ -85,7 +85,7 @@ def test_it_goes_down_under_load_and_up_after_it(caplog: pytest.LogCaptureFixtur
 
 def test_frames_that_are_lost_for_want_of_time_count_and_others_do_not() -> None:
     clock, stats = Clock(), Stats()
-    engine, _ = governed_tags(clock, stats)
+    engine, _ = auto_model_tags(clock, stats)
     for number in range(40):
         stats.drop("slow output")
         assert feed(engine, clock, range(number, number + 1), 10) == [2]
@@ -98,7 +98,7 @@ def test_frames_that_are_lost_for_want_of_time_count_and_others_do_not() -> None
 
 def test_what_is_in_flight_at_a_step_comes_back_in_order() -> None:
     clock, stats = Clock(), Stats()
-    engine, _ = governed_tags(clock, stats, depth=2)
+    engine, _ = auto_model_tags(clock, stats, depth=2)
     flying = [engine.submit(frame_of(0))]
     tags = []
     clock.tick = 40_000_000
@@ -179,7 +179,7 @@ def test_a_trial_that_fails_ends_nothing(kind: str, caplog: pytest.LogCaptureFix
 def test_a_picture_that_stands_still_becomes_better() -> None:
     """Only the best result of it is shown again instead of being computed."""
     clock = Clock()
-    engine, engines = governed_tags(clock, Stats())
+    engine, engines = auto_model_tags(clock, Stats())
     for one in engines:
         one.spec = replace(one.spec, is_deterministic=True)
     assert engine.spec.is_deterministic
@@ -194,7 +194,7 @@ def test_a_picture_that_stands_still_becomes_better() -> None:
 
 def test_within_an_engine_that_can_be_exchanged_the_model_is_told_as_it_is_now() -> None:
     clock = Clock()
-    engine, engines = governed_tags(clock, Stats())
+    engine, engines = auto_model_tags(clock, Stats())
     swap = SwapEngine(engine)
     feed(swap, clock, range(10), 40)
     assert swap.spec.model == "m1"
