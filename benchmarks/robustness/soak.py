@@ -24,7 +24,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from operator import attrgetter
@@ -39,6 +39,7 @@ from stream_sr.pipeline.interfaces import SourceOptions
 from stream_sr.pipeline.threads import Worker
 from stream_sr.sources import open_source
 
+START_SECONDS = 120.0  # that the cameras and viewers may take to start
 AFTER_FAULT_SECONDS = 3.0
 FULL_SECONDS = 600.0  # of a run with everything at its full length; a shorter one is denser in proportion
 WARM_UP_SECONDS = 20.0
@@ -177,6 +178,7 @@ def run_soak(options: argparse.Namespace) -> dict[str, Any]:
             wait_until_served(url)
             command = module_command("benchmarks.robustness.soak_viewer", url, str(folder / f"{number}.log"))
             stack.callback(end, subprocess.Popen(command, stderr=subprocess.DEVNULL, env=environment()))
+        wait_for_first_frames([folder / f"{number}.log" for number in range(options.cameras)])
         with sampling(program.pid) as samples:
             began = time.monotonic()
             due = began + WARM_UP_SECONDS * pace
@@ -209,8 +211,17 @@ def read_ages(log: Path) -> list[tuple[float, float]]:
     return [(float(at), float(age)) for at, age in map(str.split, whole.splitlines())]
 
 
+def wait_for_first_frames(logs: Sequence[Path]) -> None:
+    """Wait until every viewer has seen a frame. Raises ProcessFailed after `START_SECONDS`."""
+    deadline = time.monotonic() + START_SECONDS
+    while not all(log.exists() and log.stat().st_size for log in logs):
+        if time.monotonic() > deadline:
+            raise ProcessFailed(f"a viewer saw no frame within {START_SECONDS:g} s")
+        time.sleep(0.1)
+
+
 def wait_until_served(url: str) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + START_SECONDS
     while True:
         try:
             open_source(url, SourceOptions(read_timeout=10)).close()
