@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from stream_sr.errors import ConfigError
-from stream_sr.inference.model import TUNES
+from stream_sr.inference.model import WEIGHTS
 from stream_sr.pipeline.engine import LIVE_FIDELITY, QUALITY_FIDELITY, EngineOptions
 from stream_sr.pipeline.interfaces import MOST_SIDE, EncoderOptions, SinkOptions, SourceOptions
 from stream_sr.system.files import open_without_waiting
@@ -143,7 +143,7 @@ ENGINE_OPTIONS = (
     Option("model", "auto: for a live input the largest that keeps up, at every moment; for a file the largest "
            "(default: the one marked in `stream-sr models`)", metavar="NAME|FILE.onnx|auto"),
     Option("scale", "enlargement (default 2)", whole(1, 4), "1|2|3|4"),
-    Option("tune", "weights for clean pictures or for cameras (default: camera if the input is live)", choices=TUNES),
+    Option("weights", "for clean pictures or for cameras (default: camera if the input is live)", choices=WEIGHTS),
     Option("backend", "what computes (default auto)", choices=BACKENDS),
     Option("precision", "of the computation (default auto); int8 is for OpenVINO", choices=PRECISIONS),
     Option("device", "number of the GPU (default 0)", whole(0, 63), "N"),
@@ -205,7 +205,7 @@ class Config:
 
     model: str | None = None
     scale: int | None = None
-    tune: str | None = None
+    weights: str | None = None
     backend: str = "auto"
     precision: str = "auto"
     device: int = 0
@@ -337,7 +337,7 @@ def make_config(
         values |= layer
     config = Config(**values, asked=frozenset(given))
     if config.backend == "bicubic":
-        config.refuse({"tune"}, "--backend bicubic uses no network")
+        config.refuse({"weights"}, "--backend bicubic uses no network")
     return config
 
 

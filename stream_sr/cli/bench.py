@@ -93,7 +93,7 @@ def sweep_configs(parsed: argparse.Namespace) -> list[Config]:
     for chosen in product(*lists):
         flags = fixed | dict(chosen)
         if several and flags.get("backend") == "bicubic":
-            flags = {key: value for key, value in flags.items() if key not in ("model", "precision", "tune")}
+            flags = {key: value for key, value in flags.items() if key not in ("model", "precision", "weights")}
         config = make_config(flags, file=parsed.config)
         if config not in configs:
             configs.append(config)

@@ -30,7 +30,7 @@ from stream_sr.cli.terminal import (
 )
 from stream_sr.config import RUN_OPTIONS, Config, Option, make_config, number, size, whole
 from stream_sr.errors import ConfigError, PipelineStalled, StreamSRError
-from stream_sr.inference.model import TUNES
+from stream_sr.inference.model import WEIGHTS
 from stream_sr.system.machine import pip_install
 from stream_sr.system.printable import printable, redact
 
@@ -272,15 +272,15 @@ def train_command(parsed: argparse.Namespace) -> int:
     recipe = load_recipe(
         parsed.recipe,
         scale=parsed.scale,
-        tune=parsed.tune,
+        weights=parsed.weights,
         iterations=parsed.iterations,
         validation_images=tuple(parsed.validate) if parsed.validate else None,
         shares={} if parsed.validate else None,  # they are of the folders of the recipe's own pictures
     )
     if parsed.validate and any(map(holds_clips, parsed.data)):
         raise ConfigError("--validate is for pictures; clips were told apart by `stream-sr clips --validate`")
-    tune = f"-{recipe.tune}" if recipe.tune != TUNES[0] else ""
-    out = parsed.out or Path("runs") / f"{recipe.name}{tune}-x{recipe.scale}"
+    weights = f"-{recipe.weights}" if recipe.weights != WEIGHTS[0] else ""
+    out = parsed.out or Path("runs") / f"{recipe.name}{weights}-x{recipe.scale}"
     check_folder(out)
     bar: Any = None
 
@@ -296,7 +296,9 @@ def train_command(parsed: argparse.Namespace) -> int:
                 say(f"{row['iteration']} of {row['of']}: loss {row['loss']:.6f}, PSNR {row['psnr']:.3f} dB")
 
     if parsed.sweep:
-        return _sweep(parsed, recipe, parsed.out or Path("runs") / f"sweep-{recipe.name}{tune}-x{recipe.scale}", report)
+        return _sweep(
+            parsed, recipe, parsed.out or Path("runs") / f"sweep-{recipe.name}{weights}-x{recipe.scale}", report
+        )
     with Interrupts() as interrupts:
         interrupts.attach(Stopper())
         checkpoint = train(
@@ -353,8 +355,8 @@ def clips_command(parsed: argparse.Namespace) -> int:
 
     if not parsed.data and not parsed.video:
         raise ConfigError("nothing to make clips of; give folders with --data, films with --video")
-    if parsed.scale == 1 and parsed.tune == TUNES[0]:
-        raise ConfigError("at scale 1 a clean clip is its own truth; give --tune camera")
+    if parsed.scale == 1 and parsed.weights == WEIGHTS[0]:
+        raise ConfigError("at scale 1 a clean clip is its own truth; give --weights camera")
     validation = parsed.validate or load_recipe("fast", scale=2).validation_images
     names = {path.stem for path in [*(find_images(parsed.data) if parsed.data else []), *parsed.video]}
     if unknown := sorted(set(parsed.validate) - names):
@@ -365,7 +367,7 @@ def clips_command(parsed: argparse.Namespace) -> int:
         pictures=parsed.data,
         scale=parsed.scale,
         length=parsed.length,
-        tune=parsed.tune,
+        weights=parsed.weights,
         videos=[(path.stem, partial(read_luma, path)) for path in parsed.video],
         motion=parsed.motion,
         validation=validation,

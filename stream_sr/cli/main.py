@@ -26,7 +26,7 @@ from stream_sr.config import (
     whole,
 )
 from stream_sr.errors import PipelineStalled, SinkWriteError, StreamSRError
-from stream_sr.inference.model import TUNES
+from stream_sr.inference.model import WEIGHTS
 from stream_sr.system.machine import PROGRAM
 from stream_sr.system.printable import printable, printable_lines
 
@@ -235,7 +235,7 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = command("train", commands.train_command, "train a network; needs the extra [train]")
     sub.add_argument("recipe", metavar="RECIPE", help="fsrcnn, fast, tiny, ..., or a FILE.toml (see engines/*/card.md)")
-    _add_scale_and_tune(sub, TUNES[0], "pictures that it learns to enlarge (default clean)")
+    _add_scale_and_weights(sub, WEIGHTS[0], "pictures that it learns to enlarge (default clean)")
     sub.add_argument(
         "--data", type=Path, action="append", required=True, metavar="DIR", help="pictures; may be repeated"
     )
@@ -274,7 +274,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--video", type=Path, action="append", default=[], metavar="FILE", help="reduced to half; may be repeated"
     )
-    _add_scale_and_tune(sub, TUNES[1], "camera: blur, noise, H.264, JPEG (default camera)")
+    _add_scale_and_weights(sub, WEIGHTS[1], "camera: blur, noise, H.264, JPEG (default camera)")
     sub.add_argument(
         "--length",
         type=reading("length", whole(1, 100)),
@@ -352,10 +352,12 @@ def _add_verbose(parser: argparse.ArgumentParser, default: object) -> None:
     parser.add_argument("-v", "--verbose", action="store_true", default=default, help=text)
 
 
-def _add_scale_and_tune(parser: argparse.ArgumentParser, tune: str, help: str) -> None:
+def _add_scale_and_weights(parser: argparse.ArgumentParser, weights: str, help: str) -> None:
     scale = reading("scale", whole(1, 4))
     parser.add_argument("--scale", type=scale, default=2, metavar="1|2|3|4", help="enlargement (default 2)")
-    parser.add_argument("--tune", type=reading("tune", choices=TUNES), default=tune, metavar="|".join(TUNES), help=help)
+    parser.add_argument(
+        "--weights", type=reading("weights", choices=WEIGHTS), default=weights, metavar="|".join(WEIGHTS), help=help
+    )
 
 
 def _add_run_options(parser: argparse.ArgumentParser) -> None:

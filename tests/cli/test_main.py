@@ -192,8 +192,8 @@ class TestMistakes:
         assert_one_line(
             stream_sr_here(capsys, "run", source, "null:", "--metrics-host", "::"), 2, "there is no --metrics-port"
         )
-        words = ("run", source, "null:", "--backend", "bicubic", "--tune", "camera")
-        assert_one_line(stream_sr_here(capsys, *words), 2, "--tune", "bicubic uses no network")
+        words = ("run", source, "null:", "--backend", "bicubic", "--weights", "camera")
+        assert_one_line(stream_sr_here(capsys, *words), 2, "--weights", "bicubic uses no network")
         assert_one_line(stream_sr_here(capsys, "bench", "--crf", "20"), 2, "--crf")
         assert_one_line(stream_sr_here(capsys, "bench", source, "-"), 2, "standard output")
         assert_one_line(stream_sr_here(capsys, "engine", "list", "--device", "1"), 2, "--device")
