@@ -186,8 +186,8 @@ def model_ladder(
     From the best PSNR downwards, each that computes less than the one before by a factor of `MIN_COST_RATIO`: of
     models of about one size the best. A model is ranked by the figures of its name and scale, measured on clean
     video, whatever it was trained for; one without figures is left out. Where ``weights`` is None the best is one with
-    the weights ``prefer``, if any has them: a larger one without is no better on such video. Raises ModelError where none
-    is left.
+    the weights ``prefer``, if any has them: a larger one without is no better on such video. Raises ModelError where
+    none is left.
     """
     fitting = [model for model in list_models(folder) if model.scale == scale]
     ranks = {model.name: _rank(model) for model in fitting if model.psnr_y}
