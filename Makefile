@@ -10,7 +10,7 @@ PYTEST := $(BIN)/python -m pytest
 SIDE_BY_SIDE := -n $(WORKERS) --maxprocesses 4 --dist loadfile
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test test-fast test-all check quality train-gpu readme clean soak auto overload fuzz live webcam peers
+.PHONY: demo test test-fast test-all check quality train-gpu readme docs clean soak auto overload fuzz live webcam peers
 
 demo: $(VENV)/.demo
 	$(BIN)/stream-sr demo --seconds $(DEMO_SECONDS) --out out
@@ -88,6 +88,9 @@ live: $(VENV)/.test
 peers: $(VENV)/.test
 	$(PIP) --editable '.[peers]'
 	$(BIN)/python -m benchmarks peers
+
+docs: $(VENV)/.test
+	$(BIN)/python -m stream_sr.cli.options_page docs/options.md
 
 readme: $(VENV)/.test
 	$(BIN)/python -m benchmarks render

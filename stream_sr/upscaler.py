@@ -27,9 +27,9 @@ class Upscaler:
             big = upscale(rgb)              # uint8 [H, W, 3] -> [2H, 2W, 3]
             y, u, v = upscale.planes(y, u, v)   # 4:2:0, uint8
 
-    ``tune`` is ``clean`` or ``camera``; None is clean, where there is such a model. A recurrent one takes the pictures
-    for a film; a change of size begins anew. One thread at a time. Raises ModelError for an unknown model, scale or
-    tune, ConfigError for options or arrays that cannot be, EngineError.
+    ``weights`` is ``clean`` or ``camera``; None is clean, where there is such a model. A recurrent model takes the
+    pictures as consecutive frames; a change of size begins again. Use it in one thread at a time. Raises ModelError for
+    an unknown model, scale or weights, ConfigError for invalid options or arrays, EngineError.
     """
 
     def __init__(
@@ -37,13 +37,13 @@ class Upscaler:
         model: str | None = None,
         *,
         scale: int | None = None,
-        tune: str | None = None,
+        weights: str | None = None,
         backend: str = "auto",
         precision: str = "auto",
         threads: int | None = None,
     ) -> None:
         self._config = Config(
-            model=model, scale=scale, tune=tune, backend=backend, precision=precision, threads=threads
+            model=model, scale=scale, weights=weights, backend=backend, precision=precision, threads=threads
         )
         self._model, self.scale = choose_model(self._config)
         self._engine: Engine | None = None

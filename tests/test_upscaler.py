@@ -108,6 +108,6 @@ def test_the_readmes_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_tune_is_asked_for() -> None:
-    with pytest.raises(ModelError, match="tune 'sharp' is none of"):
-        Upscaler(tune="sharp")
-    assert Upscaler(tune="clean").scale == 2
+    with pytest.raises(ModelError, match="weights 'sharp' is none of"):
+        Upscaler(weights="sharp")
+    assert Upscaler(weights="clean").scale == 2

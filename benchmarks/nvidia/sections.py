@@ -34,7 +34,7 @@ class Sections:
         self.models.sort(key=lambda one: (one.scale != 2, one.macs_per_pixel))
         if parsed.rehearse:
             self.models = self.models[:1]
-        self.timed = list({(one.name, one.scale): one for one in self.models if one.tune == "clean"}.values())
+        self.timed = list({(one.name, one.scale): one for one in self.models if one.weights == "clean"}.values())
         self.timed += [one for one in self.models if not any(alike(one, other) for other in self.timed)]
 
     def run(self, section: str) -> None:
@@ -62,7 +62,7 @@ class Sections:
         return measure.OPEN[backend](*what, device=self.parsed.device, **options)
 
     def _cells(self) -> Iterator[tuple[str, ModelSpec, Any, str]]:
-        """What is timed, x2 first; weights do not change the speed, so a model of another tune is the same."""
+        """What is timed, x2 first; the camera weights are left out: they take the same time."""
         for double in (True, False):
             for size in self.sizes:
                 for precision in PRECISIONS:
@@ -223,7 +223,7 @@ class Sections:
 
 
 def titled(model: ModelSpec) -> str:
-    return f"{model.name} x{model.scale}" + (f" {model.tune}" if model.tune != "clean" else "")
+    return f"{model.name} x{model.scale}" + (f" {model.weights}" if model.weights != "clean" else "")
 
 
 def alike(one: ModelSpec, other: ModelSpec) -> bool:

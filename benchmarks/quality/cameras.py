@@ -31,11 +31,11 @@ def measure_model(model: ModelSpec, footage: Footage, examples: list[Example]) -
     """One row; live runs take bf16 where the CPU has it, so this does too."""
     options = EngineOptions(fidelity=LIVE_FIDELITY)
     found = evaluate_footage(model, footage, options, steadiness=False, show=examples.append)
-    row = {key: found[key] for key in KEYS} | {"tune": model.tune, "onnx_sha256": digest(model, found["precision"])}
+    row = {key: found[key] for key in KEYS} | {"tune": model.weights, "onnx_sha256": digest(model, found["precision"])}
     row["files"] = sorted(model.digests())  # the precision was chosen by them all
     gain = row["psnr_y"] - row["bicubic"]["psnr_y"]
     film = f"{footage.name:24} CRF {footage.crf:g}"
-    print(f"{model.name} x{model.scale} {model.tune:6} {film}  {row['psnr_y']:.2f} ({gain:+.2f})", flush=True)
+    print(f"{model.name} x{model.scale} {model.weights:6} {film}  {row['psnr_y']:.2f} ({gain:+.2f})", flush=True)
     return row
 
 
@@ -48,7 +48,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def measure(parsed: argparse.Namespace) -> Measurement:
     models = list_models()
-    tuned = {(model.name, model.scale) for model in models if model.tune == "camera"}
+    tuned = {(model.name, model.scale) for model in models if model.weights == "camera"}
     models = [model for model in models if (model.name, model.scale) in tuned]
     before = [] if parsed.fresh or parsed.sheets else earlier_result(parsed.out).get("rows", [])
     before = [row for row in before if row["frames"] == parsed.frames]
@@ -61,7 +61,7 @@ def measure(parsed: argparse.Namespace) -> Measurement:
             found = [row for row in before if (row.get("files"), row["film"], row["crf"]) == wanted]
             if not found:
                 footage = footage or load_footage(parsed.data / film, scale, crf=crf, frames=parsed.frames)
-                shown = examples.setdefault(f"{model.name}-{model.tune}-x{scale}", [])
+                shown = examples.setdefault(f"{model.name}-{model.weights}-x{scale}", [])
                 found = [measure_model(model, footage, shown)]
             rows += found[:1]
     for name, shown in examples.items():

@@ -49,7 +49,7 @@ def measure(parsed: argparse.Namespace) -> Measurement:
     engines: dict[str, Engine] = {}
     width, height = parsed.size
     info = StreamInfo(width, height, TIME_BASE)
-    names = parsed.model or [one.name for one in list_models() if (one.scale, one.tune) == (parsed.scale, "clean")]
+    names = parsed.model or [one.name for one in list_models() if (one.scale, one.weights) == (parsed.scale, "clean")]
     for name in names:
         model = find_model(name, parsed.scale)
         known = [] if parsed.frames else rows_of(model, earlier_result(parsed.out))

@@ -57,7 +57,7 @@ def measured() -> list[ModelSpec]:
     return [
         model
         for model in list_models()
-        if model.tune == "clean" and model.scale > 1 and model.network["kind"] != "RecurrentSR"
+        if model.weights == "clean" and model.scale > 1 and model.network["kind"] != "RecurrentSR"
     ]
 
 

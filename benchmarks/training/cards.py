@@ -41,30 +41,30 @@ MEASURED = ("quality", "cameras", "films")  # benchmarks whose figures stand in 
 
 def run_of(model: ModelSpec) -> str:
     """Name of the folder of its run, and of the model's own."""
-    return f"{model.name}{'-camera' if model.tune == 'camera' else ''}-x{model.scale}"
+    return f"{model.name}{'-camera' if model.weights == 'camera' else ''}-x{model.scale}"
 
 
 def commands(model: ModelSpec, recipe: Recipe, iterations: int) -> list[str]:
     """What made the model, in order."""
     run, made = f"runs/{run_of(model)}", []
     data = "--data data/train --data data/photos"
-    if recipe.frames > 1 or model.tune == "camera":
+    if recipe.frames > 1 or model.weights == "camera":
         length = f" --length {recipe.frames + 2} --motion both" if recipe.frames > 1 else ""
-        clips = f"clips/{'moving-' if recipe.frames > 1 else ''}{model.tune}-x{model.scale}"
+        clips = f"clips/{'moving-' if recipe.frames > 1 else ''}{model.weights}-x{model.scale}"
         made.append(
-            f"stream-sr clips {clips} {data} {FILMS} --scale {model.scale} --tune {model.tune}{length} {JUDGES}"
+            f"stream-sr clips {clips} {data} {FILMS} --scale {model.scale} --weights {model.weights}{length} {JUDGES}"
         )
         data = f"--data {clips}"
-    train = f"stream-sr train {recipe.name} --scale {model.scale} --tune {model.tune} {data} --out {run}"
+    train = f"stream-sr train {recipe.name} --scale {model.scale} --weights {model.weights} {data} --out {run}"
     train += f" --iterations {iterations}" if iterations != recipe.iterations else ""
     if recipe.from_scale or recipe.frames > 1:
         start = replace(model, scale=recipe.from_scale or model.scale)
-        start = replace(start, name="fast") if recipe.frames > 1 else replace(start, tune="clean")
+        start = replace(start, name="fast") if recipe.frames > 1 else replace(start, weights="clean")
         train += f" --from runs/{run_of(start)}/checkpoint.pt"
     folder = f"engines/{model.onnx.parent.name}"
     default = " --default" if model.default else ""
     quantize = f"stream-sr quantize {folder} {data}"
-    benchmark = "films" if recipe.frames > 1 else "cameras" if model.tune == "camera" else "quality"
+    benchmark = "films" if recipe.frames > 1 else "cameras" if model.weights == "camera" else "quality"
     return [
         *made,
         train,
@@ -78,7 +78,7 @@ def as_trained(recipe: Recipe, model: ModelSpec) -> Recipe:
     """The recipe with what its ``model.toml`` says of the run, which may be older, or have been another."""
     toml = tomllib.loads(model.onnx.with_name("model.toml").read_text())["training"]
     given = {one.name: one.default for one in fields(Recipe) if one.default is not MISSING} | toml
-    kept = {"from_scale", "name", "scale", "tune", "network"}
+    kept = {"from_scale", "name", "scale", "weights", "network"}
     changes: dict[str, Any] = {one.name: given[one.name] for one in fields(Recipe) if one.name in given.keys() - kept}
     changes |= {key: tuple(changes[key]) for key in ("shrinks", "validation_images")}
     return replace(recipe, **changes)
@@ -115,7 +115,7 @@ def write_card_of(model: ModelSpec, log: Path, records: Sequence[dict[str, Any]]
     """Write the card from this log; a model without one keeps its card, which was written where it was trained."""
     if not log.exists() and model.onnx.with_name("card.md").exists():
         return
-    recipe = load_recipe(model.name, scale=model.scale, tune=model.tune)
+    recipe = load_recipe(model.name, scale=model.scale, weights=model.weights)
     measured = evaluations(model, records)
     history = log.with_name("history.txt")  # by hand, where a run went another way than its recipe
     card = write_card(

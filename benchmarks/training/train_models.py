@@ -1,4 +1,4 @@
-"""Train the shipped models, as far as the time allows: each preset, scale and tune, and the recurrent ones.
+"""Train the shipped models, as far as the time allows: each preset, scale and weights, and the recurrent ones.
 
     python -m benchmarks train-models --data DIR... --clips DIR --out runs [--unlabelled DIR...] [--minutes 9]
         [--parallel 6] [--only NAME...]
@@ -38,14 +38,14 @@ class Job:
     name: str
     recipe: str
     scale: int
-    tune: str
+    weights: str
     data: tuple[str, ...]
     after: tuple[str, ...] = ()
     teacher: str | None = None
     unlabelled: tuple[str, ...] = ()
 
     def command(self, out: Path) -> list[str]:
-        words = module_command("stream_sr", "train", self.recipe, "--scale", str(self.scale), "--tune", self.tune)
+        words = module_command("stream_sr", "train", self.recipe, "--scale", str(self.scale), "--weights", self.weights)
         words += [word for folder in self.data for word in ("--data", folder)]
         words += ["--out", str(out / self.name), "--threads", "2"]
         if (out / self.name / CHECKPOINT).exists():
@@ -66,7 +66,7 @@ class Job:
 
     @property
     def iterations(self) -> int:
-        return load_recipe(self.recipe, scale=self.scale, tune=self.tune).iterations
+        return load_recipe(self.recipe, scale=self.scale, weights=self.weights).iterations
 
 
 def jobs(pictures: Sequence[Path], clips: Path, unlabelled: Sequence[Path] = ()) -> list[Job]:
@@ -82,11 +82,11 @@ def jobs(pictures: Sequence[Path], clips: Path, unlabelled: Sequence[Path] = ())
             start = f"{preset}-x{2 if scale == 1 else scale}"
             data = (str(clips / f"camera-x{scale}"),)
             found.append(Job(f"{preset}-camera-x{scale}", preset, scale, "camera", data, (start,)))
-    for tune, scale in (("clean", 4), ("camera", 2)):
-        name = ("-camera" if tune == "camera" else "") + f"-x{scale}"
-        data = (str(clips / f"moving-{tune}-x{scale}"),)
-        start = "fast-camera-x2" if tune == "camera" else "fast-x2"
-        found.append(Job(f"recurrent{name}", "recurrent", scale, tune, data, (start,)))
+    for weights, scale in (("clean", 4), ("camera", 2)):
+        name = ("-camera" if weights == "camera" else "") + f"-x{scale}"
+        data = (str(clips / f"moving-{weights}-x{scale}"),)
+        start = "fast-camera-x2" if weights == "camera" else "fast-x2"
+        found.append(Job(f"recurrent{name}", "recurrent", scale, weights, data, (start,)))
     return found
 
 

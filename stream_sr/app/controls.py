@@ -13,7 +13,7 @@ from stream_sr.errors import ConfigError, StreamSRError
 from stream_sr.inference.background_build import BackgroundBuildEngine
 from stream_sr.inference.engines import backends
 from stream_sr.inference.hot_swap import SwapEngine
-from stream_sr.inference.model import AUTO, PRESETS, TUNES, ModelSpec, list_models
+from stream_sr.inference.model import AUTO, PRESETS, WEIGHTS, ModelSpec, list_models
 from stream_sr.pipeline.engine import Engine, EngineSpec
 from stream_sr.pipeline.threads import Worker
 from stream_sr.video.frame import StreamInfo
@@ -36,7 +36,7 @@ OpenEngine = Callable[[Config, StreamInfo, tuple[int, int]], Engine]  # options,
 
 
 class RunControls:
-    """See `interfaces.Controls`. The engine's ``model``, ``scale``, ``tune`` and ``backend``; ``record``, ``on`` or
+    """See `interfaces.Controls`. The engine's ``model``, ``scale``, ``weights`` and ``backend``; ``record``, ``on`` or
     ``off``.
 
     A change is checked at once; the engine for it is opened on a thread of its own (the newest request wins) and takes
@@ -132,15 +132,15 @@ class RunControls:
         if not networks:
             found["model"] = ("", ["", *names, *auto])
         else:
-            found["tune"] = self._tunes([model for model in models if (model.name, model.scale) == _key(spec)])
+            found["weights"] = self._weights([model for model in models if (model.name, model.scale) == _key(spec)])
         return found
 
-    def _tunes(self, models: Sequence[ModelSpec]) -> tuple[str, list[str]]:
-        """The tune that runs, as `engine_setup.choose_model` takes it, and those that there are."""
-        tunes = [tune for tune in TUNES if any(model.tune == tune for model in models)]
+    def _weights(self, models: Sequence[ModelSpec]) -> tuple[str, list[str]]:
+        """The weights in use, as `engine_setup.choose_model` chooses them, and those that there are."""
+        available = [weights for weights in WEIGHTS if any(model.weights == weights for model in models)]
         preferred = "camera" if self._engines[0][1].live else "clean"
-        now = next((tune for tune in (self.config.tune, preferred, *tunes) if tune in tunes), None)
-        return now or "", tunes
+        now = next((one for one in (self.config.weights, preferred, *available) if one in available), None)
+        return now or "", available
 
     def _changed_config(self, name: str, value: str) -> Config:
         """The options with one of them changed. Raises ConfigError."""
@@ -156,9 +156,9 @@ class RunControls:
             return replace(now, scale=int(value), size=None)
         if name == "backend":
             return replace(now, backend=value, precision="auto", model=None if value == "bicubic" else now.model)
-        if name == "tune":
-            return replace(now, tune=value)
-        return replace(now, model=value, tune=None, backend="auto" if now.backend == "bicubic" else now.backend)
+        if name == "weights":
+            return replace(now, weights=value)
+        return replace(now, model=value, weights=None, backend="auto" if now.backend == "bicubic" else now.backend)
 
     def _work(self) -> None:
         while True:

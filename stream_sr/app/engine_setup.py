@@ -38,8 +38,8 @@ USUAL_FPS = 30.0  # of a stream that does not say
 def choose_model(config: Config, info: StreamInfo | None = None) -> tuple[ModelSpec | None, int]:
     """The model and scale that the options ask for; no model for the bicubic backend, the largest for ``auto``.
 
-    A live stream takes weights tuned for cameras, if there are any, unless ``--tune`` says otherwise. With ``--size``
-    the smallest scale that reaches it (by ``info``; without it any), else the largest there is; scale 1 only where its
+    A live stream takes the camera weights, if there are any, unless ``--weights`` says otherwise. With ``--size`` the
+    smallest scale that reaches it (by ``info``; without it any), else the largest there is; scale 1 only where its
     weights are those that would be taken, for it restores what a clean picture has not lost. Raises ModelError.
     """
     if config.backend == "bicubic":
@@ -53,14 +53,14 @@ def choose_model(config: Config, info: StreamInfo | None = None) -> tuple[ModelS
             model.scale
             for model in models
             if (model.name == name or (name == AUTO and (model.name, model.scale) in measured))
-            and (model.tune == config.tune if config.tune else model.scale > 1 or model.tune == prefer)
+            and (model.weights == config.weights if config.weights else model.scale > 1 or model.weights == prefer)
         }
     )
     scale = _reaching(scales, config, info) if config.size and scales else config.scale
     if name == AUTO:
-        model = model_ladder(2 if scale is None else scale, config.tune, prefer=prefer)[-1]
+        model = model_ladder(2 if scale is None else scale, config.weights, prefer=prefer)[-1]
         return model, model.scale
-    model = find_model(name, scale, config.tune, prefer=prefer)
+    model = find_model(name, scale, config.weights, prefer=prefer)
     return model, model.scale
 
 
@@ -71,12 +71,12 @@ def models_of_run(config: Config, info: StreamInfo) -> list[ModelSpec]:
     """
     model, scale = choose_model(config, info)
     if config.model == AUTO and info.live:
-        return model_ladder(scale, config.tune, prefer=_preferred(info))
+        return model_ladder(scale, config.weights, prefer=_preferred(info))
     return [] if model is None else [model]
 
 
 def _preferred(info: StreamInfo | None) -> str:
-    """The tune that is taken where there is one and none is asked for."""
+    """The weights that are taken where ``--weights`` is not given and the model has both."""
     return "camera" if info is not None and info.live else "clean"
 
 
@@ -118,7 +118,7 @@ def open_live_engine(
     options = replace(config.engine_options(depth=1, live=True), tune=at_once)
     model, scale = choose_model(config, info)
     if config.model == AUTO and info.live:
-        models = model_ladder(scale, config.tune, prefer=_preferred(info))
+        models = model_ladder(scale, config.weights, prefer=_preferred(info))
         if not all(needs_build(model, info, options) for model in models):
             deadline = min(1 / float(info.fps or USUAL_FPS), config.max_latency / 1e3)
             return open_auto_model(models, info, options, deadline_ns=deadline * 1e9, stats=stats, finish=finish)

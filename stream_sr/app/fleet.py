@@ -12,7 +12,12 @@ from typing import Any
 from stream_sr.app.engine_setup import check_computes, choose_model
 from stream_sr.app.session import check_outputs
 from stream_sr.codec.nvenc import CODECS, why_not
-from stream_sr.config import Config, make_config, read_toml, read_values, refuse_control_characters, shown
+from stream_sr.config import Config, make_config
+from stream_sr.config.kinds import refuse_control_characters, shown
+from stream_sr.config.metrics_options import DEFAULT_HOST, MetricsOptions
+from stream_sr.config.option import Need, options_of
+from stream_sr.config.precedence import read_values
+from stream_sr.config.toml_file import read_toml
 from stream_sr.errors import ConfigError, StreamSRError
 from stream_sr.inference.engines import check_available, check_engine_options
 from stream_sr.sinks import check_address as check_sink
@@ -24,7 +29,6 @@ from stream_sr.video.frame import StreamInfo
 
 SYNTAX = '[camera.NAME] with source = "ADDRESS", sinks = ["ADDRESS", ...] and options'
 MOST_NAME = 100  # characters of a camera's name
-MOST_HOST = 253  # of a host name, RFC 1035
 WILDCARDS = ("0.0.0.0", "::")
 
 
@@ -44,7 +48,7 @@ class Fleet:
 
     cameras: tuple[CameraPlan, ...]
     metrics_port: int | None = None
-    metrics_host: str = "127.0.0.1"
+    metrics_host: str = DEFAULT_HOST
 
 
 def check_fleet(file: Path, unchanged: Iterable[CameraPlan] = ()) -> Fleet:
@@ -73,18 +77,14 @@ def read_fleet(file: Path) -> Fleet:
     the environment. The names of recordings may hold the time at which they begin, as in ``door-%Y%m%d-%H%M%S.mkv``.
     """
     raw = read_toml(file)
-    port, host = raw.pop("metrics-port", None), raw.pop("metrics-host", "127.0.0.1")
     shared, cameras = raw.pop("all", {}), raw.pop("camera", {})
-    if raw:
-        raise ConfigError(
-            f"{file}: '{shown(next(iter(raw)))}' is not known; known are metrics-port, metrics-host, [all], {SYNTAX}"
-        )
+    names = [option.name for option in options_of(MetricsOptions)]
+    if unknown := [name for name in raw if name not in names]:
+        raise ConfigError(f"{file}: '{shown(unknown[0])}' is not known; known are {', '.join(names)}, [all], {SYNTAX}")
+    metrics = MetricsOptions(**read_values(raw, str(file), options_of(MetricsOptions)))
+    port, host = metrics.metrics_port, metrics.metrics_host or DEFAULT_HOST
     if not isinstance(shared, dict) or not isinstance(cameras, dict) or not cameras:
         raise ConfigError(f"{file} names no camera; write {SYNTAX}")
-    if port is not None and (isinstance(port, bool) or not isinstance(port, int) or not 0 <= port < 65536):
-        raise ConfigError(f"{file}: metrics-port is no port; it is a whole number from 0 to 65535")
-    if not isinstance(host, str) or not 0 < len(host) <= MOST_HOST or not host.isprintable():
-        raise ConfigError(f"{file}: metrics-host is no host; write an address of this machine, such as 127.0.0.1")
     base = read_values(shared, f"{file}: [all]")
     plans = tuple(_camera(file, name, table, base, len(cameras)) for name, table in cameras.items())
     _refuse_duplicates(file, plans, port, host)
@@ -128,7 +128,7 @@ def _check_addresses(plan: CameraPlan) -> None:
     source, config = plan.source, plan.config
     check_source(source, config.source_options(applicable(source)))
     if kind_of(source) in ("file", "pictures"):
-        config.refuse({"max_latency"}, f"{redact(source)} is not live, and no frame of it is dropped")
+        config.refuse_without(Need.LIVE_INPUT, f"{redact(source)} is not live, and no frame of it is dropped")
     outputs = [check_sink(sink, config.sink_options(source)) for sink in plan.sinks]
     check_outputs(source, plan.sinks, config, outputs)
 

@@ -24,6 +24,7 @@ from stream_sr.app.status import Status, open_status
 from stream_sr.app.telemetry import Telemetry, auto_line
 from stream_sr.codec.encoder import Encoder, check_options
 from stream_sr.config import Config
+from stream_sr.config.option import Need
 from stream_sr.errors import ConfigError, PipelineStalled, StreamSRError
 from stream_sr.inference.resize import MultiFormatEngine
 from stream_sr.pipeline.interfaces import Display, FrameSink, PacketSink, ResizingSource, SinkOptions
@@ -37,8 +38,6 @@ from stream_sr.system.printable import redact
 from stream_sr.video.frame import Frame
 
 log = logging.getLogger("stream_sr")
-
-ENCODER_OPTIONS = {"encoder", "crf", "bitrate", "encoder_preset", "gop", "audio"}
 
 
 @dataclass(frozen=True)
@@ -86,12 +85,12 @@ def run(source: str, sinks: Sequence[str], config: Config, hooks: RunHooks | Non
             )
         )
         if not reader.info.live:
-            config.refuse({"max_latency"}, f"{reader.info.name} is not live, and no frame of it is dropped")
+            config.refuse_without(Need.LIVE_INPUT, f"{reader.info.name} is not live, and no frame of it is dropped")
         live = reader.info.live or any(sink.paced for sink in outputs)
         stats = Stats()
         stall_seconds = config.stall_timeout if reader.info.live or hooks.supervised else None
         if stall_seconds is None:
-            config.refuse({"stall_timeout"}, f"{reader.info.name} is not live: a frame may take as long as it takes")
+            config.refuse_without(Need.RESTART, f"{reader.info.name} is not live: a frame may take as long as it takes")
         opening = partial(open_fitted_engine, config, reader.info, live=live, stats=stats)
         engine = open_watched(opening, stall_seconds=stall_seconds, cancelled=hooks.cancelled)
         stack.callback(lambda: engine.close())
@@ -169,23 +168,23 @@ def check_outputs(source: str, sinks: Sequence[str], config: Config, outputs: Se
     """
     displays = [sink for sink in outputs if isinstance(sink, Display)]
     if config.record_dir is not None and not displays:
-        config.refuse({"record_dir"}, "neither a page nor a window is there to begin a recording")
+        config.refuse_without(Need.DISPLAY, "neither a page nor a window is there to begin a recording")
     if split_sinks(outputs)[1] or (config.record_dir is not None and displays):
         check_options(config.encoder_options)
     else:
-        config.refuse(ENCODER_OPTIONS, "no output is encoded")
+        config.refuse_without(Need.ENCODED_OUTPUT, "no output is encoded")
     if not any(map(is_file, sinks)):
-        config.refuse({"overwrite"}, "no output is a file")
+        config.refuse_without(Need.FILE_OUTPUT, "no output is a file")
     if not is_live_address(source) and not any(map(is_published, sinks)):
-        config.refuse({"reconnect"}, f"{redact(source)} is no live input that could be lost and come back")
+        config.refuse_without(Need.LOSABLE, f"{redact(source)} is no live input that could be lost and come back")
     _refuse_idle_server_options(config, sinks)
 
 
 def _refuse_idle_server_options(config: Config, sinks: Sequence[str]) -> None:
     if not any(map(is_page, sinks)):
-        config.refuse({"web_read_only", "web_name"}, "there is no output web:[HOST:]PORT")
+        config.refuse_without(Need.PAGE, "there is no output web:[HOST:]PORT")
         if not any(map(is_served, sinks)):
-            config.refuse({"viewer_user", "viewer_password", "max_viewers"}, "no output is served here")
+            config.refuse_without(Need.SERVED_OUTPUT, "no output is served here")
 
 
 def _refuse_duplicates(sinks: Sequence[str]) -> None:

@@ -9,10 +9,13 @@ from typing import Any
 
 from stream_sr.app.engine_setup import choose_model
 from stream_sr.bench.clip import make_clip
+from stream_sr.bench.defaults import DEFAULT_SIZE, ROUNDS, SECONDS, SWEPT
 from stream_sr.bench.engine import EngineSubject
 from stream_sr.bench.rounds import LoadMeter, Subject, measure, warnings
 from stream_sr.bench.run import RunSubject
-from stream_sr.config import OUTPUT_OPTIONS, SOURCE_OPTIONS, Config
+from stream_sr.config import Config
+from stream_sr.config.option import Group, keys
+from stream_sr.config.run_options import in_groups
 from stream_sr.errors import ConfigError
 from stream_sr.pipeline.pipeline import Pipeline
 from stream_sr.sinks import is_file
@@ -20,11 +23,6 @@ from stream_sr.sources import is_live_address
 from stream_sr.system import machine
 from stream_sr.system.printable import redact
 
-KINDS = ("engine", "pipeline", "live")
-SWEPT = ("model", "scale", "backend", "precision")  # options that take a list
-DEFAULT_SIZE = (640, 360)
-ROUNDS = {"engine": 5, "pipeline": 3, "live": 3}
-SECONDS = {"engine": 1.0, "live": 5.0}  # of a round; the whole filter runs to the end of its file
 CLIP_SECONDS = 10.0  # of the file that is made where none is given
 
 
@@ -120,8 +118,7 @@ def make_subjects(
 def _engine(
     sweep: Sweep, config: Config, size: tuple[int, int], label: str, stop: Callable[[], bool], meter: LoadMeter
 ) -> EngineSubject:
-    idle = {option.key for option in SOURCE_OPTIONS + OUTPUT_OPTIONS} | {"overwrite"}
-    config.refuse(idle, "without SOURCE the engine alone runs")
+    config.refuse(keys(in_groups(Group.INPUT, Group.OUTPUT)), "without SOURCE the engine alone runs")
     model, scale = choose_model(config)
     return EngineSubject(
         model,

@@ -1,6 +1,6 @@
 """The command line: arguments, commands, signals and exit codes.
 
-Contains the parser (`parser`, `main`), what each command does (`commands`, `bench`, `doctor`, `listing`, `demo`,
-`latency`, `screenshot`), and signals and how results are printed (`terminal`). May import everything below; nothing
-imports it. Start reading in `main`.
+Contains `main`, the parser (`command`, `parser`), one module per command (`commands/`), the longer parts of some
+(`doctor`, `listing`, `demo`, `latency`, `screenshot`), signals and what is printed (`terminal`), and docs/options.md
+(`options_page`). May import everything below; nothing imports it. Start reading in `main`.
 """

@@ -1,4 +1,4 @@
-"""What this machine has, what it lacks and the command that mends it. Every question is asked, none may end the rest.
+"""What this machine has, what it lacks and the command that fixes it. Every question is asked, none may end the rest.
 
 Libraries are imported in processes of their own: an import that crashes or hangs harms only its own answer.
 """
@@ -95,14 +95,14 @@ COLOURS = {OK: "32", ABSENT: "2", OPTIONAL: "2", MISSING: "33", BROKEN: "31"}
 class Finding:
     """One answer. ``absent`` is what this machine cannot use; ``optional`` names what brings it, for who wants it.
 
-    ``missing`` and ``broken`` name what mends them.
+    ``missing`` and ``broken`` name what fixes them.
     """
 
     area: str
     name: str
     state: str
     detail: str = ""
-    mend: str = ""
+    fix: str = ""
 
 
 def examine() -> dict[str, Any]:
@@ -154,16 +154,16 @@ class Probes:
             if name not in self.versions:
                 state = MISSING if not extra or extra in NEEDS_GPU else OPTIONAL
                 state = ABSENT if extra in NEEDS_GPU and not has_nvidia() else state
-                mend = machine.pip_install(f"stream-sr[{extra}]" if extra else name)
-                yield Finding("libraries", name, state, f"not installed: {use}", mend)
+                fix = machine.pip_install(f"stream-sr[{extra}]" if extra else name)
+                yield Finding("libraries", name, state, f"not installed: {use}", fix)
                 continue
             code, _, complaint = _finish(self._processes[name])
             version = self.versions[name]
             if code == 0:
                 yield Finding("libraries", name, OK, f"{version}: {use}")
             else:
-                mend = _mend(complaint) or _again(name)
-                yield Finding("libraries", name, BROKEN, f"{version} cannot be imported: {complaint}", mend)
+                fix = _fix(complaint) or _again(name)
+                yield Finding("libraries", name, BROKEN, f"{version} cannot be imported: {complaint}", fix)
 
 
 def _processor() -> Iterable[Finding]:
@@ -342,7 +342,7 @@ def _again(name: str) -> str:
     return machine.pip_install("--force-reinstall", name)
 
 
-def _mend(complaint: str) -> str:
+def _fix(complaint: str) -> str:
     """The command that brings the shared library an import misses; empty where it is another failure."""
     return next((command for name, command in SHARED_LIBRARIES.items() if name in complaint), "")
 
@@ -359,8 +359,8 @@ def format_findings(report: Mapping[str, Any], *, color: bool = False, width: in
         found = [finding for finding in report["findings"] if finding["area"] == area]
         if found:
             lines += ["", area[0].upper() + area[1:]]
-        for finding, mend in group(found):
-            lines += _lines(finding, mend, color, width)
+        for finding, fix in group(found):
+            lines += _lines(finding, fix, color, width)
     auto = report["auto"]
     choice = f"--backend auto chooses {auto['backend']}" if auto["backend"] else "--backend auto finds nothing to run"
     lines += ["", *textwrap.wrap(printable(f"{choice}: {auto['reason']}"), width)]
@@ -371,11 +371,11 @@ def format_findings(report: Mapping[str, Any], *, color: bool = False, width: in
 def group(findings: Sequence[Mapping[str, str]]) -> Iterable[tuple[Mapping[str, str], str]]:
     """Each finding with the command that is shown below it: where several in a row share one, below the last."""
     for finding, after in zip_longest(findings, findings[1:]):
-        same = after is not None and (after["state"], after["mend"]) == (finding["state"], finding["mend"])
-        yield finding, "" if same else finding["mend"]
+        same = after is not None and (after["state"], after["fix"]) == (finding["state"], finding["fix"])
+        yield finding, "" if same else finding["fix"]
 
 
-def _lines(finding: Mapping[str, str], mend: str, color: bool, width: int) -> Sequence[str]:
+def _lines(finding: Mapping[str, str], fix: str, color: bool, width: int) -> Sequence[str]:
     mark = f"{finding['state']:<8}"
     if color:
         mark = f"\x1b[{COLOURS[finding['state']]}m{mark}\x1b[0m"
@@ -384,5 +384,5 @@ def _lines(finding: Mapping[str, str], mend: str, color: bool, width: int) -> Se
     detail = textwrap.wrap(printable(finding["detail"]), width - indent, break_on_hyphens=False) or [""]
     head = [f"  {mark} {name:<19} {detail[0]}"] if len(name) < 20 else [f"  {mark} {name}", " " * indent + detail[0]]
     rest = [" " * indent + line for line in detail[1:]]
-    command = [f"{'':11}-> {printable(mend)}"] if mend and finding["state"] in (OPTIONAL, MISSING, BROKEN) else []
+    command = [f"{'':11}-> {printable(fix)}"] if fix and finding["state"] in (OPTIONAL, MISSING, BROKEN) else []
     return [line.rstrip() for line in (*head, *rest, *command)]

@@ -17,7 +17,7 @@ SPEED = "speed"  # kind of what is remembered
 
 
 def models_table(models: Sequence[ModelSpec]) -> list[dict[str, Any]]:
-    """One entry per model: ``name scale tune class parameters macs_per_pixel psnr_y int8 fps default``.
+    """One entry per model: ``name scale weights class parameters macs_per_pixel psnr_y int8 fps default``.
 
     ``macs_per_pixel`` are multiplications per input pixel; ``psnr_y`` is in dB per set, empty where not measured;
     ``int8`` is what its eight-bit form loses (``loss``, dB) and reaches (``psnr_y``), None where it has none; ``fps``
@@ -28,7 +28,7 @@ def models_table(models: Sequence[ModelSpec]) -> list[dict[str, Any]]:
         {
             "name": model.name,
             "scale": model.scale,
-            "tune": model.tune,
+            "weights": model.weights,
             "class": size_class(model.parameters),
             "fps": speed.get(f"{model.sha256()} {here}") if speed else None,
             "parameters": model.parameters,
@@ -90,7 +90,7 @@ def format_models(table: Sequence[Mapping[str, Any]]) -> str:
     measured = [name for name in SETS if any(name in row["psnr_y"] for row in table)]
     wide = max(len("model"), *(len(row["name"]) for row in table))
     timed = any(row["fps"] is not None for row in table)
-    head = f"   {'model':{wide}}  scale  tune    class   params   MACs" + ("    fps" if timed else "")
+    head = f"   {'model':{wide}}  scale  weights  class   params   MACs" + ("    fps" if timed else "")
     lines = [head + "".join(f"  {name:>5}" for name in measured)]
     lines += [_row(row, wide, measured, timed) for row in table]
     notes = ["* default", "8 int8", "MACs per input pixel"]
@@ -101,7 +101,12 @@ def format_models(table: Sequence[Mapping[str, Any]]) -> str:
 
 def _row(row: Mapping[str, Any], wide: int, measured: Sequence[str], timed: bool) -> str:
     mark = ("*" if row["default"] else " ") + ("8" if row["int8"] else " ")
-    cells = [f"{mark} {row['name']:{wide}}", f"{'x' + str(row['scale']):>5}", f"{row['tune']:<6}", f"{row['class']:>5}"]
+    cells = [
+        f"{mark} {row['name']:{wide}}",
+        f"{'x' + str(row['scale']):>5}",
+        f"{row['weights']:<7}",
+        f"{row['class']:>5}",
+    ]
     cells += [f"{_thousands(row['parameters']):>7}", f"{_thousands(row['macs_per_pixel']):>5}"]
     cells += [f"{'-' if row['fps'] is None else format(row['fps'], '.1f'):>5}"] if timed else []
     cells += [f"{_decibel(row['psnr_y'].get(name)):>5}" for name in measured]

@@ -1,4 +1,4 @@
-"""What every command shares of the terminal: signals, the log, reports as text or JSON."""
+"""What all commands need of the terminal: the signals that stop them, the log, reports as text or JSON."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ T = TypeVar("T")
 STOPPING = b"\nstream-sr: stopping: what was captured is finished (Ctrl-C again stops now)\n"
 
 
-class StoppedEarly(KeyboardInterrupt):
+class StoppedBeforeStart(KeyboardInterrupt):
     """The first Ctrl-C came before there was a run to stop."""
 
 
-class Interrupts:
+class StopSignals:
     """Ctrl-C and SIGTERM: the first stops softly, the second aborts. The handler takes no lock.
 
-    SIGHUP does the same; or, with ``reloads``, it calls ``reload`` of what is attached. One that came before is made up
-    for by `attach`: the file may have been read already.
+    SIGHUP does the same; or, with ``reloads``, it calls ``reload`` of what is attached. If it came before `attach`,
+    `attach` calls it, because the file may have been read already.
     """
 
     def __init__(self, *, reloads: bool = False) -> None:
@@ -42,7 +42,7 @@ class Interrupts:
         self._pipeline: Any = None
         self._before: dict[signal.Signals, Any] = {}
 
-    def __enter__(self) -> Interrupts:
+    def __enter__(self) -> StopSignals:
         for which in STOPS:
             if signal.getsignal(which) is not signal.SIG_IGN or self._reloads:  # ignored: nohup
                 self._before[which] = signal.signal(which, self._handle)
@@ -62,7 +62,7 @@ class Interrupts:
             return
         self.count += 1
         if self._pipeline is None:
-            raise StoppedEarly if self.count == 1 else KeyboardInterrupt
+            raise StoppedBeforeStart if self.count == 1 else KeyboardInterrupt
         if self.count == 1:
             write_without_waiting(2, STOPPING)  # nobody may be reading
             self._pipeline.stop()
@@ -73,11 +73,11 @@ class Interrupts:
         for which, handler in self._before.items():
             signal.signal(which, handler)
         if self.count == 1 and self._pipeline is None and isinstance(error, Exception):
-            raise StoppedEarly from error  # a library that was being loaded has turned the signal into its own error
+            raise StoppedBeforeStart from error  # a library that was being loaded has replaced the interrupt
 
 
-class Stopper:
-    """Stands where a pipeline would: the training loop asks the interrupt count itself."""
+class PollingLoop:
+    """What is attached where no pipeline runs: the loop itself reads `StopSignals.count`, and stops after the first."""
 
     def stop(self) -> None:
         pass
@@ -87,23 +87,23 @@ class Stopper:
 
 
 def print_result(json_to: str | None, result: T, text: Callable[[T], str], *, escaped: bool = False) -> None:
-    """Text to standard output, unless the JSON goes there. ``escaped``: it is `printable` but for our own colours."""
+    """Text to standard output, unless the JSON goes there. ``escaped``: foreign text in it is `printable` already."""
     write_json(json_to, result)
     if json_to != "-":
         print(text(result) if escaped else printable_lines(text(result)))
 
 
-def say(line: object) -> None:
+def print_line(line: object) -> None:
     """Print one line to standard output, escaped, of any length."""
     print(printable(line, longest=None))
 
 
-def say_lines(text: object) -> None:
-    """Print a table or report of ours to standard output, its lines escaped."""
+def print_lines(text: object) -> None:
+    """Print a table or report to standard output, each line escaped."""
     print(printable_lines(text))
 
 
-def complain(text: object) -> None:
+def print_error(text: object) -> None:
     """Print one line to standard error, escaped and of bounded length."""
     print(f"{PROGRAM}: {printable(text)}", file=sys.stderr)
 

@@ -122,8 +122,9 @@ def open_auto_model(
         for model in models:
             if needs_build(model, info, options):
                 notes.append(
-                    f"{model.name} is left out: its TensorRT engine is not built; `stream-sr engine build --model "
-                    f"{model.name} --scale {model.scale} --tune {model.tune} --input-size {info.width}x{info.height}`"
+                    f"{model.name} is left out: its TensorRT engine is not built; `stream-sr engine build "
+                    f"--model {model.name} --scale {model.scale} --weights {model.weights} "
+                    f"--input-size {info.width}x{info.height}`"
                 )
                 continue
             engine = stack.enter_context(closing(finish(open_engine(model, info, options))))

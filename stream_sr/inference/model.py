@@ -16,7 +16,7 @@ from stream_sr.errors import ModelError
 PRESETS = ("tiny", "fast", "balanced", "quality")
 AUTO = "auto"  # for a model's name: the largest that keeps up
 MIN_COST_RATIO = 1.5  # of a model of the ladder to the one below, in multiplications
-TUNES = ("clean", "camera")  # what a network was trained on: bicubic reductions, or what cameras and codecs leave
+WEIGHTS = ("clean", "camera")  # what a network was trained on: bicubic reductions, or what cameras and codecs leave
 LUMA, PREVIOUS, UPSCALED = "luma", "previous", "upscaled"  # the planes of a graph; the second of a recurrent one
 INT8_FILE = "model.int8.onnx"
 MAX_INT8_LOSS = 0.05  # dB that eight bits may lose for ``auto`` to take them, and for a model to be shipped in them
@@ -51,7 +51,7 @@ class ModelSpec:
     macs_per_pixel: int = 0  # multiplications per input pixel, of the lowered graph's useful taps
     psnr_y: Mapping[str, float] = field(default_factory=dict)  # per set, dB
     default: bool = False
-    tune: str = "clean"
+    weights: str = "clean"
     int8: Quantized | None = None
 
     @property
@@ -80,8 +80,8 @@ class ModelSpec:
         return replace(self, onnx=self.int8.onnx, int8=None)
 
     def label(self) -> str:
-        """Such as ``fast x2``, or ``fast x2, camera`` where it is not tuned as usual."""
-        return f"{self.name} x{self.scale}" + ("" if self.tune == TUNES[0] else f", {self.tune}")
+        """Such as ``fast x2``, or ``fast x2, camera`` where the weights are not the clean ones."""
+        return f"{self.name} x{self.scale}" + ("" if self.weights == WEIGHTS[0] else f", {self.weights}")
 
     def digests(self) -> set[str]:
         """SHA-256 of each of its ONNX files that is there."""
@@ -120,7 +120,7 @@ def engines_folder() -> Path:
 def list_models(folder: Path | None = None) -> list[ModelSpec]:
     """All shipped models, by name and scale."""
     found = [read_model(path) for path in sorted((folder or engines_folder()).glob("*/model.toml"))]
-    return sorted(found, key=lambda model: (model.name, TUNES.index(model.tune), model.scale))
+    return sorted(found, key=lambda model: (model.name, WEIGHTS.index(model.weights), model.scale))
 
 
 def read_model(path: Path) -> ModelSpec:
@@ -133,11 +133,13 @@ def read_model(path: Path) -> ModelSpec:
         onnx = path.with_name("model.onnx")
         if not onnx.is_file():
             raise ModelError(f"{onnx} is missing; restore it, or export the model again with `stream-sr export`")
-        tune = raw.get("tune", TUNES[0])
-        if tune not in TUNES:
-            raise ModelError(f"{path}: tune is {tune!r}, not one of {', '.join(TUNES)}; export the model again")
+        if "tune" in raw:
+            raise ModelError(f"{path}: the key tune is now called weights; rename it in this file")
+        weights = raw.get("weights", WEIGHTS[0])
+        if weights not in WEIGHTS:
+            raise ModelError(f"{path}: weights is {weights!r}, not one of {', '.join(WEIGHTS)}; export the model again")
         return ModelSpec(
-            tune=tune,
+            weights=weights,
             name=raw["name"],
             scale=raw["scale"],
             onnx=onnx,
@@ -177,29 +179,29 @@ def default_model(*, folder: Path | None = None) -> ModelSpec:
 
 
 def model_ladder(
-    scale: int, tune: str | None = None, *, prefer: str = TUNES[0], folder: Path | None = None
+    scale: int, weights: str | None = None, *, prefer: str = WEIGHTS[0], folder: Path | None = None
 ) -> list[ModelSpec]:
-    """The models worth choosing from by their cost, for this scale and tune (see `find_model`), the smallest first.
+    """The models worth choosing from by their cost, for this scale and weights (see `find_model`), the smallest first.
 
     From the best PSNR downwards, each that computes less than the one before by a factor of `MIN_COST_RATIO`: of
     models of about one size the best. A model is ranked by the figures of its name and scale, measured on clean
-    video, whatever it is tuned for; one without figures is left out. Where ``tune`` is None the best is one that is
-    tuned for ``prefer``, if any is: a larger one that is not is no better on such video. Raises ModelError where none
-    is left.
+    video, whatever it was trained for; one without figures is left out. Where ``weights`` is None the best is one with
+    the weights ``prefer``, if any has them: a larger one without is no better on such video. Raises ModelError where
+    none is left.
     """
     fitting = [model for model in list_models(folder) if model.scale == scale]
     ranks = {model.name: _rank(model) for model in fitting if model.psnr_y}
-    names = {model.name for model in fitting if tune in (None, model.tune)} & set(ranks)
-    tuned = {model.name for model in fitting if model.tune == (tune or prefer)} & names
+    names = {model.name for model in fitting if weights in (None, model.weights)} & set(ranks)
+    tuned = {model.name for model in fitting if model.weights == (weights or prefer)} & names
     ladder: list[ModelSpec] = []
     for name in sorted(names, key=lambda name: ranks[name], reverse=True):
         if not ladder and tuned and name not in tuned:
             continue
-        model = find_model(name, scale, tune, prefer=prefer, folder=folder)
+        model = find_model(name, scale, weights, prefer=prefer, folder=folder)
         if not ladder or model.macs_per_pixel * MIN_COST_RATIO <= ladder[-1].macs_per_pixel:
             ladder.append(model)
     if not ladder:
-        asked = f" and {tune}" if tune else ""
+        asked = f" and {weights}" if weights else ""
         raise ModelError(f"--model {AUTO} has no measured model for x{scale}{asked} (`stream-sr models` lists them)")
     return ladder[::-1]
 
@@ -212,21 +214,21 @@ def _rank(model: ModelSpec) -> tuple[float, float]:
 def find_model(
     name: str | None,
     scale: int | None,
-    tune: str | None = None,
+    weights: str | None = None,
     *,
-    prefer: str = TUNES[0],
+    prefer: str = WEIGHTS[0],
     folder: Path | None = None,
 ) -> ModelSpec:
-    """The model of this name, scale and tune, or a bare ``FILE.onnx`` (with ``model.toml`` beside it, or without).
+    """The model of this name, scale and weights, or a bare ``FILE.onnx`` (with ``model.toml`` beside it, or without).
 
-    ``name`` None is the default model (marked in its ``model.toml``), ``scale`` None is 2, or a file's own. ``tune``
-    None takes the weights tuned for ``prefer`` where there are any, else the others. Raises ModelError that lists what
-    there is, or names the command that trains it.
+    ``name`` None is the default model (marked in its ``model.toml``), ``scale`` None is 2, or a file's own. ``weights``
+    None takes those called ``prefer`` where there are any, else the others. Raises ModelError that lists what there is,
+    or names the command that trains it.
     """
     if name is not None and name.endswith(".onnx"):
         return _from_file(Path(name), scale)
-    if tune is not None and tune not in TUNES:
-        raise ModelError(f"tune '{tune}' is none of {', '.join(TUNES)}")
+    if weights is not None and weights not in WEIGHTS:
+        raise ModelError(f"weights '{weights}' is none of {', '.join(WEIGHTS)}")
     models = list_models(folder)
     if name is None:
         name = default_model(folder=folder).name
@@ -241,14 +243,14 @@ def find_model(
             f"no model '{name[:80]}'; there are {known}, or give a FILE.onnx (`stream-sr models` lists them)"
         )
     wanted = 2 if scale is None else scale
-    fitting = {model.tune: model for model in named if model.scale == wanted}
-    if fitting and (tune is None or tune in fitting):
-        return fitting.get(tune or prefer) or next(iter(fitting.values()))
+    fitting = {model.weights: model for model in named if model.scale == wanted}
+    if fitting and (weights is None or weights in fitting):
+        return fitting.get(weights or prefer) or next(iter(fitting.values()))
     if fitting:
         has = " and ".join(fitting)
         raise ModelError(
-            f"model '{name}' x{wanted} is not tuned for {tune}, only for {has}; "
-            f"`stream-sr train {name} --scale {wanted} --tune {tune}` trains it"
+            f"model '{name}' x{wanted} is not tuned for {weights}, only for {has}; "
+            f"`stream-sr train {name} --scale {wanted} --weights {weights}` trains it"
         )
     scales = ", ".join(sorted({f"x{model.scale}" for model in named}))
     hint = f"; `stream-sr train {name} --scale {wanted}` trains it" if name in PRESETS else ""

@@ -34,7 +34,7 @@ ADDRESSES = (
 MOST_DIGITS = 5  # of a camera's number
 
 # Which options mean something for which kind of address. `duration` always does.
-_APPLICABLE = {
+APPLICABLE_OPTIONS = {
     "webcam": {"duration", "read_timeout", "capture_size", "capture_fps", "fourcc"},
     "rtsp": {"duration", "read_timeout", "rtsp_transport"},
     "url": {"duration", "read_timeout", "decoder"},
@@ -43,9 +43,6 @@ _APPLICABLE = {
     "animated WebP": {"duration", "start"},
     "standard input": {"duration"},
     "synthetic": {"duration"},
-}
-_FLAGS = {"rtsp_transport": "--rtsp-transport", "read_timeout": "--read-timeout", "start": "--start"} | {
-    name: "--" + name.replace("_", "-") for name in ("duration", "capture_size", "capture_fps", "fourcc", "decoder")
 }
 
 
@@ -200,14 +197,15 @@ def _open_rtsp(address: str, options: SourceOptions, cancelled: threading.Event 
 
 def applicable(address: str) -> frozenset[str]:
     """Names of the options that mean something for this address. Raises ConfigError for an address that is none."""
-    return frozenset(_APPLICABLE[kind_of(address)])
+    return frozenset(APPLICABLE_OPTIONS[kind_of(address)])
 
 
 def _check_options(address: str, kind: str, options: SourceOptions) -> None:
     for field in fields(options):
         value = getattr(options, field.name)
-        if value != field.default and field.name not in _APPLICABLE[kind]:
-            raise ConfigError(f"{_FLAGS[field.name]} does not apply to {redact(address)} ({kind})")
+        if value != field.default and field.name not in APPLICABLE_OPTIONS[kind]:
+            flag = "--" + field.name.replace("_", "-")
+            raise ConfigError(f"{flag} does not apply to {redact(address)} ({kind})")
     if options.start is not None and options.start < 0:
         raise ConfigError(f"--start is {options.start:g}; it must be 0 or more seconds")
     if options.duration is not None and options.duration <= 0:

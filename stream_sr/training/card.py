@@ -85,20 +85,20 @@ def _card(
     arguments = ", ".join(f"{key} = {value}" for key, value in model.network.items() if key != "kind")
     return "\n".join(
         [
-            f"# {model.name} x{model.scale}" + (", tuned for cameras" if model.tune == "camera" else ""),
+            f"# {model.name} x{model.scale}" + (", tuned for cameras" if model.weights == "camera" else ""),
             "",
             *_wrap(
                 f"{kind} ({arguments}), {model.parameters:,} parameters, {model.macs_per_pixel:,} multiplications per "
                 f"input pixel. Luma in, luma out, uint8, any size." + (f" {PAPERS[kind]}." if kind in PAPERS else "")
             ),
             "",
-            "    " + f"stream-sr run SOURCE SINK --model {model.name} --scale {model.scale} --tune {model.tune}",
+            "    " + f"stream-sr run SOURCE SINK --model {model.name} --scale {model.scale} --weights {model.weights}",
             "",
             "## Figures",
             "",
             *_wrap(
                 "PSNR in dB and SSIM of luma (BT.601), border cut by the scale, reduced by MATLAB-style bicubic"
-                + (", then through libx264 of that CRF (veryfast, zerolatency)" if model.tune == "camera" else "")
+                + (", then through libx264 of that CRF (veryfast, zerolatency)" if model.weights == "camera" else "")
                 + "; uint8 in and out of the shipped ONNX."
             ),
             "",
@@ -167,7 +167,7 @@ def _training(recipe: Recipe, run: Mapping[str, Any], history: str) -> list[str]
         f"{recipe.warmup} iterations of warm-up, cosine to 1e-6{clip}, {loss}{squared}, average of the weights "
         f"{recipe.ema:g}, seed {recipe.seed}; in the eight flips and rotations{shares}."
     )
-    if recipe.tune == "clean" and recipe.frames == 1:
+    if recipe.weights == "clean" and recipe.frames == 1:
         made += f" The pictures are also shown at {', '.join(f'{s:g}' for s in recipe.shrinks)} of their size."
     if recipe.frames > 1:
         made += f" Each example is {recipe.frames} consecutive pictures, with nothing remembered before the first."
@@ -187,7 +187,7 @@ def _training(recipe: Recipe, run: Mapping[str, Any], history: str) -> list[str]
             f" In the last {1 - recipe.round_from:.0%} the network computes with weights rounded to bfloat16, and the "
             "shipped weights are exact in it."
         )
-    judges = "the validation set" if recipe.tune == "clean" and recipe.frames == 1 else "the validation clips"
+    judges = "the validation set" if recipe.weights == "clean" and recipe.frames == 1 else "the validation clips"
     chosen = (
         f"The weights are those of iteration {run['at']:,}, the best on {judges} ({run['psnr']:.2f} dB), which "
         f"were never trained on: {', '.join(recipe.validation_images)}"

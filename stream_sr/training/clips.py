@@ -60,7 +60,7 @@ def make_clips(
     videos: Iterable[tuple[str, Callable[[], Iterator[Plane]]]],
     scale: int,
     length: int,
-    tune: str,
+    weights: str,
     roundtrip: Roundtrip,
     motion: str = MOTIONS[0],
     seed: int = 1,
@@ -71,7 +71,7 @@ def make_clips(
 
     ``motion`` says how stills become clips: by a `scenes.pan`, by a `scenes.scene`, or both, which are two clips.
     ``pictures`` are folders; ``videos`` are names and functions that give luma planes, which are reduced to half their
-    size before they count as truth (that removes their own compression). ``tune`` is ``clean`` (reduced by bicubic)
+    size before they count as truth (that removes their own compression). ``weights`` is ``clean`` (reduced by bicubic)
     or ``camera`` (degraded, each clip by another `degrade.draw`, which may soften the truth too). ``validation``
     names pictures (stems) and videos whose clips go into the folder `VALIDATION` below. Returns how many clips were
     written. Raises SourceError for what cannot be read or gives no clip, ConfigError for a folder that holds clips
@@ -85,7 +85,7 @@ def make_clips(
 
     def keep(origin: str, name: str, truth: Sequence[Plane]) -> None:
         nonlocal count
-        kind = draw(random, scale) if tune == "camera" else Degradation()
+        kind = draw(random, scale) if weights == "camera" else Degradation()
         truth = kind.soften(truth)
         low = kind.apply(truth, scale, random=random, roundtrip=roundtrip)
         path = (out / VALIDATION if origin in validation else out) / f"{name}{ENDING}"

@@ -59,7 +59,7 @@ def write_model(
     training: Mapping[str, Any] | None = None,
     psnr_y: Mapping[str, float] | None = None,
     default: bool = False,
-    tune: str = "clean",
+    weights: str = "clean",
 ) -> ModelSpec:
     """Write ``model.onnx`` and ``model.toml`` into ``folder`` and read them back.
 
@@ -70,7 +70,7 @@ def write_model(
     top = {
         "name": name,
         "scale": scale,
-        "tune": tune,
+        "weights": weights,
         "default": default,
         "parameters": count_parameters(module),
         "macs_per_pixel": count_macs(module),
@@ -109,7 +109,7 @@ def export_checkpoint(
         module.load_state_dict(
             {name: torch.stack([one[name] for one in all_weights]).mean(0) for name in all_weights[0]}
         )
-    training = {key: value for key, value in recipe.items() if key not in ("name", "scale", "tune", "network")}
+    training = {key: value for key, value in recipe.items() if key not in ("name", "scale", "weights", "network")}
     training["iteration"] = state["iteration"]
     if average:
         training["averaged"] = 1 + len(average)
@@ -124,7 +124,7 @@ def export_checkpoint(
         training=training,
         psnr_y=psnr_y,
         default=default,
-        tune=recipe.get("tune", "clean"),
+        weights=recipe["weights"],
     )
     reference.write(model)
     return model

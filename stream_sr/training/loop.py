@@ -28,8 +28,8 @@ from stream_sr.video.quality import psnr
 
 CHECKPOINT = "checkpoint.pt"
 SAME = (  # fields of the recipe with which alone a run goes on
-    "scale", "tune", "network", "expand", "validation_images", "batch", "patch", "frames", "settled", "still", "noise",
-    "loss", "seed", "teacher_share",
+    "scale", "weights", "network", "expand", "validation_images", "batch", "patch", "frames", "settled", "still",
+    "noise", "loss", "seed", "teacher_share",
 )  # fmt: skip
 
 
@@ -198,6 +198,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         state = torch.load(path, weights_only=True, map_location="cpu")
         if not {"recipe", "best"} <= set(state):
             raise ValueError("it holds no recipe and no weights")
+        if "tune" in state["recipe"]:
+            raise ValueError("its recipe says tune, which is now called weights; train it again")
     except Exception as error:  # torch.load raises what pickle, zip and its own reader do
         reason = f"{type(error).__name__}: {error}".splitlines()[0].partition(". ")[0]  # torch's second is advice
         raise ConfigError(f"{path} is no checkpoint of `stream-sr train` ({reason})") from error
@@ -234,7 +236,7 @@ def _start(network: torch.nn.Module, recipe: Recipe, start_from: Path | None) ->
     if start_from is None:
         if recipe.from_scale is not None:
             start = f"x{recipe.from_scale} of {'`fast`' if recipe.frames > 1 else 'the same recipe'}"
-            raise ConfigError(f"{recipe.tune} x{recipe.scale} starts from {start}; give its checkpoint with --from")
+            raise ConfigError(f"{recipe.weights} x{recipe.scale} starts from {start}; give its checkpoint with --from")
         return
     state = load_checkpoint(start_from)
     scale, shape = state["recipe"]["scale"], state["recipe"]["network"]

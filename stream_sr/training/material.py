@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stream_sr.errors import ConfigError
-from stream_sr.inference.model import TUNES
+from stream_sr.inference.model import WEIGHTS
 from stream_sr.training.clips import ENDING, VALIDATION, Clip, ClipPatches, read_clips
 from stream_sr.training.data import Patches
 from stream_sr.training.recipe import Recipe
@@ -43,10 +43,10 @@ def holds_clips(folder: Path) -> bool:
 def _pictures(recipe: Recipe, folders: Sequence[Path]) -> Material:
     if recipe.frames > 1:
         raise ConfigError(f"recipe {recipe.name} learns from clips; make some with `stream-sr clips` and give --data")
-    if recipe.tune != TUNES[0] or recipe.scale == 1:
+    if recipe.weights != WEIGHTS[0] or recipe.scale == 1:
         raise ConfigError(
-            f"pictures are only reduced, which teaches nothing for {recipe.tune} x{recipe.scale}; make clips with "
-            f"`stream-sr clips --tune camera --scale {recipe.scale}` and give --data"
+            f"pictures are only reduced, which teaches nothing for {recipe.weights} x{recipe.scale}; make clips with "
+            f"`stream-sr clips --weights camera --scale {recipe.scale}` and give --data"
         )
     images = find_images(folders)
     held_back = [path for path in images if path.stem in recipe.validation_images]

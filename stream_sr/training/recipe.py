@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from stream_sr.errors import ConfigError
-from stream_sr.inference.model import TUNES
+from stream_sr.inference.model import WEIGHTS
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -18,7 +18,7 @@ class Recipe:
 
     name: str
     scale: int
-    tune: str
+    weights: str
     network: dict[str, Any]  # `kind`, a name of `networks.NETWORKS`, and its arguments
     iterations: int
     batch: int
@@ -65,11 +65,12 @@ def recipe_names() -> list[str]:
     return sorted(path.stem for path in RECIPES.glob("*.toml"))
 
 
-def load_recipe(name: str, *, scale: int, tune: str = TUNES[0], **overrides: Any) -> Recipe:
+def load_recipe(name: str, *, scale: int, weights: str = WEIGHTS[0], **overrides: Any) -> Recipe:
     """Read a packaged recipe, or a file if ``name`` ends in ``.toml``.
 
-    ``[scale.N]`` and ``[tune.NAME]`` change ``[train]`` for that scale and tune, and their ``network`` the network's
-    arguments; the tune ``camera`` starts from the clean weights of the same scale, where it does not say otherwise.
+    ``[scale.N]`` and ``[weights.NAME]`` change ``[train]`` for that scale and those weights, and their ``network`` the
+    network's arguments; training for ``camera`` starts from the clean weights of the same scale, where the recipe does
+    not say otherwise.
     ``overrides`` replace single fields (None is ignored). Raises ConfigError for an unknown name, a bad file, or a
     scale outside 1 to 4.
     """
@@ -80,12 +81,15 @@ def load_recipe(name: str, *, scale: int, tune: str = TUNES[0], **overrides: Any
         raise ConfigError(f"scale {scale} is not trained; it is 1, 2, 3 or 4")
     try:
         raw = tomllib.loads(path.read_text())
-        if tune != TUNES[0] and tune not in raw.get("tune", {}):
-            raise ConfigError(f"recipe '{name}' has no [tune.{tune}]; it is trained for {TUNES[0]} pictures only")
+        if "tune" in raw:
+            raise ConfigError(f"{path}: the table [tune] is now called [weights]; rename it in this file")
+        if weights != WEIGHTS[0] and weights not in raw.get("weights", {}):
+            only = f"it is trained for {WEIGHTS[0]} pictures only"
+            raise ConfigError(f"recipe '{name}' has no [weights.{weights}]; {only}")
         train, network = dict(raw["train"]), dict(raw["network"])
         changes = [raw.get("scale", {}).get(str(scale), {})]
-        if tune != TUNES[0]:
-            tuned = raw["tune"][tune]
+        if weights != WEIGHTS[0]:
+            tuned = raw["weights"][weights]
             changes += [{"from_scale": scale} | tuned, tuned.get("scale", {}).get(str(scale), {})]
         for change in changes:
             train |= {key: value for key, value in change.items() if key not in ("scale", "network")}
@@ -96,7 +100,7 @@ def load_recipe(name: str, *, scale: int, tune: str = TUNES[0], **overrides: Any
         return Recipe(
             name=path.stem,
             scale=scale,
-            tune=tune,
+            weights=weights,
             network=network,
             **(train | {key: tuple(train[key]) for key in ("shrinks", "validation_images")}),
         )

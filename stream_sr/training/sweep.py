@@ -81,7 +81,7 @@ def sweep(
         rows.append(chosen | figures | {"psnr": round(state["best_psnr"], 4)})
     rows.sort(key=lambda row: row["psnr"])
     words = [f"{name}={','.join(map(str, values))}" for name, values in axes.items()]
-    command = f"stream-sr train {recipe.name} --scale {recipe.scale} --tune {recipe.tune} --data DIR"
+    command = f"stream-sr train {recipe.name} --scale {recipe.scale} --weights {recipe.weights} --data DIR"
     command += f" --iterations {recipe.iterations} --sweep {' '.join(words)}"
     result = {"recipe": recipe.name, "scale": recipe.scale, "command": command, "machine": describe(), "rows": rows}
     (out / "sweep.json").write_text(json.dumps(result, indent=1) + "\n")

@@ -152,7 +152,7 @@ def test_choices_say_what_is_and_what_may_be(controls: RunControls) -> None:
     assert choices["backend"]["value"] == "bicubic"
     names = choices["model"]["values"]
     assert "fsrcnn-s" in names
-    assert "tune" not in choices  # which weights there are is the networks' affair
+    assert "weights" not in choices  # which weights there are is the networks' affair
     presets = [name for name in names if name in PRESETS]
     assert choices["model"]["keys"] == names[1:], "the first key is the first model, also while none runs"
     assert names == ["", *sorted(presets, key=PRESETS.index), *sorted(set(names) - {"", *presets})]
@@ -173,12 +173,12 @@ def test_of_a_live_input_auto_may_be_chosen_and_left(opened: Opened) -> None:
     assert choices["model"]["values"][-1] == "auto"
     assert "auto" not in choices["model"]["keys"]
     assert choices["scale"]["values"] == ["2", "3", "4"]
-    assert choices["tune"]["values"] == ["clean", "camera"]
-    for name, value in (("tune", "clean"), ("model", "fast"), ("model", "auto")):
+    assert choices["weights"]["values"] == ["clean", "camera"]
+    for name, value in (("weights", "clean"), ("model", "fast"), ("model", "auto")):
         controls.change(name, value)
         assert opened.done.acquire(timeout=20)
         wait_for_message(controls, "")
-    assert [(wish.model, wish.tune) for wish in opened.wishes] == [("auto", "clean"), ("fast", None), ("auto", None)]
+    assert [(wish.model, wish.weights) for wish in opened.wishes] == [("auto", "clean"), ("fast", None), ("auto", None)]
     run_frame(engine)
     assert controls.state()["choices"]["model"]["value"] != "auto"  # what was opened is no ladder
     controls.close()

@@ -17,7 +17,8 @@ from program import Monitor, Program
 
 from stream_sr.app.fleet import check_fleet, read_fleet
 from stream_sr.cli import main
-from stream_sr.config import RUN_OPTIONS, make_config
+from stream_sr.config import make_config
+from stream_sr.config.run_options import RUN_OPTIONS
 from stream_sr.errors import ConfigError
 
 pytestmark = [pytest.mark.network, pytest.mark.long]
@@ -99,6 +100,11 @@ BAD: dict[str, tuple[bytes | Callable[[Path], Any], str]] = {
     "a page at no port": (second(sink="web:no"), "no port"),
     "an option that does not apply": (second(options="start = 3"), "does not apply"),
     "an encoder without a preset": (second(sink="a.mkv", options='encoder-preset = "x"'), "is unknown"),
+    "an old name of an option": (second(options='tune = "camera"'), "[camera.second]: tune is now called weights"),
+    "an old name of an option for all": (
+        b'[all]\ntune = "camera"\n' + CAMERA.encode(),
+        "[all]: tune is now called weights",
+    ),
     "a precision that the backend lacks": (second(options='backend = "openvino"\nprecision = "fp16"'), "no precision"),
     "one port for two pages": (
         second(sink="web:8080") + SECOND.format("third", "synthetic:", "web:127.0.0.1:8080", "").encode(),
@@ -302,7 +308,7 @@ def toml(value: Any) -> str:
 
 def files(seed: int, amount: int) -> Iterator[str]:
     chance = random.Random(seed)
-    names = [option.name for option in RUN_OPTIONS] + ["overwrite", "source", "sinks"]
+    names = [option.name for option in RUN_OPTIONS] + ["source", "sinks"]
     for number in range(amount):
         table = {"source": "synthetic:", "sinks": ["null:"]}
         for name in chance.sample(names, chance.choice([1, 1, 2, 5])):

@@ -181,16 +181,16 @@ def test_a_live_stream_takes_the_weights_that_are_tuned_for_cameras() -> None:
     film = StreamInfo(640, 360, Fraction(1, 25))
     camera = replace(film, live=True)
 
-    def tune(config: Config, info: StreamInfo | None) -> str:
+    def weights(config: Config, info: StreamInfo | None) -> str:
         model, _ = choose_model(config, info)
         assert model is not None
-        return model.tune
+        return model.weights
 
-    assert [tune(Config(model="fast"), info) for info in (None, film, camera)] == ["clean", "clean", "camera"]
-    assert tune(Config(model="fast", tune="clean"), camera) == "clean"
-    assert tune(Config(model="fsrcnn"), camera) == "clean"  # there is no other
+    assert [weights(Config(model="fast"), info) for info in (None, film, camera)] == ["clean", "clean", "camera"]
+    assert weights(Config(model="fast", weights="clean"), camera) == "clean"
+    assert weights(Config(model="fsrcnn"), camera) == "clean"  # there is no other
     with pytest.raises(ModelError, match="is not tuned for camera, only for clean"):
-        choose_model(Config(model="fsrcnn", tune="camera"), film)
+        choose_model(Config(model="fsrcnn", weights="camera"), film)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """What `stream-sr bench` measures: kinds, lists, a clip of its own, the whole filter and a live picture."""
 
-import argparse
 from pathlib import Path
 
 import pytest
@@ -8,7 +7,9 @@ import pytest
 from stream_sr.bench.clip import make_clip
 from stream_sr.bench.run import RunSubject
 from stream_sr.bench.sweep import Sweep, choose_kind, run_sweep
-from stream_sr.cli.bench import check_plot, split, sweep_configs
+from stream_sr.cli import main
+from stream_sr.cli.commands.bench import COMMAND, BenchOptions, check_plot, sweep_configs
+from stream_sr.cli.parser import read_options
 from stream_sr.config import Config
 from stream_sr.errors import ConfigError
 from stream_sr.evaluation.codec_roundtrip import read_luma
@@ -48,8 +49,11 @@ def test_what_cannot_be_measured_is_refused(asked: str | None, source: str, sink
     assert "word@" not in str(caught.value)
 
 
-def parsed(**words: str) -> argparse.Namespace:
-    return argparse.Namespace(config=None, **words)
+def parsed(**words: str) -> BenchOptions:
+    flags = [f"--{name}={value}" for name, value in words.items()]
+    options = read_options(COMMAND, main._parser().parse_args(["bench", *flags]))
+    assert isinstance(options, BenchOptions)
+    return options
 
 
 def test_lists_become_every_combination() -> None:
@@ -66,7 +70,7 @@ def test_lists_become_every_combination() -> None:
         (None, "bicubic"),
         ("fast", "openvino"),
     ]
-    assert split(None) == []
+    assert parsed(size="64x48, 32x24").sizes == ((64, 48), (32, 24))
     for words in ({"model": "tiny,"}, {"precision": "fp32,fp8"}, {"model": "tiny", "backend": "bicubic"}):
         with pytest.raises(ConfigError):
             sweep_configs(parsed(**words))

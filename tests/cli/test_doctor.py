@@ -44,7 +44,7 @@ def test_every_area_is_answered_and_nothing_could_not_be_examined(report: dict[s
 
 def test_what_is_missing_or_broken_names_its_command_and_is_counted(report: dict[str, Any]) -> None:
     ill = [finding for finding in report["findings"] if finding["state"] in ("missing", "broken")]
-    assert all(finding["mend"] for finding in ill)
+    assert all(finding["fix"] for finding in ill)
     assert len(ill) == report["missing"] + report["broken"]
 
 
@@ -69,7 +69,7 @@ def test_the_text_fits_a_terminal_and_has_every_answer(report: dict[str, Any]) -
         assert finding["name"] in text
         assert re.sub(r"\s+", " ", finding["detail"]) in words
         if finding["state"] in ("optional", "missing", "broken"):
-            assert f"-> {finding['mend']}\n" in text
+            assert f"-> {finding['fix']}\n" in text
     assert text.endswith(f"{report['missing']} missing, {report['broken']} broken, {report['optional']} optional")
 
 
@@ -83,7 +83,7 @@ LIBGL = "numpy\nraise ImportError('libGL.so.1: cannot open shared object file: N
 
 
 @pytest.mark.parametrize(
-    ("module", "detail", "mend"),
+    ("module", "detail", "fix"),
     [
         (LIBGL, "libGL.so.1", "apt-get install libgl1"),
         ("no_such_module", "No module named", "install --force-reinstall numpy"),
@@ -91,14 +91,12 @@ LIBGL = "numpy\nraise ImportError('libGL.so.1: cannot open shared object file: N
         ("os\nos.kill(os.getpid(), 9)", "exit code -9", "install --force-reinstall numpy"),
     ],
 )
-def test_a_library_that_cannot_be_imported(
-    monkeypatch: pytest.MonkeyPatch, module: str, detail: str, mend: str
-) -> None:
+def test_a_library_that_cannot_be_imported(monkeypatch: pytest.MonkeyPatch, module: str, detail: str, fix: str) -> None:
     monkeypatch.setattr(doctor, "LIBRARIES", (("numpy", module, "arrays", ""),))
     (finding,) = doctor.Probes().findings()
     assert finding.state == "broken"
     assert detail in finding.detail
-    assert finding.mend.endswith(mend)
+    assert finding.fix.endswith(fix)
 
 
 def test_an_import_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,7 +114,7 @@ def test_a_library_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> Non
         "libraries", "openvino", "missing", "not installed: inference on the CPU", machine.pip_install("openvino")
     )
     assert one(findings, "torch").state == "optional"
-    assert one(findings, "torch").mend == machine.pip_install("stream-sr[torch]")
+    assert one(findings, "torch").fix == machine.pip_install("stream-sr[torch]")
     assert one(findings, "pycuda").state == "absent"
     monkeypatch.setattr(doctor, "has_nvidia", lambda: True)
     assert one(doctor.Probes().findings(), "pycuda").state == "missing"
@@ -177,11 +175,11 @@ def test_the_cache(tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPa
     (own_cache / "engines").mkdir(parents=True)
     (own_cache / "engines" / "x.engine").write_bytes(b"damaged")
     (finding,) = doctor._cache()
-    assert (finding.state, finding.mend) == ("broken", "stream-sr engine prune")
+    assert (finding.state, finding.fix) == ("broken", "stream-sr engine prune")
     (tmp_path / "file").touch()
     monkeypatch.setenv("STREAM_SR_CACHE", str(tmp_path / "file"))
     (finding,) = doctor._cache()
-    assert (finding.state, finding.mend) == ("broken", "export STREAM_SR_CACHE=FOLDER")
+    assert (finding.state, finding.fix) == ("broken", "export STREAM_SR_CACHE=FOLDER")
 
 
 def display(monkeypatch: pytest.MonkeyPatch, **environment: str) -> str:

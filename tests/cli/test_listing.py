@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("own_cache")
 def test_the_table_is_for_scripts() -> None:
     table = models_table(MODELS)
     assert table[0] == {
-        "name": "big", "scale": 2, "tune": "clean", "class": "<15K", "parameters": 12809, "macs_per_pixel": 12464,
+        "name": "big", "scale": 2, "weights": "clean", "class": "<15K", "parameters": 12809, "macs_per_pixel": 12464,
         "psnr_y": {"Set5": 37.0, "Set14": 32.63}, "fps": None, "default": False, "int8": None,
     }  # fmt: skip
     json.dumps(table)
@@ -36,7 +36,7 @@ def test_the_table_is_for_scripts() -> None:
 
 def test_the_print_marks_the_default_and_leaves_out_sets_that_nobody_was_measured_on() -> None:
     head, big, small, notes = format_models(models_table(MODELS)).splitlines()
-    assert head.split() == ["model", "scale", "tune", "class", "params", "MACs", "Set5", "Set14"]
+    assert head.split() == ["model", "scale", "weights", "class", "params", "MACs", "Set5", "Set14"]
     assert big.split() == ["big", "x2", "clean", "<15K", "12.8K", "12.5K", "37.00", "32.63"]
     assert small.split() == ["*", "a-small-one", "x3", "clean", "<5K", "0.9K", "0.9K", "32.50", "-"]
     assert len({len(head), len(big), len(small)}) == 1
@@ -68,7 +68,7 @@ def test_the_shipped_models_fit_a_terminal_and_one_is_the_default() -> None:
 
 
 def test_an_engine_in_eight_bits_is_named_after_its_model_and_tune() -> None:
-    model = find_model("fast", 2, tune="camera")
+    model = find_model("fast", 2, weights="camera")
     (digest,) = model.digests() - {model.sha256()}
     key = BuildKey(
         onnx_sha256=digest,

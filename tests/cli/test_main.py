@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ import pytest
 from media_files import write_video, write_y4m
 from peers import free_port, wait_for_port
 
-from stream_sr.cli import commands, main
+from stream_sr.cli import main
+from stream_sr.cli.command import EXIT_ABORTED
+from stream_sr.cli.commands import models
 from stream_sr.system.machine import has_vnni
 from stream_sr.video.quality import psnr, rgb_to_luma
 from stream_sr.video.resample import make_pair
@@ -192,8 +195,8 @@ class TestMistakes:
         assert_one_line(
             stream_sr_here(capsys, "run", source, "null:", "--metrics-host", "::"), 2, "there is no --metrics-port"
         )
-        words = ("run", source, "null:", "--backend", "bicubic", "--tune", "camera")
-        assert_one_line(stream_sr_here(capsys, *words), 2, "--tune", "bicubic uses no network")
+        words = ("run", source, "null:", "--backend", "bicubic", "--weights", "camera")
+        assert_one_line(stream_sr_here(capsys, *words), 2, "--weights", "bicubic uses no network")
         assert_one_line(stream_sr_here(capsys, "bench", "--crf", "20"), 2, "--crf")
         assert_one_line(stream_sr_here(capsys, "bench", source, "-"), 2, "standard output")
         assert_one_line(stream_sr_here(capsys, "engine", "list", "--device", "1"), 2, "--device")
@@ -462,12 +465,12 @@ def test_bench_compare_judges_and_refuses(tmp_path: Path) -> None:
     result = stream_sr("bench", "compare", first, second)
     assert result.returncode == 0, result.stderr.decode()
     assert "0.500" in result.stdout.decode()
-    assert_one_line(stream_sr("bench", "compare", first, second, "--fail-over", "40"), 7, "bicubic x2 64x48")
-    assert stream_sr("bench", "compare", first, second, "--fail-over", "60").returncode == 0
+    assert_one_line(stream_sr("bench", "compare", first, second, "--max-regression", "40"), 7, "bicubic x2 64x48")
+    assert stream_sr("bench", "compare", first, second, "--max-regression", "60").returncode == 0
     data["machine"]["cpu"] = "another"
     second.write_text(json.dumps(data))
-    assert_one_line(stream_sr("bench", "compare", first, second, "--fail-over", "40"), 2, "different machines")
-    assert stream_sr("bench", "compare", first, second, "--fail-over", "40", "--force").returncode == 7
+    assert_one_line(stream_sr("bench", "compare", first, second, "--max-regression", "40"), 2, "different machines")
+    assert stream_sr("bench", "compare", first, second, "--max-regression", "40", "--force").returncode == 7
 
 
 def test_a_defect_is_one_line_and_exit_code_1(
@@ -476,7 +479,7 @@ def test_a_defect_is_one_line_and_exit_code_1(
     def broken(parsed: object) -> int:
         raise ZeroDivisionError("division by zero")
 
-    monkeypatch.setattr(commands, "models_command", broken)
+    monkeypatch.setattr(main, "COMMANDS", (replace(models.COMMAND, run=broken),))
     assert main.main(["models"]) == 1
     assert capsys.readouterr().err.count("\n") == 1
     assert main.main(["models", "-v"]) == 1
@@ -492,5 +495,5 @@ def test_ctrl_c_while_the_command_line_is_read_is_one_line(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(main, "_parser", pressed)
-    assert main.main(["models"]) == commands.EXIT_ABORTED
+    assert main.main(["models"]) == EXIT_ABORTED
     assert capsys.readouterr().err == "stream-sr: stopped\n"

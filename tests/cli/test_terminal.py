@@ -3,7 +3,7 @@
 import os
 import signal
 
-from stream_sr.cli.terminal import Interrupts
+from stream_sr.cli.terminal import StopSignals
 
 
 class Reloaded:
@@ -20,19 +20,19 @@ class Reloaded:
 def test_sighup_reads_again_and_one_that_came_early_is_not_lost() -> None:
     before = signal.getsignal(signal.SIGHUP)
     program = Reloaded()
-    with Interrupts(reloads=True) as interrupts:
+    with StopSignals(reloads=True) as signals:
         for _ in range(3):
             os.kill(os.getpid(), signal.SIGHUP)
-        interrupts.attach(program)
+        signals.attach(program)
         assert program.reloads == 1
         os.kill(os.getpid(), signal.SIGHUP)
-    assert (program.reloads, program.stops, interrupts.count) == (2, 0, 0)
+    assert (program.reloads, program.stops, signals.count) == (2, 0, 0)
     assert signal.getsignal(signal.SIGHUP) is before
 
 
 def test_without_reloading_sighup_is_a_stop() -> None:
     program = Reloaded()
-    with Interrupts() as interrupts:
-        interrupts.attach(program)
+    with StopSignals() as signals:
+        signals.attach(program)
         os.kill(os.getpid(), signal.SIGHUP)
-    assert (program.reloads, program.stops, interrupts.count) == (0, 1, 1)
+    assert (program.reloads, program.stops, signals.count) == (0, 1, 1)

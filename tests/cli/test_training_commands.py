@@ -34,7 +34,7 @@ shrinks = [1.0]
 [validation]
 every = 2
 images = ["held"]
-[tune.camera]
+[weights.camera]
 iterations = 3
 """
 
@@ -60,10 +60,10 @@ def test_from_pictures_to_a_model_that_is_tuned_for_cameras(work: Path, capsys: 
     run("clips", "clips", "--data", "pictures", "--video", "film.mp4", "--length", "4", "--validate", "held")
     assert "clips: 4 clips" in capsys.readouterr().out
     start = "runs/small-x2/checkpoint.pt"
-    run("train", "small.toml", "--tune", "camera", "--data", "clips", "--from", start, "--threads", "1")
+    run("train", "small.toml", "--weights", "camera", "--data", "clips", "--from", start, "--threads", "1")
     run("export", "runs/small-camera-x2/checkpoint.pt", "model")
     model = read_model(work / "model" / "model.toml")
-    assert (model.name, model.tune, model.scale) == ("small", "camera", 2)
+    assert (model.name, model.weights, model.scale) == ("small", "camera", 2)
     capsys.readouterr()
     onnx = "model/model.onnx"
     run("evaluate", "pictures", "--model", onnx, "--json", "pictures.json", "--sheet", "sheet.png")
@@ -110,7 +110,7 @@ def test_a_model_in_eight_bits(work: Path, data: str, capsys: pytest.CaptureFixt
     [
         (["clips", "out"], "nothing to make clips of"),
         (["clips", "out", "--data", "pictures", "--length", "0"], "a whole number from 1 to 100"),
-        (["clips", "out", "--data", "pictures", "--scale", "1", "--tune", "clean"], "give --tune camera"),
+        (["clips", "out", "--data", "pictures", "--scale", "1", "--weights", "clean"], "give --weights camera"),
         (["clips", "out", "--data", "nowhere"], "no folder nowhere"),
         (["clips", "out", "--video", "film.mp4", "--length", "9"], "no clip could be made: films need 9 pictures"),
         (["clips", "out", "--video", "film.mp4", "--validate", "flim"], "--validate flim: no such picture or film"),
@@ -120,12 +120,12 @@ def test_a_model_in_eight_bits(work: Path, data: str, capsys: pytest.CaptureFixt
             ["train", "small.toml", "--data", "pictures", "--scale", "7"],
             "--scale: '7' is not a whole number from 1 to 4",
         ),
-        (["train", "small.toml", "--data", "pictures", "--tune", "x"], "--tune: 'x' is not one of clean, camera"),
+        (["train", "small.toml", "--data", "pictures", "--weights", "x"], "--weights: 'x' is not one of clean, camera"),
         (["train", "small.toml", "--data", "pictures", "--validate", "four"], "not found in the folders: four; name"),
         (["train", "small.toml", "--data", "pictures", "--sweep", "width=2", "--unlabelled", "x"], "--unlabelled"),
         (
-            ["train", "small.toml", "--data", "pictures", "--tune", "camera"],
-            "make clips with `stream-sr clips --tune camera",
+            ["train", "small.toml", "--data", "pictures", "--weights", "camera"],
+            "make clips with `stream-sr clips --weights camera",
         ),
         (["train", "small.toml", "--data", "pictures", "--sweep", "width"], "expected NAME=NUMBER"),
         (["quantize", "nowhere", "--data", "pictures"], "nowhere is no model folder: it has no model.toml"),

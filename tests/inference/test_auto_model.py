@@ -311,4 +311,4 @@ def test_a_preset_whose_engine_is_still_to_be_built_is_left_out(
     engine = open_auto_model(models, INFO, options, deadline_ns=FRAME_NS, stats=Stats(), finish=finish)
     engine.close()
     assert engine.spec.ladder == ("bicubic", "tiny")
-    assert "engine build --model fast --scale 2 --tune clean --input-size 64x48" in engine.spec.notes[-1]
+    assert "engine build --model fast --scale 2 --weights clean --input-size 64x48" in engine.spec.notes[-1]

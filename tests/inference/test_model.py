@@ -68,22 +68,22 @@ def test_what_is_not_there_is_answered_with_what_is(folder: Path) -> None:
 def add_tuned(folder: Path, name: str, scale: int) -> None:
     inside = folder / f"{name}-camera-x{scale}"
     inside.mkdir()
-    text = TOML.format(name=name, scale=scale, default="false").replace("default", 'tune = "camera"\ndefault')
+    text = TOML.format(name=name, scale=scale, default="false").replace("default", 'weights = "camera"\ndefault')
     (inside / "model.toml").write_text(text)
     (inside / "model.onnx").write_bytes(b"camera")
 
 
 def test_a_tune_is_preferred_or_demanded(folder: Path) -> None:
     add_tuned(folder, "small", 2)
-    assert find_model("small", 2, folder=folder).tune == "clean"
-    assert find_model("small", 2, prefer="camera", folder=folder).tune == "camera"
-    assert find_model("small", 3, prefer="camera", folder=folder).tune == "clean"  # there is no other
-    assert find_model("small", 2, "camera", folder=folder).tune == "camera"
+    assert find_model("small", 2, folder=folder).weights == "clean"
+    assert find_model("small", 2, prefer="camera", folder=folder).weights == "camera"
+    assert find_model("small", 3, prefer="camera", folder=folder).weights == "clean"  # there is no other
+    assert find_model("small", 2, "camera", folder=folder).weights == "camera"
     with pytest.raises(
         ModelError, match=r"x3 is not tuned for camera, only for clean; `stream-sr train small --scale 3"
     ):
         find_model("small", 3, "camera", folder=folder)
-    assert [(one.name, one.tune, one.scale) for one in list_models(folder)] == [
+    assert [(one.name, one.weights, one.scale) for one in list_models(folder)] == [
         ("big", "clean", 2),
         ("small", "clean", 2),
         ("small", "clean", 3),
@@ -117,7 +117,7 @@ def test_files(folder: Path) -> None:
     [
         ("scale = 2", "scale = '2'"),
         ("scale = 2", ""),
-        ("scale = 2", "scale = 2\ntune = 'night'"),
+        ("scale = 2", "scale = 2\nweights = 'night'"),
         ("[network]", ""),
         ("name = ", "name ="),
         ("scale = 2", "scale ="),
@@ -128,6 +128,13 @@ def test_a_broken_description_is_refused(folder: Path, old: str, new: str) -> No
     text = path.read_text().replace(old, new)
     path.write_text(text if new != "name =" else "\xff")
     with pytest.raises(ModelError, match=r"model\.toml"):
+        read_model(path)
+
+
+def test_the_old_name_of_the_weights_is_refused(folder: Path) -> None:
+    path = folder / "big-x2" / "model.toml"
+    path.write_text('tune = "camera"\n' + path.read_text())
+    with pytest.raises(ModelError, match=r"model\.toml: the key tune is now called weights"):
         read_model(path)
 
 
@@ -154,20 +161,21 @@ def test_a_size_is_not_reached_by_restoring_what_is_clean(folder: Path, monkeypa
     config = Config(model="small", size=(64, 48))
     assert choose_model(config, info)[1] == 2
     assert choose_model(config, replace(info, live=True))[1] == 1
-    assert choose_model(replace(config, tune="camera"), info)[1] == 1
-    assert choose_model(replace(config, tune="clean"), replace(info, live=True))[1] == 2
+    assert choose_model(replace(config, weights="camera"), info)[1] == 1
+    assert choose_model(replace(config, weights="clean"), replace(info, live=True))[1] == 2
     assert choose_model(replace(config, size=(150, 100)), replace(info, live=True))[1] == 3
-    with pytest.raises(ModelError, match="tune 'sharp' is none of clean, camera"):
+    with pytest.raises(ModelError, match="weights 'sharp' is none of clean, camera"):
         find_model("small", 2, "sharp")
 
 
-def write_model(folder: Path, name: str, macs: int, psnr: float | None, *, tune: str = "clean") -> None:
-    place = folder / f"{name}-{tune}"
+def write_model(folder: Path, name: str, macs: int, psnr: float | None, *, weights: str = "clean") -> None:
+    place = folder / f"{name}-{weights}"
     place.mkdir()
     (place / "model.onnx").write_bytes(b"")
     measured = f"[psnr_y]\nSet5 = {psnr}\n" if psnr else ""
     (place / "model.toml").write_text(
-        f'name = "{name}"\nscale = 2\ntune = "{tune}"\nparameters = 1\nmacs_per_pixel = {macs}\n[network]\n{measured}'
+        f'name = "{name}"\nscale = 2\nweights = "{weights}"\nparameters = 1\n'
+        f"macs_per_pixel = {macs}\n[network]\n{measured}"
     )
 
 
@@ -176,16 +184,16 @@ def test_the_ladder_is_made_of_what_each_costs_and_gains(tmp_path: Path) -> None
     write_model(tmp_path, "twin", 4100, 36.5)  # dearer and worse
     write_model(tmp_path, "nearly", 12_000, 37.0)  # hardly cheaper than the next
     write_model(tmp_path, "large", 14_000, 37.2)
-    write_model(tmp_path, "large", 14_000, None, tune="camera")
+    write_model(tmp_path, "large", 14_000, None, weights="camera")
     write_model(tmp_path, "waste", 60_000, 37.1)  # dear and no better
     write_model(tmp_path, "unknown", 90_000, None)
 
-    def ladder(tune: str | None = None, prefer: str = "clean") -> list[tuple[str, str]]:
-        return [(model.name, model.tune) for model in model_ladder(2, tune, prefer=prefer, folder=tmp_path)]
+    def ladder(weights: str | None = None, prefer: str = "clean") -> list[tuple[str, str]]:
+        return [(model.name, model.weights) for model in model_ladder(2, weights, prefer=prefer, folder=tmp_path)]
 
     assert ladder() == [("small", "clean"), ("large", "clean")]
     assert ladder(prefer="camera") == [("small", "clean"), ("large", "camera")]
-    assert ladder(tune="camera") == [("large", "camera")]
+    assert ladder(weights="camera") == [("large", "camera")]
     write_model(tmp_path, "largest", 60_000, 37.4)
     assert ladder()[-1] == ("largest", "clean")
     assert ladder(prefer="camera") == [("small", "clean"), ("large", "camera")]  # it was not tuned for cameras

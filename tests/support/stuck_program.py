@@ -13,7 +13,7 @@ from collections import deque
 
 from stream_sr import __main__
 from stream_sr.cli import main
-from stream_sr.cli.terminal import Interrupts
+from stream_sr.cli.terminal import StopSignals
 
 ENOUGH_BYTES = 20_000
 
@@ -30,7 +30,7 @@ def hang_after(path: str) -> None:
 
 
 def command(words: object = None) -> int:
-    with Interrupts(reloads="serve" in sys.argv):
+    with StopSignals(reloads="serve" in sys.argv):
         if WHERE == "thread":
             thread = threading.Thread(target=hang)
             thread.start()

@@ -74,7 +74,7 @@ def test_displays_and_metrics_get_it_escaped() -> None:
 
 
 def test_doctor_keeps_its_own_colours_only() -> None:
-    finding = {"area": doctor.AREAS[0], "name": EVIL, "state": doctor.MISSING, "detail": EVIL, "mend": EVIL}
+    finding = {"area": doctor.AREAS[0], "name": EVIL, "state": doctor.MISSING, "detail": EVIL, "fix": EVIL}
     report = {"findings": [finding], "auto": {"backend": "x", "reason": EVIL}, "missing": 1, "broken": 0, "optional": 0}
     text = doctor.format_findings(report, color=True)
     assert len(re.findall(r"\x1b\[\d+m", text)) == 2

@@ -21,7 +21,7 @@ from stream_sr.video.planes import Plane
 from stream_sr.video.resample import bicubic, to_uint8
 
 RECIPE = Recipe(
-    name="small", scale=2, tune="camera", network={"kind": "PlainSR", "width": 4, "depth": 1}, iterations=4, batch=2,
+    name="small", scale=2, weights="camera", network={"kind": "PlainSR", "width": 4, "depth": 1}, iterations=4, batch=2,
     patch=16, learning_rate=1e-3, warmup=1, l2_from=0.5, round_from=1.0, ema=0.9, seed=1, shrinks=(1.0,),
     validation_every=2, validation_images=("held",), expand=True, bf16=True,
 )  # fmt: skip
@@ -49,7 +49,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         videos=[("film", film)],
         scale=2,
         length=4,
-        tune="camera",
+        weights="camera",
         roundtrip=h264_roundtrip,
         validation=["held"],
     )
@@ -191,7 +191,7 @@ def test_stills_become_scenes_too(folder: Path, tmp_path: Path) -> None:
             videos=[],
             scale=2,
             length=3,
-            tune="clean",
+            weights="clean",
             roundtrip=h264_roundtrip,
             motion=motion,
             validation=["2"],
@@ -254,8 +254,8 @@ def test_what_cannot_be_learnt_from_is_refused(folder: Path, tmp_path: Path) -> 
         load_material(RECIPE, [folder, tmp_path / "pictures"])
     Image.fromarray(noise(64, 64)).save(tmp_path / "pictures" / "held.png")
     with pytest.raises(ConfigError, match="all 1 pictures validate"):
-        load_material(replace(RECIPE, tune="clean"), [tmp_path / "pictures"])
-    for change in ({"tune": "camera"}, {"tune": "clean", "scale": 1}):
+        load_material(replace(RECIPE, weights="clean"), [tmp_path / "pictures"])
+    for change in ({"weights": "camera"}, {"weights": "clean", "scale": 1}):
         with pytest.raises(ConfigError, match="which teaches nothing"):
             load_material(replace(RECIPE, **change), [tmp_path / "pictures"])
     with pytest.raises(ConfigError, match="stream-sr clips"):
@@ -263,7 +263,7 @@ def test_what_cannot_be_learnt_from_is_refused(folder: Path, tmp_path: Path) -> 
     with pytest.raises(ConfigError, match="no clips in"):
         load_material(RECIPE, [folder / VALIDATION])
     with pytest.raises(ConfigError, match="holds clips already"):
-        make_clips(folder, pictures=[], videos=[], scale=2, length=2, tune="clean", roundtrip=h264_roundtrip)
+        make_clips(folder, pictures=[], videos=[], scale=2, length=2, weights="clean", roundtrip=h264_roundtrip)
     (tmp_path / "bad.npz").write_bytes(b"PK\x03\x04 no")
     with pytest.raises(SourceOpenError, match="is no clip"):
         read_clips(tmp_path)

@@ -15,15 +15,15 @@ from PIL import Image
 from stream_sr.errors import ConfigError
 from stream_sr.networks.registry import build_network
 from stream_sr.training.data import Patches
-from stream_sr.training.loop import CHECKPOINT, learning_rate, measure, train
+from stream_sr.training.loop import CHECKPOINT, learning_rate, load_checkpoint, measure, train
 from stream_sr.training.recipe import Recipe
 from stream_sr.training.step import Batch, Step, _Captured
 from stream_sr.video.resample import load_luma, make_pair
 
 RECIPE = Recipe(
-    name="tiny", scale=2, tune="clean", network={"kind": "FSRCNN", "d": 4, "s": 2, "m": 1, "kernel": 5}, iterations=12,
-    batch=2, patch=8, learning_rate=1e-3, warmup=2, l2_from=0.5, round_from=0.5, ema=0.9, seed=1, shrinks=(1.0,),
-    validation_every=4, validation_images=("held",),
+    name="tiny", scale=2, weights="clean", network={"kind": "FSRCNN", "d": 4, "s": 2, "m": 1, "kernel": 5},
+    iterations=12, batch=2, patch=8, learning_rate=1e-3, warmup=2, l2_from=0.5, round_from=0.5, ema=0.9, seed=1,
+    shrinks=(1.0,), validation_every=4, validation_images=("held",),
 )  # fmt: skip
 
 
@@ -336,6 +336,16 @@ def test_a_network_that_cannot_be_built_is_told(
     with pytest.raises(ConfigError, match=message):
         run(folder, tmp_path / "out", replace(RECIPE, **change))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_checkpoint_with_the_old_name_of_the_weights_is_refused(folder: Path, tmp_path: Path) -> None:
+    run(folder, tmp_path)
+    checkpoint = tmp_path / CHECKPOINT
+    state = torch.load(checkpoint, weights_only=True)
+    state["recipe"]["tune"] = state["recipe"].pop("weights")
+    torch.save(state, checkpoint)
+    with pytest.raises(ConfigError, match="its recipe says tune, which is now called weights"):
+        load_checkpoint(checkpoint)
 
 
 def test_a_damaged_checkpoint_is_told(folder: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from stream_sr.errors import ConfigError
 from stream_sr.training.loop import make_network
-from stream_sr.training.recipe import load_recipe, recipe_names
+from stream_sr.training.recipe import RECIPES, load_recipe, recipe_names
 
 SMALL = """
 [network]
@@ -41,7 +41,7 @@ def test_the_packaged_recipes() -> None:
 @pytest.mark.parametrize("name", ["fsrcnn", "fsrcnn-s", "tiny", "fast", "balanced", "quality"])
 def test_a_packaged_recipe_is_whole_and_holds_ten_pictures_back(name: str, scale: int) -> None:
     recipe = load_recipe(name, scale=scale)
-    assert (recipe.name, recipe.scale, recipe.tune) == (name, scale, "clean")
+    assert (recipe.name, recipe.scale, recipe.weights) == (name, scale, "clean")
     assert recipe.iterations > recipe.warmup
     assert len(set(recipe.validation_images)) == 10
     assert recipe.from_scale == (None if scale == 2 else 2)
@@ -50,8 +50,8 @@ def test_a_packaged_recipe_is_whole_and_holds_ten_pictures_back(name: str, scale
 @pytest.mark.parametrize("scale", [1, 2, 3, 4])
 @pytest.mark.parametrize("name", ["tiny", "fast"])
 def test_camera_weights_start_from_the_clean_ones(name: str, scale: int) -> None:
-    recipe = load_recipe(name, scale=scale, tune="camera")
-    assert (recipe.tune, recipe.from_scale) == ("camera", 2 if scale == 1 else scale)
+    recipe = load_recipe(name, scale=scale, weights="camera")
+    assert (recipe.weights, recipe.from_scale) == ("camera", 2 if scale == 1 else scale)
     assert recipe.network == load_recipe(name, scale=2 if scale == 1 else scale).network
 
 
@@ -69,7 +69,7 @@ def test_every_packaged_recipe_holds_the_same_ten_pictures_back() -> None:
 
 
 def test_the_reference_designs_are_trained_from_nothing() -> None:
-    assert load_recipe("autoencoder", scale=1, tune="camera").from_scale is None
+    assert load_recipe("autoencoder", scale=1, weights="camera").from_scale is None
     assert load_recipe("bare-deconv", scale=2).l2_from == 0
 
 
@@ -130,9 +130,16 @@ def test_unknown_names_and_scales_are_refused_with_what_there_is() -> None:
         ({"still": 1.5}, "still is 1.5, it must be a number from 0 to 1"),
         ({"clip": "no"}, "clip is 'no', it must be a number from 0"),
         ({"loss": "l3"}, "loss is 'l3', it must be l1 or bce"),
-        ({"tune": "camera"}, r"has no \[tune.camera\]"),
+        ({"weights": "camera"}, r"has no \[weights.camera\]"),
     ],
 )
 def test_values_that_cannot_be_are_told(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_recipe("fsrcnn", scale=2, **options)
+
+
+def test_the_old_name_of_the_weights_is_refused(tmp_path: Path) -> None:
+    old = tmp_path / "old.toml"
+    old.write_text((RECIPES / "fast.toml").read_text().replace("[weights.", "[tune."))
+    with pytest.raises(ConfigError, match=r"the table \[tune\] is now called \[weights\]"):
+        load_recipe(str(old), scale=2, weights="camera")

@@ -13,7 +13,7 @@ from stream_sr.training.recipe import Recipe
 from stream_sr.training.sweep import format_sweep, parse_axes, plot_sweep, sweep
 
 RECIPE = Recipe(
-    name="small", scale=2, tune="clean", network={"kind": "PlainSR", "width": 2, "depth": 1}, iterations=2, batch=1,
+    name="small", scale=2, weights="clean", network={"kind": "PlainSR", "width": 2, "depth": 1}, iterations=2, batch=1,
     patch=8, learning_rate=1e-3, warmup=1, l2_from=0.5, round_from=1.0, ema=0.9, seed=1, shrinks=(1.0,),
     validation_every=2, validation_images=("held",),
 )  # fmt: skip

@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from stream_sr.config import RUN_OPTIONS, Config, make_config
+from stream_sr.config import Config, make_config
+from stream_sr.config.run_options import RUN_OPTIONS
 from stream_sr.errors import ConfigError
+from stream_sr.pipeline.engine import EngineOptions
+from stream_sr.pipeline.interfaces import EncoderOptions, SinkOptions, SourceOptions
 
 
 def test_a_misspelt_variable_is_said(caplog: pytest.LogCaptureFixture) -> None:
@@ -17,9 +20,7 @@ def test_a_misspelt_variable_is_said(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_every_option_is_a_field_and_every_field_an_option() -> None:
-    assert {option.key for option in RUN_OPTIONS} | {"overwrite", "asked", "cameras"} == {
-        field.name for field in fields(Config)
-    }
+    assert {option.key for option in RUN_OPTIONS} | {"asked", "cameras"} == {field.name for field in fields(Config)}
 
 
 def test_flag_over_environment_over_file_over_default(tmp_path: Path) -> None:
@@ -100,6 +101,31 @@ def test_a_bad_file(tmp_path: Path, content: str, part: str) -> None:
     file.write_text(content)
     with pytest.raises(ConfigError, match=part):
         make_config({}, environment={}, file=file)
+
+
+def test_the_old_name_of_an_option_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^STREAM_SR_TUNE is now called STREAM_SR_WEIGHTS$"):
+        make_config({}, environment={"STREAM_SR_TUNE": "camera"})
+    file = tmp_path / "options.toml"
+    file.write_text('tune = "camera"\n')
+    with pytest.raises(ConfigError, match=r"options\.toml: tune is now called weights$"):
+        make_config({}, environment={}, file=file)
+
+
+def test_the_password_is_not_shown() -> None:
+    assert "secret" not in repr(Config(viewer_user="me", viewer_password="secret"))
+
+
+def test_defaults_are_those_of_the_contracts() -> None:
+    """An unchanged option gives what the contract itself gives."""
+    config = Config()
+    for contract, options in (
+        (SourceOptions, config.source_options({part.name for part in fields(SourceOptions)})),
+        (SinkOptions, config.sink_options("")),
+        (EncoderOptions, config.encoder_options),
+        (EngineOptions, config.engine_options(depth=1)),
+    ):
+        assert options == contract()
 
 
 def test_a_missing_file(tmp_path: Path) -> None:
