@@ -100,7 +100,11 @@ def open_entry(name: str) -> tuple[Benchmark | Task, argparse.ArgumentParser]:
 def run_benchmark(name: str, benchmark: Benchmark, parsed: argparse.Namespace) -> int:
     """Measure, write the record and the plot, and say which targets are missed."""
     if benchmark.plot is not None and parsed.redraw:
-        benchmark.plot(read_record(parsed.out)["result"], parsed.plot)
+        try:
+            record = read_record(parsed.out)
+        except (OSError, ValueError) as error:
+            raise MeasurementFailed(f"--redraw needs a record: {error}; run {name} without it first") from error
+        benchmark.plot(record["result"], parsed.plot)
         return 0
     began = time.monotonic()
     measurement = benchmark.measure(parsed)

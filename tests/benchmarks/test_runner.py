@@ -107,10 +107,12 @@ def test_a_missed_target_is_exit_code_1(registered: Any, tmp_path: Path, capsys:
     assert read_record(out)["result"] == {"rounds": 3}
 
 
-def test_the_plot_is_drawn_and_redrawn(registered: Any, tmp_path: Path) -> None:
+def test_the_plot_is_drawn_and_redrawn(registered: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     registered(benchmark(plot=True))
     out, plot = tmp_path / "double.json", tmp_path / "double.png"
     words = ["double", "--out", str(out), "--plot", str(plot)]
+    assert runner.main([*words, "--redraw"]) == 1
+    assert "error: --redraw needs a record:" in capsys.readouterr().err
     assert runner.main([*words, "--rounds", "4"]) == 0
     assert plot.read_text() == "4"
     plot.unlink()
