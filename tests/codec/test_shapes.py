@@ -45,6 +45,8 @@ from stream_sr.video.orientation import Orientation
 from stream_sr.video.planes import Plane, empty_planes, read_only
 from stream_sr.video.quality import psnr
 
+pytestmark = pytest.mark.long
+
 BASE = Fraction(1, 25)
 FULL = ColorInfo(Matrix.SMPTE170M, Range.FULL, 6, 6, Siting.CENTER)  # nothing is stretched on the way to the page
 LOSSLESS = EncoderOptions(crf=0, preset="ultrafast")

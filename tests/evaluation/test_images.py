@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from small_models import RECURRENT, small_model
 
 from stream_sr.errors import ConfigError, SourceOpenError, StreamSRError
@@ -43,6 +42,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("scale", [2, 3, 4])
 def test_the_bicubic_row_is_what_scikit_image_measures(folder: Path, scale: int) -> None:
+    from skimage.metrics import peak_signal_noise_ratio, structural_similarity  # two seconds: not while collecting
+
     results = evaluate(None, folder, BICUBIC, scale=scale)
     for image in results["images"]:
         luma = load_luma(folder / image["name"])

@@ -64,7 +64,7 @@ def named(case: Case) -> str:
     return f"{case.backend}-{case.precision}"
 
 
-pytestmark = pytest.mark.usefixtures("own_cache")
+pytestmark = [pytest.mark.long, pytest.mark.usefixtures("own_cache")]
 
 
 @pytest.fixture(scope="module")

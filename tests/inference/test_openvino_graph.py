@@ -21,6 +21,8 @@ from stream_sr.training.export import write_model
 from stream_sr.video.optical_flow import PreviousOutput, flows
 from stream_sr.video.quality import texture
 
+pytestmark = pytest.mark.long
+
 KINDS = [
     {"kind": "FSRCNN", "d": 8, "s": 4, "m": 1, "kernel": 9},
     {"kind": "PlainSR", "width": 8, "depth": 2},

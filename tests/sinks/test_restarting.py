@@ -23,6 +23,8 @@ from stream_sr.sinks.restarting import AGAIN_SECONDS, FOLDER_SECONDS, SETTLED_SE
 from stream_sr.video.frame import Frame, StreamInfo
 from stream_sr.video.planes import read_only
 
+pytestmark = pytest.mark.long
+
 INFO = StreamInfo(64, 48, Fraction(1, 25), Fraction(25), live=True)
 
 

@@ -46,6 +46,8 @@ from stream_sr.video.frame import Frame, StreamInfo
 from stream_sr.video.frame_pool import FramePool
 from stream_sr.video.orientation import Orientation
 
+pytestmark = pytest.mark.long
+
 INFO = StreamInfo(
     64, 48, Fraction(1, 12_800), fps=Fraction(25), color=ColorInfo(6, 2, 6, 6, 1), sample_aspect=Fraction(4, 3)
 )

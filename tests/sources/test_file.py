@@ -31,6 +31,8 @@ from stream_sr.video.color import ColorInfo
 from stream_sr.video.frame import Frame
 from stream_sr.video.orientation import Orientation
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture
 def clip(tmp_path: Path) -> Path:

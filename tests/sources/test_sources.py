@@ -35,6 +35,8 @@ from stream_sr.video.frame_pool import FramePool
 from stream_sr.video.planes import chroma_shape
 from stream_sr.video.timing import ManualClock
 
+pytestmark = pytest.mark.long
+
 
 @dataclass(frozen=True)
 class Case:

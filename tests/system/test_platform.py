@@ -21,6 +21,8 @@ import stream_sr
 from stream_sr.codec.y4m import parse_header
 from stream_sr.system.features import missing_features
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(stream_sr.__file__).parent
 
 # -- where they occur --------------------------------------------------------------------------------------------

@@ -19,6 +19,8 @@ from stream_sr.networks.registry import LumaGraph, build_network
 from stream_sr.training.export import count_macs, count_parameters, export_checkpoint, export_onnx, write_model
 from stream_sr.training.recipe import load_recipe
 
+pytestmark = pytest.mark.long
+
 SMALL = {"kind": "FSRCNN", "d": 6, "s": 4, "m": 1, "kernel": 9}
 
 

@@ -24,7 +24,10 @@ from stream_sr.training import quantize
 from stream_sr.video.frame import StreamInfo
 from stream_sr.video.quality import psnr, texture
 
-pytestmark = pytest.mark.skipif(find_spec("nncf") is None, reason="quantising needs the extra [train]")
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(find_spec("nncf") is None, reason="quantising needs the extra [train]"),
+]
 
 
 @pytest.fixture(scope="module")

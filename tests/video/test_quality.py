@@ -4,7 +4,6 @@ import math
 
 import numpy as np
 import pytest
-from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from stream_sr.video.quality import psnr, rgb_to_luma, ssim
 
@@ -19,6 +18,8 @@ def _pair(height: int = 47, width: int = 61) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize("border", [0, 2, 4])
 def test_ssim_is_that_of_scikit_image(border: int) -> None:
+    from skimage.metrics import structural_similarity
+
     a, b = _pair()
     cut = slice(border, -border or None)
     theirs = structural_similarity(
@@ -34,6 +35,8 @@ def test_ssim_is_that_of_scikit_image(border: int) -> None:
 
 @pytest.mark.parametrize("border", [0, 3])
 def test_psnr_is_that_of_scikit_image(border: int) -> None:
+    from skimage.metrics import peak_signal_noise_ratio
+
     a, b = _pair()
     cut = slice(border, -border or None)
     theirs = peak_signal_noise_ratio(a[cut, cut], b[cut, cut], data_range=255)
