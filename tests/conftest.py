@@ -6,6 +6,7 @@ pytest-xdist each worker has a folder of its own.
 
 from __future__ import annotations
 
+import logging
 import sys
 import threading
 from collections.abc import Iterator
@@ -26,6 +27,16 @@ def session_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(CACHE_VARIABLE, str(folder))
         yield folder
+
+
+@pytest.fixture(autouse=True)
+def own_log() -> Iterator[None]:
+    """Undo what the command line does to the log when it runs in this process: its handler, and the level."""
+    root, ours = logging.getLogger(), logging.getLogger("stream_sr")
+    handlers, level = list(root.handlers), ours.level
+    yield
+    root.handlers[:] = [handler for handler in root.handlers if handler in handlers]
+    ours.setLevel(level)
 
 
 @pytest.fixture

@@ -5,6 +5,8 @@ from hypothesis import HealthCheck, given, settings
 
 from benchmarks.robustness.fuzz_targets import inputs, targets
 
+pytestmark = pytest.mark.long
+
 
 @pytest.mark.parametrize("name", list(targets()))
 def test_nothing_escapes(name: str) -> None:

@@ -11,6 +11,8 @@ from stream_sr.networks.recurrent import RecurrentSR, repeated
 from stream_sr.networks.registry import LumaGraph, build_network, transfer
 from stream_sr.video.optical_flow import NO_REFERENCE, register
 
+pytestmark = pytest.mark.long
+
 
 def test_sizes_are_those_of_the_paper() -> None:
     """Weights without biases, as the paper counts: 12,464 and 3,937; each PReLU has a slope per channel here."""

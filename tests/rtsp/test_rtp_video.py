@@ -15,6 +15,8 @@ from stream_sr.codec import hevc
 from stream_sr.codec.h264 import is_picture, join_annexb, split_annexb
 from stream_sr.rtsp.rtp_video import H264, HEVC, AccessUnit, PayloadFormat, VideoDepacketiser, VideoPacketiser
 
+pytestmark = pytest.mark.long
+
 SPS_NAL, PPS_NAL = b"\x67\x42\xc0\x1e\x80", b"\x68\xce\x80"
 CODECS = [pytest.param(H264, "libx264", id="h264"), pytest.param(HEVC, "libx265", id="hevc")]
 

@@ -103,11 +103,12 @@ def scripted(*steps: Connection | Exception) -> Callable[[threading.Event], Conn
 
 def read(source: ReconnectingSource, wanted: int, pool: FramePool | None = None) -> list[Frame]:
     """Frames until ``wanted`` with a signal were seen; pixels are not kept."""
-    kept = []
+    kept, seen = [], 0
     for frame in source.frames(pool):
+        seen += bool(frame.captured_ns and frame.planes[0].max() < 200)  # before its memory is used again
         kept.append(replace(frame, slot=None))
         frame.release()
-        if len([one for one in kept if one.captured_ns and one.planes[0].max() < 200]) >= wanted:
+        if seen >= wanted:
             source.stop()
             break
     return kept

@@ -30,6 +30,8 @@ from stream_sr.video.frame import Frame
 from stream_sr.video.orientation import Orientation
 from stream_sr.video.quality import psnr
 
+pytestmark = pytest.mark.long
+
 Array = npt.NDArray[Any]
 
 

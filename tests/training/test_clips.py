@@ -20,6 +20,8 @@ from stream_sr.video.optical_flow import NO_REFERENCE, PARTS, flows, register
 from stream_sr.video.planes import Plane
 from stream_sr.video.resample import bicubic, to_uint8
 
+pytestmark = pytest.mark.long
+
 RECIPE = Recipe(
     name="small", scale=2, weights="camera", network={"kind": "PlainSR", "width": 4, "depth": 1}, iterations=4, batch=2,
     patch=16, learning_rate=1e-3, warmup=1, l2_from=0.5, round_from=1.0, ema=0.9, seed=1, shrinks=(1.0,),
