@@ -1,7 +1,8 @@
 """Imports point downwards only, and each library is imported by its adapters alone."""
 
 import ast
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -53,8 +54,19 @@ def imports(path: Path) -> Iterator[str]:
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            module = "." * node.level + (node.module or "")
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and is_module(node.value):
+            yield node.value  # for import_module, or `python -m`
+
+
+def is_module(text: str) -> bool:
+    """Whether a string is the dotted name of one of our modules."""
+    if not re.fullmatch(r"stream_sr(\.\w+)+", text):
+        return False
+    path = ROOT.parent.joinpath(*text.split("."))
+    return path.with_suffix(".py").is_file()
 
 
 def own(dotted: str) -> str | None:
@@ -82,7 +94,11 @@ def breaches(name: str, path: Path) -> list[str]:
     wrong = []
     for dotted in imports(path):
         target = own(dotted)
-        if target is not None:
+        if dotted.startswith("."):
+            wrong.append(f"{name} imports {dotted}; imports are absolute")
+        elif dotted.startswith("stream_sr.") and target is None and name not in ("upscaler", "__main__"):
+            wrong.append(f"{name} imports {dotted} from the package itself; import its module")
+        elif target is not None:
             here, there = name.split("/")[0], target.split("/")[0]
             if layer(target) > layer(name):
                 wrong.append(f"{name} imports {target}, which is above it")
@@ -120,6 +136,28 @@ def test_a_breach_is_found(tmp_path: Path) -> None:
     assert any("the backend" in line for line in breaches("inference/backends/bicubic", bad))
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "from ..pipeline import ring",
+        "from . import ring",
+        "from stream_sr import Upscaler",
+        "import_module('stream_sr.cli.main')",
+        "def work():\n    from stream_sr.cli import main",
+    ],
+)
+def test_no_other_way_to_import_upwards(tmp_path: Path, line: str) -> None:
+    bad = tmp_path / "bad.py"
+    bad.write_text(line + "\n")
+    assert len(breaches("video/bad", bad)) == 1
+
+
+def test_the_package_itself_imports_only_system() -> None:
+    tree = ast.parse((ROOT / "__init__.py").read_text())
+    direct = [node.module for node in tree.body if isinstance(node, ast.ImportFrom)]
+    assert [module for module in direct if module and module.startswith("stream_sr")] == ["stream_sr.system.limits"]
+
+
 def test_every_package_says_what_it_contains() -> None:
     for package in ROOT.glob("*/__init__.py"):
         if package.parent.name != "engines":
@@ -138,16 +176,28 @@ def test_threads_start_in_one_place() -> None:
     assert starters == ["pipeline/threads"]
 
 
-def test_no_import_cycles() -> None:
-    graph = {name: {t for d in imports(path) if (t := own(d)) and t != name} for name, path in modules()}
+def find_cycle(graph: Mapping[str, set[str]]) -> str:
+    """A cycle of imports as ``a -> b -> a``; empty where there is none."""
     done: set[str] = set()
 
-    def visit(name: str, trail: tuple[str, ...]) -> None:
-        assert name not in trail, " -> ".join((*trail, name))
+    def visit(name: str, trail: tuple[str, ...]) -> str:
+        if name in trail:
+            return " -> ".join((*trail[trail.index(name) :], name))
         if name not in done:
-            for target in graph.get(name, ()):
-                visit(target, (*trail, name))
+            for target in sorted(graph.get(name, ())):
+                if found := visit(target, (*trail, name)):
+                    return found
             done.add(name)
+        return ""
 
-    for name in graph:
-        visit(name, ())
+    return next((found for name in graph if (found := visit(name, ()))), "")
+
+
+def test_no_import_cycles() -> None:
+    graph = {name: {t for d in imports(path) if (t := own(d)) and t != name} for name, path in modules()}
+    assert find_cycle(graph) == ""
+
+
+def test_a_cycle_is_found() -> None:
+    assert find_cycle({"a": {"b", "d"}, "b": {"c"}, "c": {"b"}, "d": set()}) == "b -> c -> b"
+    assert find_cycle({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == ""

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.interface import Benchmark, Measurement
-from benchmarks.quality.rows import INT8, SETS, digest
+from benchmarks.quality.rows import INT8, digest
 from benchmarks.record import earlier_result
+from stream_sr.cli.listing import SETS
 from stream_sr.evaluation.images import evaluate
 from stream_sr.inference.model import ModelSpec, list_models
 from stream_sr.pipeline.engine import EngineOptions

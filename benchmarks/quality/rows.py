@@ -2,7 +2,6 @@
 
 from stream_sr.inference.model import ModelSpec
 
-SETS = ("Set5", "Set14", "B100")
 INT8 = "int8"
 
 

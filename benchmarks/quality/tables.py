@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from benchmarks.quality.rows import SETS
+from stream_sr.cli.listing import SETS
 
 
 def quality(data: Mapping[str, Any]) -> str:

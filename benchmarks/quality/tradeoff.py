@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.interface import Benchmark, Measurement
-from benchmarks.quality.rows import SETS
 from benchmarks.quality.turns import time_turns
 from benchmarks.record import RESULTS, read_record
 from stream_sr.bench.engine import TIME_BASE
+from stream_sr.cli.listing import SETS
 from stream_sr.config import size
 from stream_sr.errors import ConfigError
 from stream_sr.evaluation.plots import new_figure, save_figure

@@ -13,14 +13,13 @@ from stream_sr.errors import ConfigError, StreamSRError
 from stream_sr.inference.background_build import BackgroundBuildEngine
 from stream_sr.inference.engines import backends
 from stream_sr.inference.hot_swap import SwapEngine
-from stream_sr.inference.model import AUTO, PRESETS, WEIGHTS, ModelSpec, list_models
+from stream_sr.inference.model import AUTO, PRESETS, SCALES, WEIGHTS, ModelSpec, list_models
 from stream_sr.pipeline.engine import Engine, EngineSpec
 from stream_sr.pipeline.threads import Worker
 from stream_sr.video.frame import StreamInfo
 
 log = logging.getLogger("stream_sr")
 
-SCALES = (1, 2, 3, 4)
 ON_OFF = ("on", "off")
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from stream_sr.errors import ConfigError, EngineError, EngineUnavailable, ModelError
 from stream_sr.inference.availability import Availability
 from stream_sr.inference.backends import load_adapter
-from stream_sr.inference.model import ModelSpec
+from stream_sr.inference.model import SCALES, ModelSpec
 from stream_sr.pipeline.engine import Engine, EngineOptions
 from stream_sr.system import machine
 from stream_sr.video.frame import StreamInfo
@@ -21,7 +21,6 @@ __all__ = ["BACKENDS", "Availability", "Choice", "backends", "choose_backend", "
 
 BACKENDS = ("openvino", "tensorrt", "torch-cuda", "torch", "bicubic")
 GPU_BACKENDS = ("tensorrt", "torch-cuda")
-SCALES = (1, 2, 3, 4)
 
 
 @dataclass(frozen=True, slots=True)

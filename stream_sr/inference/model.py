@@ -13,6 +13,7 @@ from typing import Any
 
 from stream_sr.errors import ModelError
 
+SCALES = (1, 2, 3, 4)
 PRESETS = ("tiny", "fast", "balanced", "quality")
 AUTO = "auto"  # for a model's name: the largest that keeps up
 MIN_COST_RATIO = 1.5  # of a model of the ladder to the one below, in multiplications

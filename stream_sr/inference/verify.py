@@ -15,12 +15,11 @@ from stream_sr.errors import EngineRunError
 from stream_sr.inference import reference
 from stream_sr.inference.model import ModelSpec
 from stream_sr.inference.reference import TILE, Plane
-from stream_sr.pipeline.engine import Engine
+from stream_sr.pipeline.engine import MIN_FIDELITY, Engine
 from stream_sr.video.color import ColorInfo, chroma_kernel
 from stream_sr.video.frame import Frame
 from stream_sr.video.planes import chroma_shape, read_only
 
-BROKEN = 30.0  # dB; below it, anywhere in the picture, nobody gets the engine
 CHROMA_SIDE = 40  # samples of the chroma planes' first corner that are compared
 
 
@@ -48,7 +47,7 @@ def check(engine: Engine, model: ModelSpec, siting: int) -> float:
             errors.append(error.ravel())
             worst = min(worst, _decibel(float(error.mean())))
         _check_chroma(frame, result, spec.scale, siting)
-    if worst < BROKEN:
+    if worst < MIN_FIDELITY:
         raise WrongResult(f"the result is wrong: {worst:.1f} dB from the reference in the worst part of the picture")
     return _decibel(float(np.concatenate(errors).mean()))
 

@@ -10,6 +10,7 @@ from stream_sr.video.frame_pool import Allocate, Slot
 
 QUALITY_FIDELITY = 57.0  # dB to fp32: costs 0.02 dB against the truth at most, at 40 dB
 LIVE_FIDELITY = 50.0  # dB to fp32: half a level, nothing that an eye sees
+MIN_FIDELITY = 30.0  # dB to fp32, anywhere in the picture; below it the engine is broken and is not used
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,8 @@ from typing import Any
 
 from stream_sr.video.frame import StreamInfo
 
+LIVE_PASSTHROUGH_BYTES = 4 << 20  # audio of a live stream that may wait for its frames
+
 
 @dataclass(frozen=True, slots=True)
 class Packet:

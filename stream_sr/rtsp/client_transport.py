@@ -17,9 +17,7 @@ from aiortsp.transport.tcp import TCPTransport
 
 from stream_sr.rtsp.client_connection import SILENT_LOG, ClientConnection
 from stream_sr.rtsp.rtp import ReorderBuffer
-from stream_sr.system.sockets import udp_pair
-
-UDP_BUFFER_BYTES = 4 << 20  # a keyframe arrives in one burst
+from stream_sr.system.sockets import UDP_BUFFER_BYTES, udp_pair
 
 
 class _PacketNumbers(NamedTuple):

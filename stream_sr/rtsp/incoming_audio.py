@@ -10,17 +10,16 @@ from typing import Any, NamedTuple
 import av
 
 from stream_sr.codec.audio_format import AudioFormat, make_track
-from stream_sr.pipeline.packets import Passthrough
+from stream_sr.pipeline.packets import LIVE_PASSTHROUGH_BYTES, Passthrough
 from stream_sr.rtsp.rtcp import WallClock
 from stream_sr.rtsp.rtp import parse_rtp
 from stream_sr.rtsp.rtp_audio import AudioDepacketiser, RtpAudioFrame
 
 MAX_WAITING = 500  # audio frames without a video frame: about 10 s
-PASSTHROUGH_BYTES = 4 << 20
 DRIFT_SECONDS = Fraction(1, 10)  # audio that is further off, by the sender's clocks, is corrected
 
 
-class FrameTimes(NamedTuple):
+class FrameInstant(NamedTuple):
     """The times of one video frame: in the stream, on the camera's wall clock if known, and on arrival."""
 
     seconds: Fraction  # presentation time
@@ -39,7 +38,7 @@ class IncomingAudio:
     def __init__(self, audio_format: AudioFormat) -> None:
         self.format = audio_format
         self.wall = WallClock(audio_format.clock)
-        self.passthrough = Passthrough((make_track(audio_format),), PASSTHROUGH_BYTES)
+        self.passthrough = Passthrough((make_track(audio_format),), LIVE_PASSTHROUGH_BYTES)
         self.dropped = 0
         self._depacketiser = AudioDepacketiser(audio_format)
         self._waiting: deque[tuple[RtpAudioFrame, int]] = deque(maxlen=MAX_WAITING)
@@ -64,7 +63,7 @@ class IncomingAudio:
         with self._lock:
             self._waiting.extend((frame, now_ns) for frame in self._depacketiser.push(packet))
 
-    def pass_on(self, video: FrameTimes) -> None:
+    def pass_on(self, video: FrameInstant) -> None:
         """Put what has come into the passthrough; ``video`` is the newest frame."""
         with self._lock:
             received = list(self._waiting)
@@ -87,7 +86,7 @@ class IncomingAudio:
             if not self.passthrough.put(0, packet, packet.size):
                 self.dropped += 1
 
-    def _synchronise(self, seconds: Fraction, wall_ns: int | None, arrived_ns: int, video: FrameTimes) -> None:
+    def _synchronise(self, seconds: Fraction, wall_ns: int | None, arrived_ns: int, video: FrameInstant) -> None:
         if wall_ns is not None and video.wall_ns is not None:
             shift = video.seconds + Fraction(wall_ns - video.wall_ns, 10**9) - seconds
             if not self._by_wall or abs(shift - (self._shift or 0)) > DRIFT_SECONDS:

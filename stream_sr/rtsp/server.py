@@ -12,12 +12,11 @@ import time
 from stream_sr.pipeline.threads import LoopThread
 from stream_sr.rtsp.server_session import ServerSession
 from stream_sr.rtsp.server_stream import ServerStream
-from stream_sr.system.sockets import listening_socket, udp_pair
+from stream_sr.system.sockets import UDP_BUFFER_BYTES, listening_socket, udp_pair
 
 MAX_CONNECTIONS = 256  # at the same time, of viewers and of clients that do not play yet
 BACKLOG = 64
 REFUSAL_LOG_SECONDS = 60.0  # between log lines about wrong passwords: guessing must not fill the disk
-UDP_BUFFER_BYTES = 4 << 20  # a keyframe is sent in one burst
 
 log = logging.getLogger("stream_sr")
 

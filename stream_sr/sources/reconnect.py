@@ -16,7 +16,7 @@ from fractions import Fraction
 
 from stream_sr.errors import DecodeError, SourceError, SourceLost, SourceOpenError, SourceRefused
 from stream_sr.pipeline.interfaces import Source
-from stream_sr.pipeline.packets import Passthrough, Track
+from stream_sr.pipeline.packets import LIVE_PASSTHROUGH_BYTES, Passthrough, Track
 from stream_sr.pipeline.stats import Counters
 from stream_sr.pipeline.threads import Worker
 from stream_sr.sources.no_signal import NoSignalPicture
@@ -28,7 +28,6 @@ from stream_sr.video.timing import NS, Clock, MonotonicClock
 
 PERIOD_SECONDS = 0.2  # between `no signal` pictures: five a second keep every player's buffer alive
 GRACE_SECONDS = 0.5  # a shorter gap is only a gap
-PASSTHROUGH_BYTES = 4 << 20  # sound of a live stream that may wait for its pictures
 
 log = logging.getLogger("stream_sr")
 
@@ -94,7 +93,7 @@ class ReconnectingSource:
         self.info: StreamInfo = self._source.info
         inner = self._source.passthrough
         self.passthrough: Passthrough | None = (
-            Passthrough(inner.tracks, PASSTHROUGH_BYTES) if inner is not None else None
+            Passthrough(inner.tracks, LIVE_PASSTHROUGH_BYTES) if inner is not None else None
         )
         self.prepare: Callable[[StreamInfo], None] | None = None
         self.signal = True  # whether there are pictures now; read anywhere

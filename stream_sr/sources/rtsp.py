@@ -28,7 +28,7 @@ from stream_sr.pipeline.packets import Passthrough
 from stream_sr.pipeline.threads import LoopThread
 from stream_sr.rtsp.address import RtspAddress, parse_address
 from stream_sr.rtsp.client import LowDelayUnsupported, PlayingStream, RtspClient
-from stream_sr.rtsp.incoming_audio import FrameTimes
+from stream_sr.rtsp.incoming_audio import FrameInstant
 from stream_sr.rtsp.rtp_video import VIDEO_CLOCK, AccessUnit
 from stream_sr.system.limits import codec_threads
 from stream_sr.system.printable import redact
@@ -220,7 +220,7 @@ class RtspSource:
         self._last_pts = picture.pts - self._first_pts
         wall_ns = self._client.wall.at(unit.rtp_timestamp) if unit is not None else None
         if self._client.audio is not None:
-            self._client.audio.pass_on(FrameTimes(self._last_pts * TIME_BASE, wall_ns, captured_ns))
+            self._client.audio.pass_on(FrameInstant(self._last_pts * TIME_BASE, wall_ns, captured_ns))
         return Frame(
             planes=planes,
             pts=self._last_pts,

@@ -20,7 +20,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import pynvml
+try:
+    import pynvml
+except ImportError:  # a machine with only what training or the GPU benchmark needs: it shows no GPU through NVML
+    pynvml = None
 
 from stream_sr.system.limits import cores as cores
 from stream_sr.system.limits import memory_limit
@@ -144,6 +147,8 @@ def gpus() -> list[dict[str, Any]]:
 
     NVML counts all GPUs of the machine, also those that CUDA_VISIBLE_DEVICES hides from `cuda`.
     """
+    if pynvml is None:
+        return []
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError:
@@ -298,9 +303,10 @@ class GpuMeter:
 
     def __init__(self) -> None:
         self._open = False
-        with suppress(pynvml.NVMLError):
-            pynvml.nvmlInit()
-            self._open = True
+        if pynvml is not None:
+            with suppress(pynvml.NVMLError):
+                pynvml.nvmlInit()
+                self._open = True
 
     def percent(self) -> list[dict[str, Any]]:
         """Return ``name`` and ``percent`` of each GPU; None where the driver does not know the load."""

@@ -8,6 +8,8 @@ import socket
 
 LOOPBACK = "127.0.0.1"
 
+UDP_BUFFER_BYTES = 4 << 20  # a keyframe is sent, and arrives, in one burst
+
 
 def listening_socket(host: str, port: int, backlog: int) -> socket.socket:
     """Return a non-blocking TCP socket that listens at an address, also one that a server has just left.

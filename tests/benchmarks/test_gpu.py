@@ -25,7 +25,7 @@ import sys
 
 class Blocker:
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("av", "cv2", "openvino", "platformdirs", "aiortsp", "websockets"):
+        if name.partition(".")[0] in ("av", "cv2", "openvino", "platformdirs", "aiortsp", "websockets", "pynvml"):
             raise ImportError(f"{name} is blocked by the test")
 
 sys.meta_path.insert(0, Blocker())

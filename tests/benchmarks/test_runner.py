@@ -171,7 +171,18 @@ def test_quarters_leave_the_last_sample_out() -> None:
 
 def test_the_runner_starts_without_the_libraries(tmp_path: Path) -> None:
     """A machine for the GPU benchmark has a checkout, NumPy, torch and onnx, and may have nothing else."""
-    blocked = ("av", "cv2", "openvino", "platformdirs", "aiortsp", "websockets", "playwright", "torch", "onnx")
+    blocked = (
+        "av",
+        "cv2",
+        "openvino",
+        "platformdirs",
+        "aiortsp",
+        "websockets",
+        "playwright",
+        "torch",
+        "onnx",
+        "pynvml",
+    )
     (tmp_path / "sitecustomize.py").write_text(
         f"import sys\nsys.modules.update(dict.fromkeys({blocked!r}))  # an import of one of them fails\n"
     )

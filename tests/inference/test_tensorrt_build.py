@@ -23,11 +23,12 @@ import pytest
 from stream_sr.errors import ConfigError, EngineBuildError, EngineUnavailable, ModelError
 from stream_sr.inference import cache
 from stream_sr.inference.availability import Availability
+from stream_sr.inference.backends.cuda.precisions import PRECISIONS
 from stream_sr.inference.backends.tensorrt import builder, library
 from stream_sr.inference.backends.tensorrt import engine as tensorrt
 from stream_sr.inference.backends.tensorrt.build import build_engine, engine_key
 from stream_sr.inference.backends.tensorrt.frames import FrameLayout
-from stream_sr.inference.backends.tensorrt.graph import DECONVOLUTION, HEADS, LOWERED, PRECISIONS, frame_graph
+from stream_sr.inference.backends.tensorrt.graph import DECONVOLUTION, HEADS, LOWERED, frame_graph
 from stream_sr.inference.model import ModelSpec, find_model, list_models
 from stream_sr.pipeline.engine import EngineOptions
 from stream_sr.system import machine

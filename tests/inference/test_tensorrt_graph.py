@@ -14,8 +14,9 @@ from small_models import FSRCNN, PLAIN, RECURRENT, small_model
 
 from stream_sr.errors import ModelError
 from stream_sr.inference import reference
+from stream_sr.inference.backends.cuda.precisions import PRECISIONS
 from stream_sr.inference.backends.tensorrt.frames import FLOW, FrameLayout, tensors
-from stream_sr.inference.backends.tensorrt.graph import DECONVOLUTION, HEADS, LOWERED, PRECISIONS, frame_graph, scale_of
+from stream_sr.inference.backends.tensorrt.graph import DECONVOLUTION, HEADS, LOWERED, frame_graph, scale_of
 from stream_sr.inference.model import PREVIOUS, ModelSpec
 from stream_sr.inference.verify import enlarge_chroma
 from stream_sr.video import optical_flow

@@ -21,13 +21,13 @@ from stream_sr.inference.backends.openvino.graph import (
     rewrite,
 )
 from stream_sr.inference.model import LUMA, MAX_INT8_LOSS, PREVIOUS, UPSCALED, ModelSpec
+from stream_sr.pipeline.engine import MIN_FIDELITY
 from stream_sr.pipeline.stall import working
 from stream_sr.system import machine
 from stream_sr.video.optical_flow import PreviousOutput
 from stream_sr.video.quality import FIDELITY_SIZE, psnr, texture
 
 KIND = "fidelity"  # of `measurements`
-BROKEN = 30.0  # dB, below which nobody gets it
 SLACK = 1.0  # dB that int8 may be further from fp32 here than where it was quantised
 CHECK_FRAMES = 8  # of a recurrent network
 
@@ -113,7 +113,7 @@ def _accept_int8(model: ModelSpec, found: float, asked: str) -> tuple[tuple[str,
     what = f"int8 is {found:.1f} dB from fp32 with this model here, {promised:.1f} where it was made"
     if asked == "auto":
         return (f"{what}: not taken",), False
-    if found < BROKEN:
+    if found < MIN_FIDELITY:
         raise EngineBuildError(f"{what}; use --precision auto")
     return (what,), True
 
@@ -124,7 +124,7 @@ def _accept_bf16(graph: OpenVINOGraph, quality: float, asked: str, fidelity: flo
         if quality >= fidelity:
             return "bf16", ()
         return "fp32", (f"bf16 is {quality:.1f} dB from fp32 with this model, under {fidelity:g}: computing in fp32",)
-    if quality < BROKEN:
+    if quality < MIN_FIDELITY:
         raise EngineBuildError(f"bf16 is only {quality:.1f} dB from fp32 with {graph.name}; use --precision fp32")
     note = f"bf16 is {quality:.1f} dB from fp32 with this model, under the {fidelity:g} that auto asks for"
     return "bf16", (note,) if quality < fidelity else ()

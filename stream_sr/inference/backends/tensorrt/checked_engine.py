@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 
 from stream_sr.errors import EngineBuildError
 from stream_sr.inference import cache
+from stream_sr.inference.backends.cuda.precisions import AUTO_PRECISIONS
 from stream_sr.inference.backends.cuda.schedule import THROUGHPUT_DEPTH, OverlappedEngine
 from stream_sr.inference.backends.tensorrt.build import Progress, build_engine, engine_key, portable_key, read_onnx
 from stream_sr.inference.backends.tensorrt.driver import PycudaDriver, open_device
@@ -28,7 +29,6 @@ from stream_sr.pipeline.engine import EngineOptions, EngineSpec
 from stream_sr.video.color import Siting
 from stream_sr.video.frame import StreamInfo
 
-AUTO_PRECISIONS = ("fp16", "bf16", "fp32")  # of precision ``auto``, in this order
 log = logging.getLogger("stream_sr")
 
 

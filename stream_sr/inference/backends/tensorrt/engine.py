@@ -10,16 +10,16 @@ from __future__ import annotations
 from stream_sr.errors import ConfigError, EngineUnavailable
 from stream_sr.inference import cache
 from stream_sr.inference.availability import Availability
+from stream_sr.inference.backends.cuda.precisions import AUTO_PRECISIONS, PRECISIONS
 from stream_sr.inference.backends.tensorrt import library
 from stream_sr.inference.backends.tensorrt.build import Progress, build_engine, portable_key
 from stream_sr.inference.backends.tensorrt.checked_engine import (
-    AUTO_PRECISIONS,
     BuildRequest,
     can_open_without_build,
     layout_of,
     open_checked,
 )
-from stream_sr.inference.backends.tensorrt.graph import HEADS, PRECISIONS, REWRITE
+from stream_sr.inference.backends.tensorrt.graph import HEADS, REWRITE
 from stream_sr.inference.model import BuildKey, ModelSpec
 from stream_sr.pipeline.engine import Engine, EngineOptions
 from stream_sr.system import machine

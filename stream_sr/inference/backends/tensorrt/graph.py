@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 DECONVOLUTION, LOWERED = "deconvolution", "convolution + depth-to-space"
 HEADS = (LOWERED, DECONVOLUTION)
-PRECISIONS = ("fp32", "fp16", "bf16")
 REWRITE = 4  # counts the changes to the passes here and to the builder's flags; part of the cache's key
 CONVOLUTIONS = ("Conv", "ConvTranspose")
 MOVES = ("DepthToSpace", "Reshape", "Transpose")  # cheaper before the cast to fp32 than behind it

@@ -10,13 +10,12 @@ from typing import Any
 
 from stream_sr.errors import EngineBuildError, EngineRunError
 from stream_sr.inference import cache
+from stream_sr.inference.backends.cuda.precisions import WARM_UPS
 from stream_sr.inference.backends.cuda.schedule import flow_bytes
 from stream_sr.inference.backends.tensorrt import library
 from stream_sr.inference.backends.tensorrt.driver import PycudaDriver
 from stream_sr.inference.backends.tensorrt.frames import FLOW, FrameLayout, tensors
 from stream_sr.inference.model import PREVIOUS
-
-WARM_UPS = 3
 
 
 class TensorRTProgram:

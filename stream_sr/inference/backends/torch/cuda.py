@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from stream_sr.errors import EngineBuildError, EngineRunError, EngineUnavailable
 from stream_sr.inference.availability import Availability
 from stream_sr.inference.backends.cuda.pinned import Bytes, PinnedPool
+from stream_sr.inference.backends.cuda.precisions import AUTO_PRECISIONS, WARM_UPS
 from stream_sr.inference.backends.cuda.schedule import THROUGHPUT_DEPTH, OverlappedEngine, flow_bytes
 from stream_sr.inference.backends.torch import cpu as reference_backend
 from stream_sr.inference.model import ModelSpec
@@ -29,9 +30,6 @@ from stream_sr.video.frame_pool import Allocate
 if TYPE_CHECKING:
     from stream_sr.inference.backends.torch.frames import FrameNetwork, NetworkVariant
 
-PRECISIONS = ("fp32", "fp16", "bf16")
-AUTO_PRECISIONS = ("fp16", "bf16", "fp32")  # of precision ``auto``, in this order
-WARM_UPS = 3
 log = logging.getLogger("stream_sr")
 
 
