@@ -17,7 +17,7 @@ from stream_sr.inference.backends.torch import cuda
 
 
 class ProcessorDriver:
-    """A `schedule.Driver` that does everything at once, and `torch_cuda.TorchDriver`'s additions to it."""
+    """A `schedule.Driver` that does everything at once, and `torch.cuda.TorchDriver`'s additions to it."""
 
     number = 0
     device = torch.device("cpu")

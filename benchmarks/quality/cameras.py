@@ -31,7 +31,10 @@ def measure_model(model: ModelSpec, footage: Footage, examples: list[Example]) -
     """One row; live runs take bf16 where the CPU has it, so this does too."""
     options = EngineOptions(fidelity=LIVE_FIDELITY)
     found = evaluate_footage(model, footage, options, steadiness=False, show=examples.append)
-    row = {key: found[key] for key in KEYS} | {"tune": model.weights, "onnx_sha256": digest(model, found["precision"])}
+    row = {key: found[key] for key in KEYS} | {
+        "weights": model.weights,
+        "onnx_sha256": digest(model, found["precision"]),
+    }
     row["files"] = sorted(model.digests())  # the precision was chosen by them all
     gain = row["psnr_y"] - row["bicubic"]["psnr_y"]
     film = f"{footage.name:24} CRF {footage.crf:g}"

@@ -43,9 +43,9 @@ def cameras(data: Mapping[str, Any]) -> str:
         of_scale = [row for row in rows if row["scale"] == scale]
         name = f"bicubic x{scale}" if scale > 1 else "as decoded"
         lines.append(_camera_line(name, of_scale, crfs, lambda row: row["bicubic"]["psnr_y"]))
-        for model, tune in dict.fromkeys((row["model"], row["tune"]) for row in of_scale):
-            chosen = [row for row in of_scale if (row["model"], row["tune"]) == (model, tune)]
-            lines.append(_camera_line(f"{model} x{scale}, {tune}", chosen, crfs, lambda row: row["psnr_y"]))
+        for model, weights in dict.fromkeys((row["model"], row["weights"]) for row in of_scale):
+            chosen = [row for row in of_scale if (row["model"], row["weights"]) == (model, weights)]
+            lines.append(_camera_line(f"{model} x{scale}, {weights}", chosen, crfs, lambda row: row["psnr_y"]))
     films = ", ".join(dict.fromkeys(row["film"] for row in rows))
     note = f"PSNR of luma in dB, mean over {films} ({rows[0]['frames']} frames each), none of which was trained on."
     return "\n".join([*lines, "", note])

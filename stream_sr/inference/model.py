@@ -40,8 +40,8 @@ class ModelSpec:
 
     A recurrent one takes its last output beside it, uint8 ``[1,1,sH,sW]``, as `optical_flow.PreviousOutput` writes it.
 
-    ``network`` is ``{"kind": ..., arguments}`` for `networks.build_network`, empty for a bare ONNX file. ``scale`` is 0
-    where only a trial run can tell (a bare file).
+    ``network`` is ``{"kind": ..., arguments}`` for `networks.registry.build_network`, empty for a bare ONNX file.
+    ``scale`` is 0 where only a trial run can tell (a bare file).
     """
 
     name: str

@@ -153,7 +153,7 @@ class PacketSink(Protocol):
         ...
 
     def wants_keyframe(self) -> bool:
-        """Whether a keyframe is wanted now (a viewer joined); asking clears the wish."""
+        """Whether a keyframe is wanted now (a viewer joined); asking clears the request."""
         ...
 
     def complete(self) -> None:

@@ -73,7 +73,7 @@ class WindowSink:
         self._bicubic: tuple[PairShape, Bicubic] | None = None
         self._controls: Controls | None = None
         self._figures: Mapping[str, Any] = {}
-        self._said = ""  # why a wish was refused
+        self._said = ""  # why a request was refused
 
     def check(self) -> None:
         """Raises SinkOpenError when there is no display, or when OpenCV cannot be loaded."""

@@ -28,13 +28,13 @@ INFO = StreamInfo(64, 48, Fraction(1, 25))
 class Opened:
     """Opens bicubic engines whatever is asked for, and remembers what was; ``gate`` holds it until it is set."""
 
-    wishes: list[Config] = field(default_factory=list)
+    requests: list[Config] = field(default_factory=list)
     gate: threading.Event = field(default_factory=threading.Event)
     done: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
     fail: bool = False
 
     def __call__(self, config: Config, info: StreamInfo, size: tuple[int, int]) -> Engine:
-        self.wishes.append(config)
+        self.requests.append(config)
         self.done.release()
         assert self.gate.wait(20)
         if self.fail:
@@ -102,11 +102,11 @@ def test_a_change_is_made_beside_the_running_engine_and_takes_over_with_a_frame(
     wait_for_message(controls, "")
     run_frame(engine)
     assert "took over" in engine.spec.notes[-1]
-    assert (opened.wishes[0].model, opened.wishes[0].backend) == ("fsrcnn-s", "auto")
+    assert (opened.requests[0].model, opened.requests[0].backend) == ("fsrcnn-s", "auto")
     engine.close()
 
 
-def test_of_many_wishes_the_newest_is_made(controls: RunControls, opened: Opened) -> None:
+def test_of_many_requests_the_newest_is_made(controls: RunControls, opened: Opened) -> None:
     engine = wrapped(controls)
     opened.gate.clear()
     controls.change("model", "fsrcnn-s")
@@ -116,7 +116,7 @@ def test_of_many_wishes_the_newest_is_made(controls: RunControls, opened: Opened
     opened.gate.set()
     assert opened.done.acquire(timeout=20)
     wait_for_message(controls, "")
-    assert [wish.scale for wish in opened.wishes] == [None, 4]
+    assert [request.scale for request in opened.requests] == [None, 4]
     engine.close()
 
 
@@ -129,7 +129,7 @@ def test_an_engine_that_cannot_be_opened_leaves_the_other_alone_and_says_why(
     wait_for_message(controls, "it cannot be built")
     run_frame(engine)
     assert engine.spec.notes == ()
-    assert controls.config.scale is None  # what could not be is no beginning for the next wish
+    assert controls.config.scale is None  # what could not be is no beginning for the next request
     engine.close()
 
 
@@ -141,7 +141,7 @@ def test_what_is_no_choice_is_refused_at_once(controls: RunControls, opened: Ope
     engine = wrapped(controls)
     with pytest.raises(ConfigError):
         controls.change(name, value)
-    assert opened.wishes == []
+    assert opened.requests == []
     engine.close()
 
 
@@ -178,7 +178,11 @@ def test_of_a_live_input_auto_may_be_chosen_and_left(opened: Opened) -> None:
         controls.change(name, value)
         assert opened.done.acquire(timeout=20)
         wait_for_message(controls, "")
-    assert [(wish.model, wish.weights) for wish in opened.wishes] == [("auto", "clean"), ("fast", None), ("auto", None)]
+    assert [(request.model, request.weights) for request in opened.requests] == [
+        ("auto", "clean"),
+        ("fast", None),
+        ("auto", None),
+    ]
     run_frame(engine)
     assert controls.state()["choices"]["model"]["value"] != "auto"  # what was opened is no ladder
     controls.close()
@@ -199,7 +203,7 @@ def test_an_engine_that_runs_no_more_gets_no_other(controls: RunControls, opened
     assert opened.done.acquire(timeout=20)
     wait_for_message(controls, "")
     controls.close()
-    assert len(opened.wishes) == 1
+    assert len(opened.requests) == 1
     engine.close()
 
 
@@ -219,5 +223,5 @@ def test_after_closing_a_change_is_nothing(controls: RunControls, opened: Opened
     engine = wrapped(controls)
     controls.close()
     controls.change("scale", "3")
-    assert opened.wishes == []
+    assert opened.requests == []
     engine.close()

@@ -128,12 +128,12 @@ def test_encoded_once_for_all_packet_sinks() -> None:
         encoders.append(ByteEncoder(info))  # type: ignore[arg-type]
         return encoders[-1]
 
-    first, second = PacketList("first", wishes=[3]), PacketList("second", wishes=[5])
+    first, second = PacketList("first", keyframe_requests=[3]), PacketList("second", keyframe_requests=[5])
     plan = Plan(CountingSource(20), DoublingEngine(), [first, second], make_encoder=make)
     stats = Pipeline(plan).run().summary()
     assert len(encoders) == 1
     assert first.seen == second.seen == expected(20)
-    assert encoders[0].keys == [0, 3, 5, 10]  # a wish of either sink makes one keyframe for both
+    assert encoders[0].keys == [0, 3, 5, 10]  # a request of either sink makes one keyframe for both
     assert stats["frames_out"] == 20
 
 

@@ -206,7 +206,7 @@ class Desktop:
     asked: list[tuple[str, str]] = field(default_factory=list)
 
     def change(self, name: str, value: str) -> None:
-        """The window's wishes: it takes this desktop for its controls."""
+        """The window's requests: it takes this desktop for its controls."""
         self.asked.append((name, value))
 
     def do(self, *words: str) -> str:

@@ -180,12 +180,14 @@ class PacketList:
     paced = False
     takes_passthrough = False
 
-    def __init__(self, name: str = "packets", *, fail_at: int | None = None, wishes: Sequence[int] = ()) -> None:
+    def __init__(
+        self, name: str = "packets", *, fail_at: int | None = None, keyframe_requests: Sequence[int] = ()
+    ) -> None:
         self.name = name
         self.seen: list[tuple[int, int]] = []
         self.stream: EncodedStream | None = None
         self.closed = self.completed = 0
-        self._fail_at, self._asked, self._wishes = fail_at, 0, set(wishes)
+        self._fail_at, self._asked, self._keyframe_requests = fail_at, 0, set(keyframe_requests)
 
     def open(self, stream: EncodedStream) -> None:
         self.stream = stream
@@ -198,7 +200,7 @@ class PacketList:
 
     def wants_keyframe(self) -> bool:
         self._asked += 1
-        return self._asked - 1 in self._wishes
+        return self._asked - 1 in self._keyframe_requests
 
     def complete(self) -> None:
         assert not self.closed
