@@ -10,6 +10,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from typing import Any
 
@@ -98,6 +99,20 @@ class PyAVSource:
         self._container.close()
 
 
+@contextmanager
+def capture_options(text: str) -> Iterator[None]:
+    """Give OpenCV options for FFmpeg, which it reads from the environment while it opens."""
+    before = os.environ.get(OPENCV_OPTIONS)
+    os.environ[OPENCV_OPTIONS] = text
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[OPENCV_OPTIONS]
+        else:
+            os.environ[OPENCV_OPTIONS] = before
+
+
 class OpenCVSource:
     """OpenCV's VideoCapture; its BGR becomes 4:2:0 again. See `interfaces.Source`; ``captured_ns`` is when `read`
     ended."""
@@ -106,8 +121,8 @@ class OpenCVSource:
 
     def __init__(self, url: str, *, low_delay: bool) -> None:
         words = {"rtsp_transport": "tcp"} | (LOW_DELAY if low_delay else {})
-        os.environ[OPENCV_OPTIONS] = "|".join(f"{name};{value}" for name, value in words.items())
-        self._capture = cv2.VideoCapture(url, cv2.CAP_FFMPEG)
+        with capture_options("|".join(f"{name};{value}" for name, value in words.items())):
+            self._capture = cv2.VideoCapture(url, cv2.CAP_FFMPEG)
         if not self._capture.isOpened():
             raise SourceOpenError(f"OpenCV cannot open {url}")
         if low_delay:

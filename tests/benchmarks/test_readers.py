@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import closing
 from itertools import islice, pairwise
@@ -24,7 +25,9 @@ def camera() -> Iterator[str]:
 
 @pytest.mark.parametrize("name", list(readers.READERS))
 def test_pictures_of_every_reader(camera: str, name: str) -> None:
+    before = dict(os.environ)
     with closing(readers.READERS[name](camera)) as source:
+        assert os.environ.get(readers.OPENCV_OPTIONS) == before.get(readers.OPENCV_OPTIONS)  # nothing for other readers
         assert (source.info.width, source.info.height, source.info.live) == (320, 180, True)
         pool = FramePool(320, 180, 6)
         frames = list(islice(source.frames(pool), 5))
